@@ -1,0 +1,52 @@
+# The words of this project. Any of them may come first: what it needs is installed once, into .venv, by pip alone.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# torch and torchvision are asked for first and in exact versions, so that pip takes a CPU build where one is at hand
+# (its find-links); elsewhere it takes what the package index has for this platform, often a larger build for GPUs.
+TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
+DEMO := runs/demo
+
+.PHONY: help setup demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help: ## say what each word does
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: .venv/installed ## install everything that demo, test and lint need
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install -c constraints.txt $(TORCH)
+	$(PIP) install -c constraints.txt -e '.[simulate,dev]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(PIP) install -c constraints.txt -e '.[simulate,dev,bench]'
+	touch $@
+
+demo: .venv/installed ## run a study over four synthetic hospitals, afresh each time, and write its report
+	rm -rf $(DEMO)
+	$(BIN)/polyclinic simulate simulations/studies/quickstart.toml --out $(DEMO)
+	@echo
+	@echo 'The report: $(abspath $(DEMO))/report.html'
+	@echo 'Open it in a browser: on Linux with xdg-open, on macOS with open, on Windows with start, and that path.'
+
+test: .venv/installed ## run all tests; each room needs 90 % of its branches covered
+	$(BIN)/python -m pytest --cov=shared --cov=client --cov=server --cov-branch --cov-report= --cov-report=term
+	$(BIN)/python -m coverage json --quiet -o .coverage.json
+	$(BIN)/python tests/architecture/room_coverage.py .coverage.json
+
+lint: .venv/installed ## check style, form and types; all three run, whichever fails
+	@failed=; for check in 'ruff check' 'ruff format --check' 'mypy'; do \
+		echo "$$check"; $(BIN)/$$check || failed="$$failed [$$check]"; \
+	done; \
+	test -z "$$failed" || { echo "lint failed:$$failed"; exit 1; }
+
+bench: .venv/installed-bench ## measure speed and memory, into benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what these words made; runs of your own stay
+	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info build dist $(DEMO)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

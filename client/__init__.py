@@ -1,0 +1,1 @@
+"""Everything that may see a patient; never imports the server."""

@@ -1,0 +1,145 @@
+"""The site's worker: answers one task at a time, from frames to frames; the same in simulation and deployment."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from client.egress import EgressGuard
+from client.evaluation import evaluate_split
+from client.inputs import Inputs
+from client.local_norm import LocalNorm
+from client.site_data import Records, Rows
+from client.trainer import train_round
+from client.workbench import Workbench
+from shared.errors import TaskError
+from shared.loss import Loss, build_loss, positive_weights
+from shared.messages import (
+    Answer,
+    EvaluateReply,
+    EvaluateTask,
+    MalformedError,
+    ReadyReply,
+    ReadyTask,
+    Refusal,
+    Reply,
+    Task,
+    TrainReply,
+    TrainTask,
+    decode_task,
+    encode_answer,
+)
+from shared.model import exchanged
+from shared.parameters import difference, l2_norm
+from shared.protocol import StudyProtocol
+from shared.released_flow import ReleasedFlow
+from shared.split import Split
+from shared.wire import from_frames, to_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """Answers tasks of the one protocol that its hospital approved; all else is refused with a fixed code.
+
+    Nothing that a task says can change preprocessing or what leaves: the protocol is the agent's own. `flow` is exact;
+    the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site.
+    """
+
+    site: str
+    protocol: StudyProtocol
+    bench: Workbench
+    records: Records
+    inputs: Inputs
+    flow: ReleasedFlow
+    guard: EgressGuard
+    min_patients: int
+    local_norm: LocalNorm | None
+
+    def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+        """Answer one task. Every failure becomes a reply with a fixed code; no exception leaves."""
+        yield from to_frames(encode_answer(self._answer(frames)))
+
+    def _answer(self, frames: Iterable[bytes]) -> Answer:
+        task_id = ""
+        try:
+            task = decode_task(from_frames(frames))
+            task_id = task.header.task_id
+            return self.guard.release(task, self._work(task))
+        except MalformedError as fault:
+            return self.guard.refuse(TaskError(Refusal.MALFORMED, f"malformed at {fault}"), task_id=task_id)
+        except Exception as fault:  # the one place that catches all: an exception's text may hold a patient's value
+            return self.guard.refuse(fault, task_id=task_id)
+
+    def _work(self, task: Task) -> Reply:
+        if task.header.protocol_digest != self.protocol.digest():
+            raise TaskError(Refusal.UNKNOWN_PROTOCOL, "the task names a protocol that this site did not approve")
+        if task.header.site != self.site:
+            raise TaskError(Refusal.WRONG_SITE, "the task is addressed to another site")
+        match task:
+            case ReadyTask():
+                return ReadyReply(flow=self.flow)
+            case TrainTask():
+                return self._train(task)
+            case EvaluateTask():
+                return self._evaluate(task)
+
+    def _train(self, task: TrainTask) -> TrainReply:
+        number, start = task.header.round, self.protocol.model.trains_from(task.header.round)
+        names = exchanged(self.bench.classifier, start, local_norm=self.local_norm is not None)
+        if list(task.arrays) != names:
+            raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
+        if self.records.patients(Split.TRAIN) < self.min_patients:
+            raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
+        self.bench.load(task.arrays)
+        if self.local_norm:
+            self.local_norm.load(task.header.run_id, before=number)
+        rows = self.records.training_rows()
+        outcome = train_round(
+            self.bench,
+            self.inputs,
+            rows=rows,
+            labels_NK=self.records.labels_NK,
+            start=start,
+            training=self.protocol.training,
+            proximal_mu=self.protocol.federation.proximal_mu or 0.0,
+            loss=self._loss(rows),
+            seed=partial(self.protocol.random_seed, "train", self.site, number),
+        )
+        if self.local_norm:
+            self.local_norm.save(task.header.run_id, after=number)
+        update = difference(self.bench.arrays(names), task.arrays, wire=self.protocol.federation.wire)
+        return TrainReply(
+            update=update,
+            loss_by_epoch=outcome.loss_by_epoch,
+            update_norm=l2_norm(update),
+            images_per_second=outcome.images / outcome.seconds,
+            seconds=outcome.seconds,
+        )
+
+    def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
+        self.bench.load(task.arrays)
+        if self.local_norm:
+            self.local_norm.load(task.header.run_id, before=task.header.round + 1)
+        evidence = evaluate_split(
+            self.bench,
+            self.inputs,
+            self.records,
+            split=task.split,
+            start=self.protocol.model.trains_from(task.header.round),
+            task=self.protocol.task,
+            evaluation=self.protocol.evaluation,
+            thresholds=task.thresholds,
+        )
+        return EvaluateReply(evidence=evidence)
+
+    def _loss(self, rows: Rows) -> Loss:
+        training = self.protocol.training
+        weights = torch.from_numpy(positive_weights(self.records.labels_NK[rows]))
+        return build_loss(
+            training.loss,
+            exclusive=self.protocol.task.exclusive,
+            gamma=training.gamma,
+            alpha=training.alpha,
+            positive_weights_K=weights.to(self.bench.device),
+        )

@@ -1,0 +1,142 @@
+"""Compose one site: every object built once, in plain sight."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from client.agent import Agent
+from client.cache import fill
+from client.cohort import Cohort, build_cohort
+from client.egress import EgressGuard
+from client.features import FeatureCache, Progress
+from client.inputs import Inputs, LiveInputs, StudyInputs
+from client.local_norm import LocalNorm
+from client.site import SiteConfig
+from client.site_data import Pixels, Records
+from client.workbench import Workbench
+from shared.audit import AuditLog
+from shared.augmentation import Augmentation
+from shared.preprocessing import Contract
+from shared.protocol import StudyProtocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSite:
+    """One site after its images were read: what its agent works on; `cohort.flow` accounts for what was left out."""
+
+    config: SiteConfig
+    cohort: Cohort
+    records: Records
+    pixels: Pixels
+
+    @property
+    def name(self) -> str:
+        """What the hospital is called in the study."""
+        return self.config.site.name
+
+
+def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> PreparedSite:
+    """Index a site's images, join its labels, apply the study's criteria and split, and fill the cache.
+
+    Raises:
+        SiteError: site.toml contradicts the label table.
+        DataError: no image can be used.
+        StorageError: the cache cannot be written.
+    """
+    found = build_cohort(
+        site=config,
+        targets=protocol.task.targets,
+        exclusive=protocol.task.exclusive,
+        modality=protocol.images.modality,
+        frames=protocol.images.frames,
+        study=protocol.study.name,
+        seed=protocol.study.seed,
+        train=protocol.split.train,
+        validation=protocol.split.validation,
+        progress=partial(progress, "headers read"),
+    )
+    cached = fill(
+        found.images,
+        contract=contract(protocol),
+        frames=protocol.images.frames,
+        root=config.data.dicom,
+        folder=config.compute.cache,
+        workers=config.compute.workers,
+        progress=partial(progress, "images prepared"),
+    )
+    cohort = found.without(cached.unreadable) if cached.unreadable else found
+    kept = {(image.path, image.frame) for image in cohort.images}
+    readable = [(image.path, image.frame) in kept for image in found.images]
+    return PreparedSite(
+        config=config,
+        cohort=cohort,
+        records=Records(
+            labels_NK=cohort.labels_NK,
+            patients_N=cohort.patients_N,
+            exams_N=cohort.exams_N,
+            split_N=cohort.split_N,
+        ),
+        pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[readable], digest=cached.digest),
+    )
+
+
+def contract(protocol: StudyProtocol) -> Contract:
+    """Give the study's preprocessing contract."""
+    images = protocol.images
+    return Contract(
+        size=images.size,
+        window=images.window,
+        spacing_mm=images.spacing_mm,
+        fit=images.fit,
+        depth=images.depth,
+        channels=images.channels,
+    )
+
+
+def site_inputs(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, *, progress: Progress) -> Inputs:
+    """Feed the model with a site's images, as the study says."""
+    settings = protocol.augmentation
+    live = LiveInputs(bench, site.pixels, Augmentation(**settings.model_dump()))
+    split = hashlib.sha256(site.records.split_N.tobytes()).hexdigest()
+    cache = FeatureCache(
+        bench,
+        live,
+        site.records,
+        folder=site.config.compute.cache / "features",
+        identity=json.dumps([site.pixels.digest, split, settings.model_dump()]),
+        seed=partial(protocol.random_seed, "features", site.name),
+        progress=lambda what, done, total: progress(f"{site.name}: {what}", done, total),
+    )
+    return StudyInputs(
+        live=live, cache=cache, views=protocol.training.feature_views, augmentation_is_off=settings.is_off
+    )
+
+
+def compose_agent(
+    site: PreparedSite, protocol: StudyProtocol, bench: Workbench, inputs: Inputs, *, folder: Path
+) -> Agent:
+    """Put a site's agent together; `folder` keeps its audit log and what else it must remember.
+
+    Raises:
+        StorageError: the audit log's chain is broken.
+    """
+    min_cell = site.config.policy.min_cell
+    guard = EgressGuard(
+        min_cell=min_cell,
+        audit=AuditLog(folder / "audit.jsonl"),
+        exclusive=protocol.task.exclusive,
+        wire=protocol.federation.wire,
+    )
+    return Agent(
+        site=site.name,
+        protocol=protocol,
+        bench=bench,
+        records=site.records,
+        inputs=inputs,
+        flow=site.cohort.flow.counts(),
+        guard=guard,
+        min_patients=min_cell,
+        local_norm=LocalNorm(bench, folder) if protocol.federation.local_norm else None,
+    )

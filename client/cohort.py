@@ -1,0 +1,210 @@
+"""Inclusion criteria and split applied to one site, with a patient-flow table."""
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from client.image_index import IndexedFile, Progress, index_images
+from client.inclusion import exclusions
+from client.labels import Labels, join, path_key, read_labels
+from client.patient_flow import FileFate, FileReason, PatientFlow, RowFate, account
+from client.site import Join, SiteConfig
+from shared.errors import DataError
+from shared.split import Split, assign
+
+H = TypeVar("H", bound=Hashable)
+
+Frames = Literal["first", "middle", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortImage:
+    """One frame to learn from or to test on; patient and exam are numbers within this cohort, and stand for nothing.
+
+    `frame` is the place among the frames that the study reads of the file.
+    """
+
+    path: Path = field(repr=False)
+    frame: int
+    patient: int
+    exam: int
+    split: Split
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """The images of one site that take part in a study, and the account of all that do not.
+
+    Images are in the order of (SOP Instance UID, frame), whatever the file system's. No patient has images in two
+    splits. An exam is a patient's StudyInstanceUID, where absent the AccessionNumber, else the object itself.
+    """
+
+    folder: Path = field(repr=False)
+    images: tuple[CohortImage, ...] = field(repr=False)
+    files: tuple[FileFate, ...] = field(repr=False)
+    rows: tuple[RowFate, ...] = field(repr=False)
+    targets: int
+
+    @property
+    def labels_NK(self) -> npt.NDArray[np.float32]:
+        """One row an image: 1, 0 or NaN (not assessed) for each of the K targets."""
+        return np.array([image.labels for image in self.images], dtype=np.float32).reshape(-1, self.targets)
+
+    @property
+    def patients_N(self) -> npt.NDArray[np.int64]:
+        """The patient of each image."""
+        return np.array([image.patient for image in self.images], dtype=np.int64)
+
+    @property
+    def exams_N(self) -> npt.NDArray[np.int64]:
+        """The exam of each image."""
+        return np.array([image.exam for image in self.images], dtype=np.int64)
+
+    @property
+    def split_N(self) -> npt.NDArray[np.str_]:
+        """The split of each image."""
+        return np.array([image.split.value for image in self.images], dtype=np.str_)
+
+    def of(self, split: Split) -> npt.NDArray[np.int64]:
+        """Places of one split's images, ascending."""
+        return np.flatnonzero(self.split_N == split.value)
+
+    @property
+    def flow(self) -> PatientFlow:
+        """Account for every file and every label row."""
+        return account(
+            files=self.files,
+            rows=self.rows,
+            split_N=self.split_N,
+            patients_N=self.patients_N,
+            exams_N=self.exams_N,
+            labels_NK=self.labels_NK,
+        )
+
+    def without(self, unreadable: Mapping[int, FileReason]) -> "Cohort":
+        """Leave out images whose pixels turned out unreadable; a file is left out with all of its frames.
+
+        Raises:
+            NoImagesError: no image is left.
+        """
+        reasons = {self.images[place].path: reason for place, reason in unreadable.items()}
+        files = (replace(file, reason=reasons.get(self.folder / file.relative, file.reason)) for file in self.files)
+        images = tuple(image for image in self.images if image.path not in reasons)
+        return _not_empty(replace(self, files=tuple(files), images=images))
+
+    def local_listing(self) -> list[tuple[str, str]]:
+        """List (path, reason) of every file that is left out: for a file at the hospital, never for a message."""
+        return [
+            (os.fsencode(file.relative).decode(errors="backslashreplace"), file.reason.value)
+            for file in self.files
+            if file.reason is not None
+        ]
+
+
+class NoImagesError(DataError):
+    """No image of a site can be used; `cohort` still holds the account of why."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        flow = cohort.flow
+        found = "holds no file" if flow.files == 0 else "has no image that the study can use"
+        super().__init__(f"[data] dicom: the folder {found}. Correct what is listed.\n{flow.in_words()}".strip())
+        self.cohort = cohort
+
+
+def build_cohort(
+    *,
+    site: SiteConfig,
+    targets: Sequence[str],
+    exclusive: bool,
+    modality: str,
+    frames: Frames,
+    study: str,
+    seed: int,
+    train: float,
+    validation: float,
+    progress: Progress,
+) -> Cohort:
+    """Find a site's images and labels, and apply the study's inclusion criteria and split.
+
+    Reads headers only: what the pixels hold against an image comes with `Cohort.without`. A file is counted under
+    the first of these that holds: its header's reason, wrong modality, no patient, a second copy, its labels' reason.
+
+    Args:
+        site: where the hospital's images and labels are.
+        targets: the study's findings or classes.
+        exclusive: True for classes.
+        modality: as in the header, or "any".
+        frames: which frames of a file the study reads; "all" makes an image of each.
+        study: name of the study, part of the split's key.
+        seed: seed of the study, part of the split's key.
+        train: fraction of patients.
+        validation: fraction of patients.
+        progress: called with files done and files found.
+
+    Raises:
+        SiteError: site.toml names a column that the table has not, or none of the study's targets.
+        DataError: the folder or the table cannot be read.
+        NoImagesError: nothing is left; it holds the account.
+    """
+    data = site.data
+    rows = read_labels(data.labels, key=data.key_column, columns=data.findings, targets=targets, exclusive=exclusive)
+    index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
+    matches, row_fates = join(rows, [_JOINED_ON[data.join](file) for file in index], by_path=data.join == "path")
+    reasons = exclusions(index, matches, modality=modality, one_exam_many_keys=data.join == "AccessionNumber")
+    included = sorted(
+        ((file, match) for file, match, reason in zip(index, matches, reasons, strict=True) if reason is None),
+        key=lambda pair: (pair[0].identity.sop_instance_uid, pair[0].relative),
+    )
+    patients = _numbers(file.identity.patient_id for file in [*(file for file, _ in included), *index])
+    exams = _numbers(file.exam for file, _ in included)
+    split_of = {
+        patient: assign(
+            study=study, seed=seed, site=site.site.name, patient=patient, train=train, validation=validation
+        )
+        for patient in patients
+    }
+    images = tuple(
+        CohortImage(
+            path=data.dicom / file.relative,
+            frame=frame,
+            patient=patients[file.identity.patient_id],
+            exam=exams[file.exam],
+            split=split_of[file.identity.patient_id],
+            labels=match.labels,
+        )
+        for file, match in included
+        for frame in range(file.frames if frames == "all" else 1)
+    )
+    fates = tuple(
+        FileFate(relative=file.relative, patient=patients.get(file.identity.patient_id), row=match.row, reason=reason)
+        for file, match, reason in zip(index, matches, reasons, strict=True)
+    )
+    return _not_empty(
+        Cohort(folder=data.dicom, images=images, files=fates, rows=tuple(row_fates), targets=len(targets))
+    )
+
+
+_JOINED_ON: dict[Join, Callable[[IndexedFile], str]] = {
+    "SOPInstanceUID": lambda file: file.identity.sop_instance_uid,
+    "AccessionNumber": lambda file: file.identity.accession_number,
+    "StudyInstanceUID": lambda file: file.identity.study_instance_uid,
+    "PatientID": lambda file: file.identity.patient_id,
+    "path": lambda file: path_key(file.relative),
+}
+
+
+def _numbers(names: Iterable[H]) -> dict[H, int]:
+    """Give each name a number from 0 by its first appearance; "" is nobody's and gets none."""
+    return {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name))}
+
+
+def _not_empty(cohort: Cohort) -> Cohort:
+    if not cohort.images:
+        raise NoImagesError(cohort)
+    return cohort

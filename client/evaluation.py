@@ -1,0 +1,94 @@
+"""Score one split and reduce it to counts and histograms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.features import in_batches
+from client.inputs import Inputs
+from client.site_data import Records, Rows
+from client.workbench import Workbench
+from shared.errors import TaskError
+from shared.evidence import Estimate, Evidence
+from shared.intervals import auc
+from shared.messages import Refusal
+from shared.metrics import brier, confusion, histogram
+from shared.protocol import Evaluation, Task
+from shared.scores import ScoredUnits, unit_scores
+from shared.split import Split
+
+
+def evaluate_split(
+    bench: Workbench,
+    inputs: Inputs,
+    records: Records,
+    *,
+    split: Split,
+    start: str,
+    task: Task,
+    evaluation: Evaluation,
+    thresholds: Sequence[float],
+) -> tuple[Evidence, ...]:
+    """Score one side's images with the loaded model and give the evidence on each target, in the study's order.
+
+    With `thresholds` (a probability for each target) the counts at them are part of it. Nothing is suppressed here.
+
+    Raises:
+        TaskError: `thresholds` are given and are not one for each target.
+        DataError: a score is not finite.
+    """
+    if thresholds and len(thresholds) != len(task.targets):
+        raise TaskError(Refusal.MALFORMED, "the task gives another number of thresholds than the study has targets")
+    rows = records.rows(split)
+    scores_NK = score(bench, inputs, rows, start=start, exclusive=task.exclusive, targets=len(task.targets))
+    return tuple(
+        evidence_on(
+            unit_scores(
+                scores_NK[:, place],
+                records.labels_NK[rows, place],
+                exams_N=records.exams_N[rows],
+                patients_N=records.patients_N[rows],
+                unit=task.unit,
+                aggregate=task.aggregate,
+            ),
+            bins=evaluation.score_bins,
+            confidence=evaluation.confidence,
+            threshold=thresholds[place] if thresholds else None,
+        )
+        for place in range(len(task.targets))
+    )
+
+
+@torch.no_grad()
+def score(
+    bench: Workbench, inputs: Inputs, rows: Rows, *, start: str, exclusive: bool, targets: int
+) -> npt.NDArray[np.float64]:
+    """Give each image's probabilities (len(rows), K): softmax for classes, a sigmoid each for findings."""
+    bench.classifier.eval()
+    parts: list[npt.NDArray[Any]] = [np.empty((0, targets))]
+    for batch in in_batches(rows):
+        hidden = inputs.evaluation(batch, start=start).to(bench.device)
+        with bench.precision():
+            logits = bench.classifier.rest(hidden, start=start)
+        scores = logits.double().softmax(dim=1) if exclusive else logits.double().sigmoid()
+        parts.append(scores.cpu().numpy())
+    return np.concatenate(parts)
+
+
+def evidence_on(units: ScoredUnits, *, bins: int, confidence: float, threshold: float | None) -> Evidence:
+    """Reduce one target's units to what can be merged, and to what only exact scores can say."""
+    area = auc(units, confidence=confidence)
+    patients, positive = units.patients_M, units.positive_M
+    return Evidence(
+        units=len(units.scores_M),
+        patients=len(np.unique(patients)),
+        positive_patients=len(np.unique(patients[positive])),
+        negative_patients=len(np.unique(patients[~positive])),
+        histogram=histogram(units, bins=bins),
+        confusion=None if threshold is None else confusion(units, threshold=threshold),
+        auc=None if area is None else Estimate(value=area.value, low=area.low, high=area.high),
+        brier=brier(units),
+    )

@@ -1,0 +1,196 @@
+"""Join the label table to the image index and account for every unmatched row.
+
+A label is 1 (present), 0 (absent) or NaN (not assessed).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from client.label_table import read_table
+from client.patient_flow import Exclusion, FileReason, RowFate, RowReason
+from shared.errors import SiteError
+
+Labels = tuple[float, ...]
+"""One value a target, in the study's order: 0, 1 or NaN."""
+
+POSITIVE = frozenset({"1", "1.0", "true", "yes", "y", "positive"})
+NEGATIVE = frozenset({"0", "0.0", "false", "no", "n", "negative"})
+NOT_ASSESSED = frozenset({"", "nan", "na", "n/a", "null"})
+UNCERTAIN = frozenset({"-1", "-1.0", "uncertain"})
+
+
+class _Unusable(Exception):  # noqa: N818  it is caught below, in the row that it ends
+    def __init__(self, reason: RowReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRow:
+    """One row of the table: its number in a spreadsheet (1 is the header), and why it is not used, if it is not."""
+
+    number: int
+    key: str = field(repr=False)
+    labels: Labels
+    uncertain: bool = False
+    reason: RowReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """What the table says of one image: labels and the place of their row, or why there are none."""
+
+    labels: Labels
+    row: int | None
+    reason: FileReason | None
+
+
+def read_labels(
+    path: Path, *, key: str, columns: Mapping[str, str], targets: Sequence[str], exclusive: bool
+) -> list[LabelRow]:
+    """Read the label table. With `exclusive`, all classes may share one column that holds the class's name.
+
+    Args:
+        path: the table.
+        key: name of the column to join on.
+        columns: target -> column; a target without one was not assessed.
+        targets: the study's targets, which give `labels` their order.
+        exclusive: exactly one target holds (classes), instead of any number (findings).
+
+    Raises:
+        SiteError: no target has a column, or the table has no such column; the nearest one is named.
+        DataError: as `read_table`.
+    """
+    table = read_table(path)
+    places = [table.place(columns[target]) if target in columns else None for target in targets]
+    if not any(place is not None for place in places):
+        raise SiteError(
+            f"[data.findings] has none of the study's {', '.join(targets)}. Say in which column of the table they are."
+        )
+    key_place, width = table.place(key), len(table.header)
+    read = _reader(places, targets, exclusive=exclusive)
+    return [_row(number, cells, width, key_place, read, len(targets)) for number, cells in table.rows]
+
+
+def join(rows: Sequence[LabelRow], keys: Sequence[str | None], *, by_path: bool) -> tuple[list[Match], list[RowFate]]:
+    """Give each image its labels, and each row its fate; rows of one key that agree are read as one.
+
+    Two rows agree if no target is present in one and absent in the other. `keys` has one entry an image: its value of
+    what is joined on, None or "" where it has none. The fate of a row that has labelled an image is None.
+    """
+    known = {key for key in keys if key}
+    groups: dict[str, list[int]] = {}
+    fates = [row.reason or RowReason.NO_IMAGE for row in rows]
+    for place, row in enumerate(rows):
+        key = _as_known(row.key, known) if by_path else row.key
+        if key in known:
+            groups.setdefault(key, []).append(place)
+    found: dict[str | None, Match] = {}
+    changed: dict[int, RowReason | None] = {}
+    for key, places in groups.items():
+        found[key], fates_of_key = _agreement(rows, places)
+        changed |= fates_of_key
+    absent = Match(labels=(), row=None, reason=Exclusion.NO_LABEL_ROW)
+    return [found.get(key, absent) for key in keys], [
+        RowFate(number=row.number, reason=changed.get(place, fates[place]), uncertain=row.uncertain)
+        for place, row in enumerate(rows)
+    ]
+
+
+def path_key(path: str) -> str:
+    """Write a path that is relative to the DICOM folder in one way, whatever system it comes from."""
+    return path.strip().replace("\\", "/").removeprefix("./")
+
+
+Reader = Callable[[Sequence[str]], tuple[Labels, bool]]
+"""A row's cells -> its labels, and whether one of them is uncertain; raises _Unusable."""
+
+
+def _reader(places: Sequence[int | None], targets: Sequence[str], *, exclusive: bool) -> Reader:
+    """Choose how a row is read: class names in one column, one-of-many marks, or independent findings."""
+    shared = [place for place in places if place is not None]
+    if exclusive and len(shared) > 1 and len(set(shared)) == 1:
+        return lambda cells: _named_class(cells[shared[0]], targets)
+    if exclusive:
+        return lambda cells: _marked_class(*_findings(cells, places))
+    return lambda cells: _findings(cells, places)
+
+
+def _row(number: int, cells: Sequence[str], width: int, key_place: int, read: Reader, targets: int) -> LabelRow:
+    unread = LabelRow(number=number, key="", labels=(math.nan,) * targets)
+    if len(cells) != width:
+        return replace(unread, reason=RowReason.RAGGED_ROW)
+    key = cells[key_place].strip()
+    if not key:
+        return replace(unread, reason=RowReason.NO_KEY)
+    try:
+        labels, uncertain = read(cells)
+    except _Unusable as fault:
+        return replace(unread, key=key, reason=fault.reason)
+    return LabelRow(number=number, key=key, labels=labels, uncertain=uncertain)
+
+
+def _findings(cells: Sequence[str], places: Sequence[int | None]) -> tuple[Labels, bool]:
+    words = ["" if place is None else cells[place].strip().lower() for place in places]
+    return tuple(_value(word) for word in words), any(word in UNCERTAIN for word in words)
+
+
+def _value(word: str) -> float:
+    if word in POSITIVE:
+        return 1.0
+    if word in NEGATIVE:
+        return 0.0
+    if word in NOT_ASSESSED or word in UNCERTAIN:
+        return math.nan
+    raise _Unusable(RowReason.UNREADABLE_LABEL)
+
+
+def _marked_class(labels: Labels, uncertain: bool) -> tuple[Labels, bool]:
+    """Read one mark a class: one 1 settles all; none of all is an error, none of some is not assessed."""
+    marked = labels.count(1.0)
+    if marked > 1 or not (marked or any(map(math.isnan, labels))):
+        raise _Unusable(RowReason.NOT_ONE_CLASS)
+    if marked:
+        return tuple(float(label == 1) for label in labels), uncertain
+    return (math.nan,) * len(labels), uncertain
+
+
+def _named_class(cell: str, targets: Sequence[str]) -> tuple[Labels, bool]:
+    name = cell.strip()
+    same = [target for target in targets if target == name] or [
+        target for target in targets if target.casefold() == name.casefold()
+    ]
+    if len(same) == 1:
+        return tuple(float(target == same[0]) for target in targets), False
+    if name.lower() in NOT_ASSESSED | UNCERTAIN:
+        return (math.nan,) * len(targets), name.lower() in UNCERTAIN
+    raise _Unusable(RowReason.UNREADABLE_LABEL)
+
+
+def _as_known(path: str, known: set[str]) -> str:
+    """Find a row's path among the images', with or without the suffix .dcm."""
+    key = path_key(path)
+    stem = key[:-4] if key.lower().endswith(".dcm") else key
+    return next((form for form in (key, stem, stem + ".dcm", stem + ".DCM") if form in known), key)
+
+
+def _agreement(rows: Sequence[LabelRow], places: Sequence[int]) -> tuple[Match, dict[int, RowReason | None]]:
+    """Make one answer of all rows of a key; also the fates of those rows that could be read."""
+    readable = [place for place in places if rows[place].reason is None]
+    if not readable:
+        return Match(labels=(), row=None, reason=_same_code(rows[places[0]].reason)), {}
+    values_of_targets = zip(*(rows[place].labels for place in readable), strict=True)
+    said = [{value for value in values if not math.isnan(value)} for values in values_of_targets]
+    if any(len(values) > 1 for values in said) or not any(said):
+        reason = RowReason.CONFLICTING_LABELS if any(said) else RowReason.NOT_LABELLED
+        return Match(labels=(), row=None, reason=_same_code(reason)), dict.fromkeys(readable, reason)
+    labels = tuple(next(iter(values), math.nan) for values in said)
+    fates: dict[int, RowReason | None] = dict.fromkeys(readable, RowReason.DUPLICATE_ROW)
+    return Match(labels=labels, row=readable[0], reason=None), fates | {readable[0]: None}
+
+
+def _same_code(reason: RowReason | None) -> Exclusion:
+    """Give the reason for an image that its row has: these codes are in both."""
+    return Exclusion(str(reason))

@@ -1,0 +1,229 @@
+"""The patient-flow table: every file and every label row of one site, used or left out for one countable reason."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from client.refusals import Reason
+from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from shared.split import Split
+
+
+class Exclusion(StrEnum):
+    """Why a readable image is left out of a study; codes that, like those of `Reason`, are counted and may leave."""
+
+    DUPLICATE_IMAGE = "duplicate_image"
+    NO_LABEL_ROW = "no_label_row"
+    UNREADABLE_LABEL = "unreadable_label"
+    NOT_ONE_CLASS = "not_one_class"
+    CONFLICTING_LABELS = "conflicting_labels"
+    NOT_LABELLED = "not_labelled"
+
+    @property
+    def sentence(self) -> str:
+        """What was found and what to do about it, without a word from the file."""
+        return _EXCLUSIONS[self]
+
+
+class RowReason(StrEnum):
+    """Why a row of the label table is not used."""
+
+    RAGGED_ROW = "ragged_row"
+    NO_KEY = "no_key"
+    UNREADABLE_LABEL = "unreadable_label"
+    NOT_ONE_CLASS = "not_one_class"
+    NO_IMAGE = "no_image"
+    CONFLICTING_LABELS = "conflicting_labels"
+    NOT_LABELLED = "not_labelled"
+    DUPLICATE_ROW = "duplicate_row"
+    IMAGE_EXCLUDED = "image_excluded"
+
+    @property
+    def sentence(self) -> str:
+        """What was found and what to do about it, without a word from the table."""
+        return _ROWS[self]
+
+
+FileReason = Reason | Exclusion
+"""Why a file is left out; no code is in both."""
+
+FILE_REASONS: tuple[FileReason, ...] = (*Reason, *Exclusion)
+
+_UNREADABLE_LABEL = "A value is neither 0/1, true/false, yes/no, y/n, positive/negative nor a class. Correct it."
+_NOT_ONE_CLASS = "Not exactly one of the study's classes is marked. Mark the one that holds."
+
+_EXCLUSIONS = {
+    Exclusion.DUPLICATE_IMAGE: "An image is in the folder more than once (same SOPInstanceUID); one copy is kept.",
+    Exclusion.NO_LABEL_ROW: "No row of the label table belongs to this image. Add one, or nothing to do.",
+    Exclusion.UNREADABLE_LABEL: _UNREADABLE_LABEL,
+    Exclusion.NOT_ONE_CLASS: _NOT_ONE_CLASS,
+    Exclusion.CONFLICTING_LABELS: "Label rows for one exam contradict each other. Correct them.",
+    Exclusion.NOT_LABELLED: "None of the study's findings was assessed. Nothing to do.",
+}
+
+_ROWS = {
+    RowReason.RAGGED_ROW: "A row has more or fewer cells than the table has columns. Correct it.",
+    RowReason.NO_KEY: "A row does not say to which image it belongs. Fill in the key column.",
+    RowReason.UNREADABLE_LABEL: _UNREADABLE_LABEL,
+    RowReason.NOT_ONE_CLASS: _NOT_ONE_CLASS,
+    RowReason.NO_IMAGE: "No image in the folder belongs to this row. Check the key, or export the exam.",
+    RowReason.CONFLICTING_LABELS: "Rows for one exam contradict each other. Correct them.",
+    RowReason.NOT_LABELLED: "None of the study's findings was assessed. Nothing to do.",
+    RowReason.DUPLICATE_ROW: "Another row says the same of the same image or exam. Nothing to do.",
+    RowReason.IMAGE_EXCLUDED: "All images of this row are left out for reasons of their own: see the files.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFate:
+    """What became of one file: kept if `reason` is None. `patient` is None where the file does not say whose it is.
+
+    `row` is the place in the table's fates of the label row that gave the file its labels.
+    """
+
+    relative: str = field(repr=False)
+    patient: int | None
+    row: int | None
+    reason: FileReason | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFate:
+    """What became of one row of the label table; `number` is its row in a spreadsheet, where 1 is the header."""
+
+    number: int
+    reason: RowReason | None
+    uncertain: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStep:
+    """Files that were left out for one reason, and of how many patients they are as far as the files say."""
+
+    reason: FileReason
+    files: int
+    patients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowStep:
+    """Label rows that were not used for one reason; `where` are their rows in a spreadsheet."""
+
+    reason: RowReason
+    rows: int
+    where: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientFlow:
+    """The whole account, exact, without an identifier; steps are in the order of the checks, only those that occurred.
+
+    Invariants: `files` = `files_kept` + the files of all `steps`; `rows` = `rows_used` + the rows of all `row_steps`.
+    `uncertain_rows` are rows with a value -1 or "uncertain", which counts as not assessed. `images` is by split.
+    """
+
+    files: int
+    files_kept: int
+    steps: tuple[FlowStep, ...]
+    rows: int
+    rows_used: int
+    row_steps: tuple[RowStep, ...]
+    uncertain_rows: int
+    images: Mapping[Split, int]
+    splits: Mapping[Split, SplitCounts]
+
+    def counts(self) -> ReleasedFlow:
+        """Give what may leave once the guard has suppressed what is small; still exact here."""
+        excluded = {step.reason: step.files for step in self.steps}
+        return ReleasedFlow(
+            found=self.files,
+            excluded={reason.value: excluded.get(reason, 0) for reason in FILE_REASONS},
+            splits={split.value: counts for split, counts in self.splits.items()},
+        )
+
+    def in_words(self) -> str:
+        """List what was left out, a line a reason, for an error message; no name and no value."""
+        lines = [f"{step.files} of {self.files} files: {step.reason.sentence}" for step in self.steps]
+        lines += [f"{step.rows} of {self.rows} label rows: {step.reason.sentence}" for step in self.row_steps]
+        return "\n".join(lines)
+
+
+def account(
+    *,
+    files: Sequence[FileFate],
+    rows: Sequence[RowFate],
+    split_N: npt.NDArray[np.str_],
+    patients_N: npt.NDArray[np.int64],
+    exams_N: npt.NDArray[np.int64],
+    labels_NK: npt.NDArray[np.float32],
+) -> PatientFlow:
+    """Draw up the account of all files and rows, and of the N images that are kept."""
+    steps, by_reason = _file_steps(files), _rows_by_reason(files, rows)
+    of_split = {split: split_N == split.value for split in Split}
+    return PatientFlow(
+        files=len(files),
+        files_kept=sum(file.reason is None for file in files),
+        steps=steps,
+        rows=len(rows),
+        rows_used=len(by_reason.get(None, ())),
+        row_steps=tuple(
+            RowStep(reason=reason, rows=len(by_reason[reason]), where=tuple(by_reason[reason]))
+            for reason in RowReason
+            if reason in by_reason
+        ),
+        uncertain_rows=sum(row.uncertain for row in rows),
+        images={split: int(mask.sum()) for split, mask in of_split.items()},
+        splits={
+            split: _split_counts(patients_N[mask], exams_N[mask], labels_NK[mask]) for split, mask in of_split.items()
+        },
+    )
+
+
+def _file_steps(files: Sequence[FileFate]) -> tuple[FlowStep, ...]:
+    counts = Counter(file.reason for file in files)
+    patients = Counter(
+        reason for reason, _ in {(file.reason, file.patient) for file in files if file.patient is not None}
+    )
+    return tuple(
+        FlowStep(reason=reason, files=counts[reason], patients=patients[reason])
+        for reason in FILE_REASONS
+        if counts[reason]
+    )
+
+
+def _rows_by_reason(files: Sequence[FileFate], rows: Sequence[RowFate]) -> dict[RowReason | None, list[int]]:
+    """Sort the rows' numbers by reason; a row without one of its own is used if an image that it labels is kept."""
+    used = {file.row for file in files if file.reason is None}
+    numbers: dict[RowReason | None, list[int]] = {}
+    for place, row in enumerate(rows):
+        reason = row.reason or (None if place in used else RowReason.IMAGE_EXCLUDED)
+        numbers.setdefault(reason, []).append(row.number)
+    return numbers
+
+
+def _split_counts(
+    patients_N: npt.NDArray[np.int64], exams_N: npt.NDArray[np.int64], labels_NK: npt.NDArray[np.float32]
+) -> SplitCounts:
+    return SplitCounts(
+        patients=len(np.unique(patients_N)),
+        exams=len(np.unique(exams_N)),
+        classes=tuple(_class_counts(patients_N, exams_N, labels_N) for labels_N in labels_NK.T),
+    )
+
+
+def _class_counts(
+    patients_N: npt.NDArray[np.int64], exams_N: npt.NDArray[np.int64], labels_N: npt.NDArray[np.float32]
+) -> ClassCounts:
+    """Count one target: an exam is positive if one of its images is, a patient counts for each class of its exams."""
+    positive_exams = np.unique(exams_N[labels_N == 1])
+    negative_exams = np.setdiff1d(exams_N[labels_N == 0], positive_exams)
+    return ClassCounts(
+        positive_patients=len(np.unique(patients_N[np.isin(exams_N, positive_exams)])),
+        negative_patients=len(np.unique(patients_N[np.isin(exams_N, negative_exams)])),
+        positive_exams=len(positive_exams),
+        negative_exams=len(negative_exams),
+    )

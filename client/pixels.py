@@ -1,0 +1,105 @@
+"""From stored values to physical units: modality LUT, MONOCHROME1 inversion, padding, air.
+
+Pure arithmetic on arrays; `client/dicom.py` reads what it needs from the file. PS3.3 is the DICOM standard's
+part 3, 2024.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+AIR_HU = -1024.0
+"""The lowest value of the 12-bit Hounsfield scale. Below it lies no tissue: scanners write -2000 and the like
+outside the circle that they reconstruct, with or without a PixelPaddingValue, and so do we read it: as air."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Rescale slope and intercept (PS3.3 C.11.1.1.2): output = slope * stored + intercept."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Map stored values to physical ones."""
+        physical: NDArray[np.float32] = stored.astype(np.float32)
+        if self.slope != 1:
+            physical *= np.float32(self.slope)
+        if self.intercept != 0:
+            physical += np.float32(self.intercept)
+        return physical
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Table:
+    """A modality LUT sequence (PS3.3 C.11.1.1.1): values outside the table take its first or last entry."""
+
+    first: int
+    entries: NDArray[np.float32]
+
+    def __call__(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Map stored values to physical ones."""
+        index = stored.astype(np.int64) - self.first
+        physical: NDArray[np.float32] = self.entries[index.clip(0, len(self.entries) - 1)]
+        return physical
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """What the stored values of one grey frame mean.
+
+    `lowest` and `highest` bound what the stored bits can hold; `padding` is an inclusive range of stored values
+    that are no measurement; `darkest_is_high` is MONOCHROME1; `floor` is a physical value below which there is
+    nothing (CT: air).
+    """
+
+    modality_lut: Linear | Table
+    lowest: int
+    highest: int
+    padding: tuple[int, int] | None
+    darkest_is_high: bool
+    floor: float | None
+
+    @property
+    def mirror(self) -> np.float32:
+        """The number from which a MONOCHROME1 value is taken away: the brightest that the bits hold turns darkest."""
+        darkest, brightest = self.modality_lut(np.array([self.lowest, self.highest]))
+        return np.float32(darkest + brightest)
+
+
+def to_physical(stored: NDArray[Any], meaning: Meaning) -> NDArray[np.float32]:
+    """Give physical values, float32, same shape: larger is brighter, padding is background.
+
+    Padded pixels become `floor`, or where there is none the darkest value of the rest of the frame. A frame of
+    padding only stays as it is: constant.
+    """
+    physical = meaning.modality_lut(stored)
+    if meaning.darkest_is_high:
+        np.subtract(meaning.mirror, physical, out=physical)
+    if meaning.floor is not None:
+        np.maximum(physical, np.float32(meaning.floor), out=physical)
+    if meaning.padding is not None:
+        _fill_padding(physical, _is_padding(stored, meaning.padding), background=meaning.floor)
+    return physical
+
+
+def to_physical_window(window: tuple[float, float] | None, meaning: Meaning) -> tuple[float, float] | None:
+    """Give the file's (centre, width) as it applies after the inversion."""
+    if window is None or not meaning.darkest_is_high:
+        return window
+    centre, width = window
+    return (float(meaning.mirror) - centre, width)
+
+
+def _is_padding(stored: NDArray[Any], padding: tuple[int, int]) -> NDArray[np.bool_]:
+    low, high = padding
+    return (stored >= low) & (stored <= high)
+
+
+def _fill_padding(physical: NDArray[np.float32], padded: NDArray[np.bool_], *, background: float | None) -> None:
+    if background is None and not padded.all():
+        background = float(physical.min(where=~padded, initial=np.inf))
+    if background is not None:
+        physical[padded] = background

@@ -1,0 +1,105 @@
+"""SiteConfig: the frozen form of the hospital-owned site.toml; it can only tighten the study."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field
+
+from shared.declaration import Declaration, read_toml
+from shared.errors import SiteError
+
+Join = Literal["SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID", "path"]
+"""What a label row and an image have in common; `path` is relative to the DICOM folder, with or without .dcm."""
+
+
+def _as_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+File = Annotated[Path, BeforeValidator(_as_path)]
+Words = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Site(Declaration):
+    """What the hospital is called in the study: part of every patient's split, so do not change it during one."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")]
+
+
+class Data(Declaration):
+    """Where the images and the labels are, and how they belong together.
+
+    `key` is the table's column to join on, by default called as `join` is. `findings` says in which column the
+    table has each of the study's findings; one that is missing here was not assessed at this hospital. The classes
+    of a study may all name one column that holds the class's name.
+    """
+
+    dicom: File
+    labels: File
+    join: Join
+    key: Words | None = None
+    findings: Annotated[dict[Words, Words], Field(min_length=1)]
+
+    @property
+    def key_column(self) -> str:
+        """Name the table's column to join on."""
+        return self.key or self.join
+
+
+class Policy(Declaration):
+    """What the hospital allows at most, whatever a study asks for."""
+
+    max_epsilon: Annotated[float, Field(gt=0)] | None = None
+    min_cell: Annotated[int, Field(ge=1)] = 10
+    exact_counts: bool = False
+    rounds_per_day: Annotated[int, Field(ge=1)] | None = None
+
+
+class Compute(Declaration):
+    """The hospital's own machine; none of it changes a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=_cores)
+    cache: File = Path("cache")
+
+
+class SiteConfig(Declaration):
+    """One hospital as it declares itself; its paths are absolute or relative to the current folder."""
+
+    site: Site
+    data: Data
+    policy: Policy = Policy()
+    compute: Compute = Field(default_factory=Compute)
+
+    def within(self, folder: Path) -> Self:
+        """Read the relative paths as relative to `folder`."""
+        data = {"dicom": folder / self.data.dicom, "labels": folder / self.data.labels}
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(update=data),
+                "compute": self.compute.model_copy(update={"cache": folder / self.compute.cache}),
+            }
+        )
+
+
+def read_site(path: Path) -> SiteConfig:
+    """Read a site.toml; its relative paths are relative to the folder that it lies in.
+
+    Raises:
+        SiteError: every fault in the file, with section, key and the nearest known key; or the cache lies among
+            the images.
+    """
+    site = read_toml(path, SiteConfig, error=SiteError).within(path.parent)
+    if site.compute.cache.resolve().is_relative_to(site.data.dicom.resolve()):
+        raise SiteError(
+            f"{path.name} [compute] cache: it lies inside the folder [data] dicom, so that its files would be taken "
+            "for images. Choose a folder outside of it."
+        )
+    return site

@@ -1,0 +1,60 @@
+"""One site's prepared images with their labels, patients, exams and sides, as arrays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shared.split import Split
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """What is known of each image but its pixels; row i of every array is image i.
+
+    Patients and exams are opaque numbers within this site. `labels_NK` is NaN where not assessed.
+    """
+
+    labels_NK: npt.NDArray[np.float32]
+    patients_N: npt.NDArray[np.int64]
+    exams_N: npt.NDArray[np.int64]
+    split_N: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.split_N)
+
+    def rows(self, split: Split) -> Rows:
+        """Row numbers of one side's images, ascending."""
+        return np.flatnonzero(self.split_N == split.value)
+
+    def training_rows(self) -> Rows:
+        """Row numbers of the training side's images that have at least one target assessed."""
+        rows = self.rows(Split.TRAIN)
+        return rows[~np.isnan(self.labels_NK[rows]).all(axis=1)]
+
+    def patients(self, split: Split) -> int:
+        """How many patients one side has."""
+        return len(np.unique(self.patients_N[self.rows(split)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """The prepared images of the same rows: a memory-mapped (rows in the cache, channels, size, size) array.
+
+    `digest` identifies the images and their order to a cache of their features.
+    """
+
+    cached: npt.NDArray[Any]
+    cached_row_N: Rows
+    digest: str
+
+    def read(self, rows: Rows) -> torch.Tensor:
+        """Read images: (len(rows), channels, size, size), uint8 or uint16, in the order of `rows`."""
+        return torch.from_numpy(np.ascontiguousarray(self.cached[self.cached_row_N[rows]]))
+
+    def __len__(self) -> int:
+        return len(self.cached_row_N)

@@ -1,0 +1,87 @@
+"""The one model and device of an agent, which its tasks borrow in turn."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from shared.errors import DeviceError, TaskError
+from shared.messages import Refusal
+from shared.model import Classifier, exchanged
+from shared.parameters import Array, NamedArrays
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Workbench:
+    """Holds the model on its device; what a task loads stays until the next task loads its own.
+
+    Several agents of one process may share a bench (simulation): every task loads all arrays that train in its round,
+    and the local normalisation layers where a study keeps them at the site, so that nothing of another site remains.
+    """
+
+    def __init__(self, classifier: Classifier, *, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+        self.device = device
+        # Without the hardware, bf16 is 25 times slower than fp32 (docs/benchmarks.md): it is then left off.
+        self._bf16 = precision == "bf16" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # Channels last is what a GPU's convolutions want; on a CPU it gains nothing (docs/benchmarks.md).
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.classifier = classifier.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs
+        self._tensors: dict[str, torch.Tensor] = dict(self.classifier.state_dict(keep_vars=True))
+        self._frozen_digests: dict[str, str] = {}
+
+    @torch.no_grad()
+    def load(self, arrays: NamedArrays) -> None:
+        """Copy arrays into the model.
+
+        Raises:
+            TaskError: a name is not the model's, or has another shape; nothing was copied then.
+        """
+        for name, array in arrays.items():
+            if name not in self._tensors or tuple(self._tensors[name].shape) != array.shape:
+                raise TaskError(
+                    Refusal.WRONG_FORM, "the task's arrays do not fit the study's model; is it this study's?"
+                )
+        for name, array in arrays.items():
+            if self.device.type == "cpu":
+                np.copyto(self._tensors[name].detach().numpy(), array)
+            else:
+                self._tensors[name].copy_(torch.tensor(array))
+
+    def arrays(self, names: Iterable[str]) -> dict[str, Array]:
+        """Show the model's arrays by name; on a CPU these are views that the next training step changes."""
+        return {name: self._tensors[name].detach().cpu().contiguous().numpy() for name in names}
+
+    def precision(self) -> torch.autocast:
+        """Give the context in which the model is to run: bf16 where study and device have it, else as it is."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+    def frozen_digest(self, start: str) -> str:
+        """SHA-256 of all that does not train while stage `start` is the first that does.
+
+        Computed once for each `start`: these arrays do not change as long as it holds.
+        """
+        if start not in self._frozen_digests:
+            total = hashlib.sha256(start.encode())
+            moving = set(exchanged(self.classifier, start, local_norm=False))
+            for name in self._tensors:
+                if name not in moving and not name.endswith("num_batches_tracked"):
+                    total.update(name.encode())
+                    total.update(self.arrays([name])[name].data)
+            self._frozen_digests[start] = total.hexdigest()
+        return self._frozen_digests[start]
+
+
+def pick_device(wish: Device) -> torch.device:
+    """Choose where to compute; 'auto' takes a CUDA device where there is one.
+
+    Raises:
+        DeviceError: CUDA was asked for and is not there.
+    """
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "device 'cuda' was asked for, and torch sees none. Use auto or cpu, or see what nvidia-smi says."
+        )
+    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,70 @@
+"""An ordered map over many files by a few processes that die with their parent."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from shared.errors import DataError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_CHUNKS_AHEAD = 3
+"""Chunks that are handed out to each worker before their turn; bounds the results that wait in memory."""
+
+
+def map_files(
+    function: Callable[[T], R], items: Sequence[T], *, workers: int, chunk: int, worth_a_worker: int
+) -> Generator[R, None, None]:
+    """Yield function(item) in the order of `items`, computed by at most `workers` processes.
+
+    One process is started for each `worth_a_worker` items; with fewer than two, all is computed here. `function` is
+    found by its name in a fresh interpreter, so it must be a module's own or a `partial` of one. What it raises is
+    raised here.
+
+    Raises:
+        DataError: a worker was killed, mostly for want of memory.
+    """
+    workers = min(workers, len(items) // worth_a_worker)
+    if workers < 2:
+        yield from map(function, items)
+        return
+    chunks = (items[first : first + chunk] for first in range(0, len(items), chunk))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    try:
+        waiting: deque[Future[list[R]]] = deque()
+        for some in chunks:
+            waiting.append(pool.submit(_map_chunk, function, some))
+            if len(waiting) == _CHUNKS_AHEAD * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise DataError(
+            "A process that read images was killed, mostly because memory ran out. Lower [compute] workers in "
+            "site.toml and run again: what was finished is kept."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _map_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    return [function(item) for item in items]
+
+
+def _begin_worker() -> None:
+    """See to it that a worker ends with its parent: one that was killed cannot tell it to stop."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""The coordinator: never imports the client, never sees a patient type."""

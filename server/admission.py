@@ -1,0 +1,77 @@
+"""Which replies enter the aggregate: form, dtype, finite, norm bound; each refusal has a reason."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flwr.app import Message
+
+from shared.evidence import Evidence
+from shared.messages import Answer, EvaluateReply, MalformedError, ReadyReply, RefusalReply, TrainReply, decode_answer
+from shared.parameters import NamedArrays, Wire, l2_norm, same_form
+
+Accepted = ReadyReply | TrainReply | EvaluateReply
+
+
+class Reason(StrEnum):
+    """Why the coordinator could not use a site's reply; a site's own refusal carries its own code."""
+
+    NO_REPLY = "no_reply"
+    MALFORMED = "malformed_reply"
+    OTHER_TASK = "answers_another_task"
+    WRONG_FORM = "arrays_of_wrong_form"
+    NOT_FINITE = "update_not_finite"
+    WRONG_COUNT = "evidence_of_wrong_form"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A reply that does not enter, with its reason: the coordinator's or the site's own code."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """An update that enters; `scale` below 1 shrinks it to the study's norm bound."""
+
+    reply: TrainReply
+    norm: float
+    scale: float
+
+
+def open_reply(message: Message | None, *, task_id: str, kind: type[Accepted]) -> Accepted | Refused:
+    """Decode a site's reply and check that it answers this task with this kind of reply."""
+    if message is None or not message.has_content():
+        return Refused(reason=Reason.NO_REPLY)
+    try:
+        answer: Answer = decode_answer(message.content)
+    except MalformedError:
+        return Refused(reason=Reason.MALFORMED)
+    if answer.task_id != task_id:
+        return Refused(reason=Reason.OTHER_TASK)
+    if isinstance(answer.reply, RefusalReply):
+        return Refused(reason=answer.reply.code)
+    return answer.reply if isinstance(answer.reply, kind) else Refused(reason=Reason.MALFORMED)
+
+
+def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_bound: float) -> Admitted | Refused:
+    """Check an update against the model that was sent; with a norm bound, say how far to shrink it."""
+    if same_form(reply.update, model, wire=wire):
+        return Refused(reason=Reason.WRONG_FORM)
+    norm = l2_norm(reply.update)
+    if not math.isfinite(norm):
+        return Refused(reason=Reason.NOT_FINITE)
+    scale = min(1.0, norm_bound / norm) if norm_bound and norm else 1.0
+    return Admitted(reply=reply, norm=norm, scale=scale)
+
+
+def admit_evidence(reply: EvaluateReply, *, targets: int, bins: int, counted: bool) -> EvaluateReply | Refused:
+    """Check that evidence covers every target, in the study's bins, and counts at the thresholds where it should."""
+    full = [item for item in reply.evidence if isinstance(item, Evidence)]
+    fits = len(reply.evidence) == targets and all(
+        len(item.histogram.positives) == len(item.histogram.negatives) == bins
+        and (item.confusion is not None) == counted
+        for item in full
+    )
+    return reply if fits else Refused(reason=Reason.WRONG_COUNT)

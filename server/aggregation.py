@@ -1,0 +1,106 @@
+"""Streaming weighted mean and server optimisers over named arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from shared.parameters import BLOCK, Array, NamedArrays, blocks
+
+ADAPTIVITY = 1e-3
+"""tau of Reddi et al. 2021, Algorithm 2: keeps the adaptive step finite where the second moment is small."""
+
+
+def capped_shares(weights: Mapping[str, float], *, cap: float) -> dict[str, float]:
+    """Turn weights into shares that add up to 1, none above `cap` (or above 1/n, where n sites can't keep to the cap).
+
+    What a capped site gives up goes to the others in proportion to their weights.
+    """
+    cap = max(cap, 1 / len(weights))
+    shares = dict.fromkeys(weights, cap)
+    free, left = dict(weights), 1.0
+    while free:
+        total = sum(free.values())
+        over = [site for site, weight in free.items() if weight / total * left > cap]
+        if not over:
+            return shares | {site: weight / total * left for site, weight in free.items()}
+        for site in over:
+            del free[site]
+            left -= cap
+    return shares
+
+
+class StreamingMean:
+    """Weighted mean of updates that are added one at a time and can then be dropped: one accumulator, in fp32.
+
+    The sum depends on the order of `add`, so callers add in the canonical order of sites.
+    """
+
+    def __init__(self, like: NamedArrays) -> None:
+        self._sum = {name: np.zeros(array.shape, np.float32) for name, array in like.items()}
+        self._scratch = np.empty(BLOCK, np.float32)
+        self._shares: list[float] = []
+
+    def add(self, update: NamedArrays, *, share: float, scale: float = 1.0) -> None:
+        """Add one site's update, shrunk by `scale` (1: as it is), with its share of the whole."""
+        self._shares.append(share)
+        for name, total in self._sum.items():
+            source = update[name].reshape(-1)
+            for place, block in blocks(total):
+                scaled = self._scratch[: block.size]
+                np.multiply(source[place], np.float32(share * scale), out=scaled)
+                block += scaled
+
+    def finish(self, *, cap: float) -> dict[str, Array]:
+        """Hand over the mean, and end.
+
+        The divisor is the shares' sum, or more where a site would otherwise stand for more than `cap` of the step
+        because others are missing (docs/decisions/0003): no site ever moves the model by more than `cap` of its update,
+        except where fewer than 1/cap sites were asked.
+        """
+        divisor = np.float32(max(sum(self._shares), max(self._shares) / cap))
+        for total in self._sum.values():
+            total /= divisor
+        return self._sum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptimiser:
+    """How the mean update moves the model: FedAvg's plain addition, FedAvgM, FedAdam or FedYogi.
+
+    Sources: McMahan et al. 2017 (FedAvg); Hsu et al. 2019 (FedAvgM); Reddi et al. 2021, Algorithm 2 (FedAdam, FedYogi),
+    without bias correction and with the second moment starting at tau², as there.
+    """
+
+    kind: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"]
+    lr: float = 1.0
+    momentum: float = 0.0
+    beta1: float = 0.0
+    beta2: float = 0.0
+
+    def step(self, current: NamedArrays, mean: NamedArrays, state: dict[str, Array]) -> dict[str, Array]:
+        """Return the next model; `state` (moments under 'm/' and 'v/' names) is updated in place.
+
+        A name without moments starts with them at rest, so that stages may join when they are unfrozen.
+        """
+        return {name: array + self._move(name, mean[name], state) for name, array in current.items()}
+
+    def _move(self, name: str, update: Array, state: dict[str, Array]) -> Array:
+        if self.kind == "fedavg":
+            return update
+        first = state.setdefault(f"m/{name}", np.zeros_like(update))
+        if self.kind == "fedavgm":
+            first *= np.float32(self.momentum)
+            first += update
+            return np.float32(self.lr) * first
+        second = state.setdefault(f"v/{name}", np.full_like(update, ADAPTIVITY**2))
+        first *= np.float32(self.beta1)
+        first += np.float32(1 - self.beta1) * update
+        square = update * update
+        if self.kind == "fedadam":
+            second *= np.float32(self.beta2)
+            second += np.float32(1 - self.beta2) * square
+        else:
+            second -= np.float32(1 - self.beta2) * square * np.sign(second - square)
+        return np.float32(self.lr) * first / (np.sqrt(second) + np.float32(ADAPTIVITY))

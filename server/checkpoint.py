@@ -1,0 +1,129 @@
+"""Atomic save and load of what is needed to resume a run at any round."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from shared.errors import StorageError
+from shared.parameters import Array, NamedArrays
+from shared.storage import atomic_file
+
+FORMAT = "polyclinic-checkpoint-1"
+KEEP = 2
+"""Checkpoints kept beside the best round's: the newest, and one to fall back on."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """All that the next round depends on, and what the finished rounds have shown.
+
+    `model` holds every array that trains in any round of the study, in the model's order; `optimiser` the server
+    optimiser's moments; `history` one record a finished round; `best` the round with the best validation so far.
+    """
+
+    round: int = 0
+    model: NamedArrays
+    optimiser: dict[str, Array] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: tuple[int, float] | None = None
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; each is one file that is either whole or not there."""
+
+    def __init__(self, folder: Path, *, fingerprint: str) -> None:
+        """`fingerprint` names protocol and initial weights; a checkpoint of another is refused."""
+        self._folder = folder
+        self._fingerprint = fingerprint
+
+    def save(self, state: RunState) -> None:
+        """Write the state of a finished round, then drop those that are no longer needed.
+
+        Raises:
+            StorageError: the disk is full or cannot be written; older checkpoints are untouched.
+        """
+        tensors = {f"model/{name}": array for name, array in state.model.items()}
+        tensors |= {f"optimiser/{name}": array for name, array in state.optimiser.items()}
+        facts = {"round": state.round, "history": state.history, "best": state.best, "order": list(state.model)}
+        metadata = {"format": FORMAT, "fingerprint": self._fingerprint, "facts": json.dumps(facts)}
+        save_tensors(self._path(state.round), tensors, facts=metadata)
+        kept = {*self._rounds()[-KEEP:], state.best[0] if state.best else state.round}
+        for number in set(self._rounds()) - kept:
+            self._path(number).unlink()
+
+    def latest(self) -> RunState | None:
+        """Load the newest whole checkpoint; None where no round was finished.
+
+        Raises:
+            StorageError: the checkpoints belong to another study or other weights, or all are damaged.
+        """
+        rounds = self._rounds()
+        for number in reversed(rounds):
+            try:
+                return self.load(number)
+            except SafetensorError:
+                continue
+        if rounds:
+            raise StorageError(f"{self._folder}: every checkpoint is damaged. Start again with another --out.")
+        return None
+
+    def load(self, number: int) -> RunState:
+        """Load one round's checkpoint.
+
+        Raises:
+            SafetensorError: the file is damaged.
+            StorageError: it belongs to another study or other weights.
+        """
+        with safe_open(self._path(number), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if (metadata.get("format"), metadata.get("fingerprint")) != (FORMAT, self._fingerprint):
+                raise StorageError(
+                    f"{self._path(number)} belongs to another study, other weights or another version. "
+                    "Resume with the study, --set and --weights that the run began with, or choose another --out."
+                )
+            facts = json.loads(metadata["facts"])
+            optimiser = [name for name in file.keys() if name.startswith("optimiser/")]  # noqa: SIM118  # not a dict
+            return RunState(
+                round=facts["round"],
+                model={name: file.get_tensor(f"model/{name}") for name in facts["order"]},
+                optimiser={name.removeprefix("optimiser/"): file.get_tensor(name) for name in optimiser},
+                history=facts["history"],
+                best=tuple(facts["best"]) if facts["best"] else None,
+            )
+
+    def _rounds(self) -> list[int]:
+        names = (re.fullmatch(r"round-(\d+)\.safetensors", path.name) for path in self._folder.glob("round-*"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"round-{number:05d}.safetensors"
+
+
+def write_rounds(path: Path, state: RunState) -> None:
+    """Write rounds.jsonl: one line of JSON a finished round, for people and programs that follow the run.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with atomic_file(path) as part:
+        part.write_text("".join(json.dumps(record) + "\n" for record in state.history), encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str, str]) -> None:
+    """Write a safetensors file with what one must know to use it.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with atomic_file(path) as part:
+        try:
+            save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, part, dict(facts))
+        except SafetensorError as fault:
+            raise OSError(str(fault)) from None

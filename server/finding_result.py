@@ -1,0 +1,95 @@
+"""FindingResult: how well one finding is told on one split, or why that is not known."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.metrics import Proportion, ScoreHistogram, Undefined, undefined
+
+
+class Why(StrEnum):
+    """Why a number is not there."""
+
+    SUPPRESSED = "suppressed"
+    NO_POSITIVES = Undefined.NO_POSITIVES
+    NO_NEGATIVES = Undefined.NO_NEGATIVES
+    NO_EXAMS = Undefined.NO_EXAMS
+    NOT_ASSESSED = "not_assessed"
+    NO_REPLY = "no_reply"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AreaUnderCurve:
+    """AUC with interval and the method of both; `ties` bounds a value from score bins (all ties lost, all won)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    method: str
+    ties: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingResult:
+    """How well one finding is told on one split, at the shared operating point.
+
+    `exams`, `positives` and `negatives` count the study's unit. `histogram` gives the ROC curve. None: see `why`.
+    """
+
+    exams: int | None
+    patients: int | None
+    positives: int | None
+    negatives: int | None
+    sensitivity: Proportion | None
+    specificity: Proportion | None
+    auc: AreaUnderCurve | None
+    brier: float | None
+    histogram: ScoreHistogram | None
+    ranked: bool
+    why: Why | None
+
+
+def finding_result(
+    *,
+    exams: int,
+    patients: int,
+    sensitivity: Proportion | None,
+    specificity: Proportion | None,
+    auc: AreaUnderCurve | None,
+    brier: float | None,
+    histogram: ScoreHistogram | None,
+    min_positives_to_rank: int,
+) -> FindingResult:
+    """State what a site measured; a proportion of nothing is None, and the site ranks only with enough positives."""
+    positives = sensitivity.n if sensitivity else 0
+    negatives = specificity.n if specificity else 0
+    why = undefined(positives=positives, negatives=negatives)
+    return FindingResult(
+        exams=exams,
+        patients=patients,
+        positives=positives,
+        negatives=negatives,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        auc=auc,
+        brier=brier,
+        histogram=histogram,
+        ranked=positives >= min_positives_to_rank and negatives > 0,
+        why=Why(why) if why else None,
+    )
+
+
+def absent(why: Why) -> FindingResult:
+    """State that nothing is known of a finding, and why."""
+    return FindingResult(
+        exams=None,
+        patients=None,
+        positives=None,
+        negatives=None,
+        sensitivity=None,
+        specificity=None,
+        auc=None,
+        brier=None,
+        histogram=None,
+        ranked=False,
+        why=why,
+    )

@@ -1,0 +1,118 @@
+"""The HTML report: StudyResult in, one self-contained page out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from server import report_tables, wording
+from server.figures import site_marks
+from server.figures_performance import site_key
+from server.report_figures import MEASURES, Marks, forest_figure, loss_figure, roc_figure, validation_figure
+from server.results import StudyResult
+from shared.storage import atomic_file
+
+_HERE = Path(__file__).parent
+_FILTERS = (
+    "absence",
+    "area",
+    "area_range",
+    "code",
+    "count",
+    "measure",
+    "p_number",
+    "percent",
+    "percent_range",
+    "signed",
+)  # the words of wording.py that the template uses most
+
+
+def render(result: StudyResult) -> str:
+    """Make the page: no script, nothing fetched, every name escaped; equal results give equal bytes."""
+    return _environment().get_template("report.html.j2").render(_context(result))
+
+
+def write(result: StudyResult, path: Path) -> None:
+    """Write the page to a file; a reader sees the old page or the new one, never a part.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    page = render(result)
+    with atomic_file(path) as part:
+        part.write_text(page, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingSection:
+    """One finding's figures and rows; `anchor` is its name in the page's addresses."""
+
+    name: str
+    anchor: str
+    rows: list[report_tables.SiteRow]
+    comparisons: list[report_tables.Comparison]
+    differences: list[report_tables.DifferenceRow]
+    models: list[report_tables.ModelRow]
+    forests: list[tuple[str, Markup]]
+    roc: Markup
+    roc_corner: Markup
+    validation: Markup
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
+    return environment
+
+
+def _context(result: StudyResult) -> dict[str, Any]:
+    marks = site_marks(result.site_names)
+    return {
+        "result": result,
+        "study": result.study,
+        "words": wording,
+        "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
+        "keys": {site: _drawn(site_key(mark)) for site, mark in marks.items()},
+        "pooled_key": _drawn(site_key(None)),
+        "warnings": wording.warnings(result),
+        "sections": [_section(result, place, marks) for place in range(len(result.study.findings))],
+        "loss": _drawn(loss_figure(result, name="loss", marks=marks)),
+        "refused": report_tables.refused_updates(result),
+        "reasons": report_tables.exclusion_reasons(result),
+        "mean": report_tables.mean,
+        "took_part": report_tables.took_part,
+    }
+
+
+def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
+    finding = result.study.findings[place]
+    anchor = f"finding-{place + 1}"  # a finding's own name may hold what an address may not
+    return FindingSection(
+        name=finding,
+        anchor=anchor,
+        rows=report_tables.site_rows(result, finding),
+        comparisons=report_tables.comparisons(result, finding),
+        differences=report_tables.difference_rows(result, finding),
+        models=report_tables.model_rows(result, finding),
+        forests=[
+            (measure, _drawn(forest_figure(result, finding, measure, name=f"{anchor}-{measure}", marks=marks)))
+            for measure in MEASURES
+        ],
+        roc=_drawn(roc_figure(result, finding, corner=1.0, name=f"{anchor}-roc", marks=marks)),
+        roc_corner=_drawn(roc_figure(result, finding, corner=0.5, name=f"{anchor}-corner", marks=marks)),
+        validation=_drawn(validation_figure(result, finding, name=f"{anchor}-validation", marks=marks)),
+    )
+
+
+def _drawn(svg: str) -> Markup:
+    """Pass a figure into the page as it is: ElementTree wrote it, and escaped every text in it."""
+    return Markup(svg)  # noqa: S704

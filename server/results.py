@@ -1,0 +1,208 @@
+"""StudyResult: every fact the report may state.
+
+The shape is that of results.json: `sites[site][split][finding]` is one FindingResult, and `pooled[split][finding]`
+has the same form. A number that is not there is None and never 0, and `why` says why it is not there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.finding_result import FindingResult, Why, absent
+from shared.domain_shift import Heterogeneity, SiteDifference
+from shared.operating_point import OperatingPoint
+from shared.released_flow import ReleasedFlow
+
+SCHEMA = 1
+"""Version of the shape of results.json; a reader refuses any other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFacts:
+    """What was asked: the study's own words, and the rules by which its evidence is shown.
+
+    `exclusive` is True for classes (exactly one is true) and False for findings. `confidence` is that of every
+    interval, and `protocol` is the whole declaration as text, printed as it stands.
+    """
+
+    name: str
+    intended_use: str
+    version: str
+    digest: str
+    findings: tuple[str, ...]
+    exclusive: bool
+    unit: str
+    confidence: float
+    min_positives_to_rank: int
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What it ran on; `versions` maps a library to its version."""
+
+    versions: Mapping[str, str]
+    device: str
+    threads: int
+    seed: int
+    deterministic: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Where the model started; `fallback` means random weights, because the study allows it where none are found."""
+
+    source: str
+    sha256: str | None
+    sentence: str
+
+    @property
+    def fell_back(self) -> bool:
+        """True where the study's pretrained weights were not found and random ones were used."""
+        return self.source == "fallback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRound:
+    """One site's part in one round; `refusal` is the fixed code of a site that was not admitted, else None.
+
+    `loss` is the mean over the round's epochs, `update_norm` the L2 norm of the whole update.
+    """
+
+    refusal: str | None
+    loss: float | None
+    loss_by_epoch: tuple[float, ...]
+    update_norm: float | None
+    seconds: float | None
+    images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationAuc:
+    """AUC of one finding on the validation patients after a round; None where suppressed or undefined."""
+
+    pooled: float | None
+    sites: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """One round; `trained_from` is the earliest stage that trained in it, "head" if the backbone was frozen.
+
+    `lost` is True where too few sites could be used, so that the model stayed as it was.
+    """
+
+    round: int
+    lost: bool
+    trained_from: str
+    sites: Mapping[str, SiteRound]
+    validation: Mapping[str, ValidationAuc]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The round whose model is the result, and the rule that chose it."""
+
+    round: int
+    why: str
+
+
+FindingResults = Mapping[str, FindingResult]
+SplitResults = Mapping[str, FindingResults]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainShift:
+    """Do sites differ at the shared operating point, on test patients?
+
+    Both hold `[finding][measure]`, the measure being "sensitivity" or "specificity"; heterogeneity is None where it
+    is undefined. `distances` and `site_identifiability` have their place in results.json, and no method yet.
+    """
+
+    heterogeneity: Mapping[str, Mapping[str, Heterogeneity | None]]
+    differences: Mapping[str, Mapping[str, tuple[SiteDifference, ...]]]
+    distances: None = None
+    site_identifiability: None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingOut:
+    """A site that differs from all others together by more than chance explains, even after looking at every site."""
+
+    finding: str
+    measure: str
+    difference: SiteDifference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineModel:
+    """Another model of the same protocol and budget, at its own operating points, on every site's test patients."""
+
+    operating_point: Mapping[str, OperatingPoint]
+    sites: Mapping[str, FindingResults]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baselines:
+    """`local[site]` was trained at that site alone, `pooled` on all sites' images in one place. Empty: not run."""
+
+    local: Mapping[str, BaselineModel]
+    pooled: BaselineModel | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResult:
+    """Every fact the report may state; equal to what `results_json` reads back from its own text.
+
+    `operating_point` has no entry for a finding that no site's validation patients could show.
+    `privacy` is empty: this version refuses a study that asks for differential privacy. `notes` are warnings, a
+    sentence each.
+    """
+
+    schema: int = SCHEMA
+    study: StudyFacts
+    environment: Environment
+    weights: Weights
+    rounds: tuple[RoundResult, ...]
+    selected: Selection
+    operating_point: Mapping[str, OperatingPoint]
+    sites: Mapping[str, SplitResults]
+    pooled: SplitResults
+    patient_flow: Mapping[str, ReleasedFlow]
+    domain_shift: DomainShift
+    privacy: Mapping[str, str]
+    baselines: Baselines
+    notes: tuple[str, ...]
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Every site that the result speaks of, in canonical order."""
+        in_rounds = (set(one.sites) for one in self.rounds)
+        return tuple(sorted(set(self.sites).union(self.patient_flow, *in_rounds)))
+
+    def of_site(self, site: str, split: str, finding: str) -> FindingResult:
+        """Give a site's result; a site that sent none has one that says so."""
+        return self.sites.get(site, {}).get(split, {}).get(finding) or absent(Why.NO_REPLY)
+
+    def of_pool(self, split: str, finding: str) -> FindingResult:
+        """Give the result of all sites' units together; one that says so where no site sent any."""
+        return self.pooled.get(split, {}).get(finding) or absent(Why.NO_REPLY)
+
+    def short_of_target(self, finding: str) -> tuple[str, ...]:
+        """Name the ranked sites whose test sensitivity lies below the target of the shared operating point."""
+        point = self.operating_point.get(finding)
+        tests = {site: self.of_site(site, "test", finding) for site in self.site_names}
+        ranked = {site: one.sensitivity for site, one in tests.items() if one.ranked and one.sensitivity}
+        return tuple(site for site, reached in ranked.items() if point and reached.value < point.target)
+
+    @property
+    def standing_out(self) -> tuple[StandingOut, ...]:
+        """Name the sites whose adjusted p lies below 1 - confidence, the largest difference first."""
+        found = [
+            StandingOut(finding=finding, measure=measure, difference=one)
+            for finding, measures in self.domain_shift.differences.items()
+            for measure, differences in measures.items()
+            for one in differences
+            if one.adjusted_p < 1 - self.study.confidence
+        ]
+        return tuple(sorted(found, key=lambda one: (-abs(one.difference.difference), one.difference.site)))

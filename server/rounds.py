@@ -1,0 +1,142 @@
+"""The round loop on one page: ask, admit, aggregate, evaluate, save, stop."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from server.checkpoint import RunState
+from server.strategy import FederatedStrategy
+from server.validation import validation_record
+from shared.errors import FederationError
+from shared.parameters import NamedArrays
+from shared.split import Split
+from shared.wire import arrays_from_record, record_of
+
+LOST_ROUNDS_IN_A_ROW = 3
+"""After so many rounds without enough usable sites the run stops: it would only go on failing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """What the loop needs of the study: how many rounds, what trains in each, and how the model is chosen."""
+
+    rounds: int
+    trained_names: Callable[[int], list[str]]
+    select: Literal["last", "best_validation"]
+    targets: tuple[str, ...]
+    deadline_seconds: float
+
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Told of each finished round's record; shows it to a person."""
+
+
+def run_rounds(
+    *,
+    grid: Grid,
+    strategy: FederatedStrategy,
+    plan: RoundPlan,
+    state: RunState,
+    save: Callable[[RunState], None],
+    progress: Progress,
+) -> RunState:
+    """Run the rounds that `state` has not finished; each is saved before the next begins.
+
+    Raises:
+        FederationError: LOST_ROUNDS_IN_A_ROW rounds in a row had fewer than `min_sites` usable replies.
+        StorageError: a finished round cannot be saved.
+    """
+    lost = 0
+    for number in range(state.round + 1, plan.rounds + 1):
+        started = time.monotonic()
+        before = record_of({name: state.model[name] for name in plan.trained_names(number)})
+        replies = ask(grid, strategy.configure_train(number, before, ConfigRecord(), grid), plan.deadline_seconds)
+        after, _ = strategy.aggregate_train(number, replies)
+        lost = lost + 1 if after is None else 0
+        if after is not None:
+            state.model = {**state.model, **arrays_from_record(after)}
+        ask_for = ConfigRecord({"split": str(Split.VALIDATION)})
+        scored = ask(grid, strategy.configure_evaluate(number, after or before, ask_for, grid), plan.deadline_seconds)
+        strategy.aggregate_evaluate(number, scored)
+        state.history.append(_record(number, strategy, plan, lost=after is None, seconds=time.monotonic() - started))
+        state.round, state.optimiser = number, strategy.optimiser_state
+        state.best = _better(state.best, number, state.history[-1]["validation"]["macro_auc"])
+        save(state)
+        progress(state.history[-1])
+        if lost == LOST_ROUNDS_IN_A_ROW:
+            raise FederationError(_why_lost(state.history[-1]))
+    return state
+
+
+def ask(
+    grid: Grid, messages: Iterable[Message], deadline_seconds: float, poll_seconds: float = 1.0
+) -> Iterator[Message]:
+    """Yield each site's reply in the order of asking, one in memory at a time.
+
+    Silence, or an error of Flower's own, is not a site's reply: the same task is sent again until the deadline (a site
+    knows a task by its id). A site that is still silent then is passed over.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    asked = list(messages)
+    waiting = list(zip(grid.push_messages(asked), asked, strict=True))
+    for message_id, message in waiting:
+        while True:
+            reply = next(iter(grid.pull_messages([message_id])), None)
+            if reply is not None and reply.has_content():
+                yield reply
+                break
+            if time.monotonic() >= deadline:
+                break
+            if reply is not None:
+                (message_id,) = grid.push_messages([_again(message)])
+            time.sleep(poll_seconds)
+        del reply
+
+
+def _again(message: Message) -> Message:
+    told = message.metadata
+    return Message(message.content, told.dst_node_id, told.message_type, group_id=told.group_id)
+
+
+def chosen_round(state: RunState, select: Literal["last", "best_validation"]) -> int:
+    """Name the round whose model the study reports; without any validation evidence it is the last."""
+    return state.best[0] if select == "best_validation" and state.best else state.round
+
+
+def initial_state(model: NamedArrays) -> RunState:
+    """Begin before round 1."""
+    return RunState(model=model)
+
+
+def _better(best: tuple[int, float] | None, number: int, auc: float | None) -> tuple[int, float] | None:
+    """Keep the earlier of equals, so that the choice does not drift without a gain."""
+    return (number, auc) if auc is not None and (best is None or auc > best[1]) else best
+
+
+def _record(number: int, strategy: FederatedStrategy, plan: RoundPlan, *, lost: bool, seconds: float) -> dict[str, Any]:
+    sites = {
+        name: {"refusal": entry.refusal}
+        if entry.reply is None
+        else {
+            "refusal": None,
+            "loss_by_epoch": list(entry.reply.loss_by_epoch),
+            "update_norm": entry.norm,
+            "images_per_second": entry.reply.images_per_second,
+            "seconds": entry.reply.seconds,
+        }
+        for name, entry in strategy.outcome.training.items()
+    }
+    validation = validation_record(strategy.outcome.evaluation, plan.targets)
+    return {"round": number, "lost": lost, "seconds": seconds, "sites": sites, "validation": validation}
+
+
+def _why_lost(record: Mapping[str, Any]) -> str:
+    reasons = ", ".join(f"{site}: {entry['refusal']}" for site, entry in record["sites"].items() if entry["refusal"])
+    return (
+        f"round {record['round']} and the {LOST_ROUNDS_IN_A_ROW - 1} before it had too few usable sites ({reasons}). "
+        "Look into the named sites' logs, or lower [federation] min_sites."
+    )

@@ -1,0 +1,173 @@
+"""Flower Strategy: what to ask of each site and how replies change the model."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from server.admission import Admitted, Refused, admit_evidence, admit_update, open_reply
+from server.aggregation import ServerOptimiser, StreamingMean, capped_shares
+from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
+from shared.parameters import Array, NamedArrays, Wire, cast
+from shared.split import Split
+from shared.wire import arrays_from_record, record_of
+
+log = logging.getLogger("polyclinic.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A site on the roster: its name, its Flower node, and its weight before shares are capped."""
+
+    name: str
+    node_id: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The study's rules of aggregation, as this strategy uses them."""
+
+    protocol_digest: str
+    run_id: str
+    optimiser: ServerOptimiser
+    min_sites: int
+    weight_cap: float
+    norm_bound: float
+    targets: tuple[str, ...]
+    bins: int
+    wire: Wire
+
+
+@dataclass(slots=True, kw_only=True)
+class SiteRound:
+    """How one site's training went in one round: its figures, or the reason of its refusal."""
+
+    reply: TrainReply | None = None
+    norm: float | None = None
+    refusal: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the strategy learnt from the last replies, by site; arrays are not kept."""
+
+    training: dict[str, SiteRound] = field(default_factory=dict)
+    evaluation: dict[str, EvaluateReply | Refused] = field(default_factory=dict)
+
+
+class FederatedStrategy(Strategy):
+    """FedAvg, FedProx, FedAvgM, FedAdam and FedYogi over updates that arrive one at a time.
+
+    It runs under Polyclinic's round loop and, unchanged, under Flower's own `Strategy.start`. Sites are asked, and
+    their updates summed, in the order of their names. The model is an fp32 ArrayRecord on this side, whatever travels.
+    FedProx differs at the site alone (client/trainer.py).
+    """
+
+    def __init__(self, *, sites: Iterable[Site], rules: Rules, optimiser_state: dict[str, Array]) -> None:
+        self.sites = sorted(sites, key=lambda site: site.name)
+        self.optimiser_state = optimiser_state
+        self.outcome = Outcome()
+        self._rules = rules
+        self._shares = capped_shares({site.name: site.weight for site in self.sites}, cap=rules.weight_cap)
+        self._by_node = {site.node_id: site for site in self.sites}
+        self._asked: dict[str, Header] = {}
+        self._model: NamedArrays = {}
+        self._counted = False
+
+    def summary(self) -> None:
+        """Log who takes part and how."""
+        log.info("%s over %d sites", self._rules.optimiser.kind, len(self.sites))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterator[Message]:
+        """Ask every site to train one round from `arrays`."""
+        self._model = arrays_from_record(arrays)
+        return self._ask(arrays, Kind.TRAIN, server_round, "", lambda head: TrainTask(header=head, arrays={}))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Admit and add up the updates, one in memory at a time; None when fewer than `min_sites` could be used."""
+        mean = StreamingMean(self._model)
+        self.outcome.training = {site.name: SiteRound(refusal="no_reply") for site in self.sites}
+        for message in replies:
+            site = self._by_node[message.metadata.src_node_id]
+            verdict = self._admit(message, site)
+            if isinstance(verdict, Refused):
+                self.outcome.training[site.name] = SiteRound(refusal=verdict.reason)
+                log.warning("round %d: %s is left out: %s", server_round, site.name, verdict.reason)
+                continue
+            mean.add(verdict.reply.update, share=self._shares[site.name], scale=verdict.scale)
+            self.outcome.training[site.name] = SiteRound(reply=_without_arrays(verdict.reply), norm=verdict.norm)
+            del verdict, message
+        admitted = [entry for entry in self.outcome.training.values() if entry.refusal is None]
+        if len(admitted) < self._rules.min_sites:
+            return None, None
+        moved = self._rules.optimiser.step(self._model, mean.finish(cap=self._rules.weight_cap), self.optimiser_state)
+        return record_of(moved), MetricRecord({"sites": len(admitted)})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterator[Message]:
+        """Ask every site to score the split in `config["split"]`, at the thresholds in it if any."""
+        split = Split(str(config.get("split", Split.VALIDATION)))
+        thresholds = tuple(float(value) for value in config.get("thresholds", []))  # type: ignore[union-attr]
+        self._counted = bool(thresholds)
+        detail = f"{split}{'+counts' if thresholds else ''}"
+        return self._ask(
+            arrays,
+            Kind.EVALUATE,
+            server_round,
+            detail,
+            lambda head: EvaluateTask(header=head, arrays={}, split=split, thresholds=thresholds),
+        )
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Keep each site's evidence; merging it is the results' work (server/results.py)."""
+        self.outcome.evaluation = {site.name: Refused(reason="no_reply") for site in self.sites}
+        for message in replies:
+            site = self._by_node[message.metadata.src_node_id]
+            reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=EvaluateReply)
+            if isinstance(reply, EvaluateReply):
+                rules = self._rules
+                reply = admit_evidence(reply, targets=len(rules.targets), bins=rules.bins, counted=self._counted)
+            self.outcome.evaluation[site.name] = reply  # type: ignore[assignment]  # open_reply gave this kind
+        return None
+
+    def _ask(
+        self, arrays: ArrayRecord, kind: Kind, number: int, detail: str, task: Callable[[Header], Task]
+    ) -> Iterator[Message]:
+        record = arrays if self._rules.wire == "fp32" else record_of(cast(arrays_from_record(arrays), self._rules.wire))
+        for site in self.sites:
+            header = Header(
+                protocol_digest=self._rules.protocol_digest,
+                run_id=self._rules.run_id,
+                round=number,
+                site=site.name,
+                kind=kind,
+                detail=detail,
+            )
+            self._asked[site.name] = header
+            yield Message(encode_task(task(header), arrays=record), site.node_id, str(kind), group_id=str(number))
+
+    def _admit(self, message: Message, site: Site) -> Admitted | Refused:
+        reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply)
+        if isinstance(reply, TrainReply):
+            rules = self._rules
+            return admit_update(reply, model=self._model, wire=rules.wire, norm_bound=rules.norm_bound)
+        return reply if isinstance(reply, Refused) else Refused(reason="malformed_reply")
+
+
+def _without_arrays(reply: TrainReply) -> TrainReply:
+    return TrainReply(
+        update={},
+        loss_by_epoch=reply.loss_by_epoch,
+        update_norm=reply.update_norm,
+        images_per_second=reply.images_per_second,
+        seconds=reply.seconds,
+    )

@@ -1,0 +1,162 @@
+"""One run of a study, from asking who is ready to the chosen model's evidence on test patients."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from server.admission import Refused, open_reply
+from server.bootstrap import Coordinator
+from server.checkpoint import CheckpointFolder, RunState, write_rounds
+from server.rounds import Progress, ask, chosen_round, run_rounds
+from server.strategy import FederatedStrategy, Site
+from server.validation import Evaluations, merged_histogram
+from shared.errors import FederationError
+from shared.messages import Header, Kind, ReadyReply, ReadyTask, encode_task
+from shared.operating_point import OperatingPoint, choose
+from shared.parameters import NamedArrays
+from shared.released_flow import ReleasedFlow
+from shared.split import Split
+from shared.wire import record_of
+
+UNREACHED_THRESHOLD = 0.5
+"""Counts need some threshold; where no operating point could be chosen those made with this one are not reported."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """What a finished run shows: the chosen round's model, its operating points, and the sites' evidence.
+
+    `operating_point` has no entry for a target whose validation evidence no site released.
+    """
+
+    state: RunState
+    chosen: int
+    model: NamedArrays
+    operating_point: Mapping[str, OperatingPoint]
+    validation: Evaluations
+    test: Evaluations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRun:
+    """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
+
+    `nodes` maps every site to its Flower node.
+    """
+
+    coordinator: Coordinator
+    grid: Grid
+    nodes: Mapping[str, int]
+    train_on: Sequence[str]
+    test_on: Sequence[str]
+    run_id: str
+    min_sites: int
+    folder: Path
+    deadline_seconds: float
+
+    def flows(self) -> dict[str, ReleasedFlow | Refused]:
+        """Ask every site whether it is ready, and for its patient flow."""
+        headers = {site: self._header(site) for site in sorted(self.nodes)}
+        messages = [
+            Message(encode_task(ReadyTask(header=header)), self.nodes[site], str(Kind.READY))
+            for site, header in headers.items()
+        ]
+        flows: dict[str, ReleasedFlow | Refused] = {site: Refused(reason="no_reply") for site in headers}
+        sites = {node: site for site, node in self.nodes.items()}
+        for message in ask(self.grid, messages, self.deadline_seconds):
+            site = sites[message.metadata.src_node_id]
+            reply = open_reply(message, task_id=headers[site].task_id, kind=ReadyReply)
+            flows[site] = reply.flow if isinstance(reply, ReadyReply) else reply  # type: ignore[assignment]
+        return flows
+
+    def run(self, flows: Mapping[str, ReleasedFlow | Refused], *, progress: Progress) -> Conclusion:
+        """Run the rounds that are not finished yet, choose the model and its operating points, and test it once.
+
+        Raises:
+            FederationError: fewer than `min_sites` sites can take part.
+            StorageError: a round cannot be saved, or the folder holds another study's checkpoints.
+        """
+        coordinator, checkpoints = self.coordinator, self.coordinator.checkpoints(self.folder / "checkpoints")
+        state = checkpoints.latest() or coordinator.start()
+        strategy = coordinator.strategy(self._roster(flows), run_id=self.run_id, min_sites=self.min_sites, state=state)
+        plan = coordinator.plan(deadline_seconds=self.deadline_seconds)
+
+        def save(state: RunState) -> None:
+            checkpoints.save(state)
+            write_rounds(self.folder / "rounds.jsonl", state)
+
+        state = run_rounds(grid=self.grid, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
+        return self._conclude(state, checkpoints)
+
+    def _conclude(self, state: RunState, checkpoints: CheckpointFolder) -> Conclusion:
+        protocol = self.coordinator.protocol
+        number = chosen_round(state, protocol.federation.select)
+        model = state.model if number == state.round else checkpoints.load(number).model
+        validators = self._strategy(self.train_on, state)
+        operating_point = {}
+        scored = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=())
+        for place, target in enumerate(protocol.task.targets):
+            if (histogram := merged_histogram(scored, place)) is not None and histogram.n_pos:
+                wish = protocol.evaluation
+                operating_point[target] = choose(
+                    histogram, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence
+                )
+        thresholds = tuple(
+            operating_point[target].threshold if target in operating_point else UNREACHED_THRESHOLD
+            for target in protocol.task.targets
+        )
+        testers = self._strategy(self.test_on, state)
+        return Conclusion(
+            state=state,
+            chosen=number,
+            model=model,
+            operating_point=operating_point,
+            validation=self._evaluate(validators, model, number, Split.VALIDATION, thresholds=thresholds),
+            test=self._evaluate(testers, model, number, Split.TEST, thresholds=thresholds),
+        )
+
+    def _evaluate(
+        self,
+        strategy: FederatedStrategy,
+        model: NamedArrays,
+        number: int,
+        split: Split,
+        *,
+        thresholds: tuple[float, ...],
+    ) -> Evaluations:
+        wish = ConfigRecord({"split": str(split), "thresholds": list(thresholds)})
+        messages = strategy.configure_evaluate(number, record_of(model), wish, self.grid)
+        strategy.aggregate_evaluate(number, ask(self.grid, messages, self.deadline_seconds))
+        return dict(strategy.outcome.evaluation)
+
+    def _roster(self, flows: Mapping[str, ReleasedFlow | Refused]) -> list[Site]:
+        """Weigh the sites that are ready by their training patients, or equally; suppressed means too few to train."""
+        by_patients = self.coordinator.protocol.federation.weighting == "patients"
+        weights, reasons = {}, {}
+        for site in self.train_on:
+            flow = flows[site]
+            patients = None if isinstance(flow, Refused) else flow.splits[Split.TRAIN].patients
+            if patients is None:
+                reasons[site] = (
+                    flow.reason if isinstance(flow, Refused) else "fewer training patients than its min_cell"
+                )
+            else:
+                weights[site] = float(patients) if by_patients else 1.0
+        if len(weights) < self.min_sites:
+            why = "; ".join(f"{site}: {reason}" for site, reason in reasons.items()) or "no others were named"
+            raise FederationError(
+                f"{len(weights)} of {len(self.train_on)} sites can take part, and the study needs {self.min_sites} "
+                f"({why}). See `polyclinic site check` at these sites, or lower [federation] min_sites."
+            )
+        return [Site(name=site, node_id=self.nodes[site], weight=weight) for site, weight in weights.items()]
+
+    def _strategy(self, sites: Iterable[str], state: RunState) -> FederatedStrategy:
+        roster = [Site(name=site, node_id=self.nodes[site], weight=1.0) for site in sites]
+        return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state)
+
+    def _header(self, site: str) -> Header:
+        digest = self.coordinator.protocol.digest()
+        return Header(protocol_digest=digest, run_id=self.run_id, round=0, site=site, kind=Kind.READY)

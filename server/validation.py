@@ -1,0 +1,45 @@
+"""What one round's validation shows: AUC by target, pooled over the sites and at each."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from server.admission import Refused
+from shared.evidence import Evidence
+from shared.messages import EvaluateReply
+from shared.metrics import ScoreHistogram
+
+Evaluations = Mapping[str, EvaluateReply | Refused]
+
+
+def merged_histogram(evaluations: Evaluations, place: int) -> ScoreHistogram | None:
+    """Add up one target's histograms over all sites that released theirs; None where none did."""
+    histograms = [item.histogram for item in released(evaluations, place).values()]
+    return sum(histograms[1:], start=histograms[0]) if histograms else None
+
+
+def released(evaluations: Evaluations, place: int) -> dict[str, Evidence]:
+    """One target's evidence by site, without the sites that refused or withheld it."""
+    replies = {site: reply.evidence[place] for site, reply in evaluations.items() if isinstance(reply, EvaluateReply)}
+    return {site: item for site, item in replies.items() if isinstance(item, Evidence)}
+
+
+def validation_record(evaluations: Evaluations, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Describe a round: pooled AUC by target (from merged bins), each site's own (exact), and the mean over targets."""
+    pooled = {target: _auc(merged_histogram(evaluations, place)) for place, target in enumerate(targets)}
+    sites = {
+        target: {site: item.auc.value if item.auc else None for site, item in released(evaluations, place).items()}
+        for place, target in enumerate(targets)
+    }
+    return {"macro_auc": _mean(pooled.values()), "pooled_auc": pooled, "site_auc": sites}
+
+
+def _auc(histogram: ScoreHistogram | None) -> float | None:
+    if histogram is None:
+        return None
+    bounds = histogram.auc()
+    return None if bounds is None else bounds.value
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,1 @@
+"""The study as pure code: what both sides agree on; imports neither side."""

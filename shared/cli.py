@@ -1,0 +1,63 @@
+"""The `polyclinic` command: offers the roles whose parts import here, and says how to get the others."""
+
+import logging
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+import typer
+from rich.console import Console
+
+from shared.errors import PolyclinicError
+
+GROUP = "polyclinic.commands"
+"""Entry points of this group are commands; pyproject.toml names them, so that no room imports another for it."""
+
+ABOUT = """Train one medical-imaging model across hospitals without moving an image.
+
+A hospital's data manager uses `site`; a researcher with one machine uses `simulate`, `partition` and `report`.
+"""
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on is printed without a traceback, with its own exit code."""
+    # Set before flwr is imported: nothing of a hospital's run is reported to anybody.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    try:
+        application()()
+    except PolyclinicError as fault:
+        Console(stderr=True, highlight=False).print(f"{fault}", style="red", markup=False, soft_wrap=True)
+        sys.exit(fault.exit_code)
+
+
+def application() -> typer.Typer:
+    """Put the commands together that are installed here."""
+    app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        _offer(app, entry)
+    return app
+
+
+def _offer(app: typer.Typer, entry: EntryPoint) -> None:
+    try:
+        command = entry.load()
+    except ModuleNotFoundError as missing:
+        app.command(entry.name, help=f"Not installed here: {_remedy(entry)}")(_absent(entry, missing))
+        return
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=entry.name)
+    else:
+        app.command(entry.name)(command)
+
+
+def _remedy(entry: EntryPoint) -> str:
+    return f"pip install 'polyclinic[{','.join(entry.extras)}]'"
+
+
+def _absent(entry: EntryPoint, missing: ModuleNotFoundError):  # type: ignore[no-untyped-def]
+    def command() -> None:
+        raise PolyclinicError(f"'{entry.name}' needs {missing.name}, which is not installed. {_remedy(entry)}")
+
+    return command

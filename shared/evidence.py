@@ -1,0 +1,115 @@
+"""What one site's split shows about one target, as counts that can be merged; or that it is withheld."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from shared.metrics import Confusion, ScoreHistogram
+
+Number = int | float | list[int] | list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A value that the site computed on its exact scores, with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_list(cls, numbers: list[float]) -> Self:
+        """Read [value, low, high]."""
+        value, low, high = numbers
+        return cls(value=float(value), low=float(low), high=float(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Counts over the units (images, exams or patients, as the study says) of one split that have this target assessed.
+
+    Patients are counted by class: one with units of both classes counts in both.
+    `confusion` is None until a threshold is shared; `auc` is None where a class has no unit.
+    """
+
+    units: int
+    patients: int
+    positive_patients: int
+    negative_patients: int
+    histogram: ScoreHistogram
+    confusion: Confusion | None
+    auc: Estimate | None
+    brier: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withheld:
+    """The site's guard held this back because a class has fewer patients than the hospital's minimum. Not zero."""
+
+
+def evidence_to_numbers(item: Evidence | Withheld) -> dict[str, Number]:
+    """Write evidence as the numbers of a Flower MetricRecord; withheld evidence is the single number `withheld`."""
+    if isinstance(item, Withheld):
+        return {"withheld": 1}
+    numbers: dict[str, Number] = {
+        "units": item.units,
+        "patients": [item.patients, item.positive_patients, item.negative_patients],
+        "positives": list(item.histogram.positives),
+        "negatives": list(item.histogram.negatives),
+    }
+    if item.confusion is not None:
+        at = item.confusion
+        numbers["confusion"] = [at.tp, at.fp, at.tn, at.fn]
+        numbers["design_effects"] = [at.positives_design_effect, at.negatives_design_effect]
+    if item.auc is not None:
+        numbers["auc"] = [item.auc.value, item.auc.low, item.auc.high]
+    if item.brier is not None:
+        numbers["brier"] = item.brier
+    return numbers
+
+
+def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
+    """Read what `evidence_to_numbers` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: a number is missing, of the wrong kind, or contradicts another.
+    """
+    if "withheld" in numbers:
+        return Withheld()
+    patients, positive, negative = _counts(numbers["patients"])
+    histogram = ScoreHistogram(
+        positives=tuple(_counts(numbers["positives"])), negatives=tuple(_counts(numbers["negatives"]))
+    )
+    (units,) = _counts([numbers["units"]])
+    if units != histogram.n_pos + histogram.n_neg:
+        raise ValueError("the histogram does not hold as many units as it says")
+    confusion = _confusion(numbers) if "confusion" in numbers else None
+    if confusion and (confusion.sensitivity.n, confusion.specificity.n) != (histogram.n_pos, histogram.n_neg):
+        raise ValueError("the counts at the threshold contradict the histogram")
+    auc, brier = numbers.get("auc"), numbers.get("brier")
+    return Evidence(
+        units=units,
+        patients=patients,
+        positive_patients=positive,
+        negative_patients=negative,
+        histogram=histogram,
+        confusion=confusion,
+        auc=None if auc is None else Estimate.from_list(list(auc)),  # type: ignore[arg-type]  # a number raises here
+        brier=None if brier is None else float(brier),  # type: ignore[arg-type]
+    )
+
+
+def _confusion(numbers: Mapping[str, Number]) -> Confusion:
+    tp, fp, tn, fn = _counts(numbers["confusion"])
+    of_positives, of_negatives = (float(effect) for effect in numbers["design_effects"])  # type: ignore[union-attr]
+    if not min(of_positives, of_negatives) >= 1:
+        raise ValueError("a design effect is at least 1")
+    return Confusion(
+        tp=tp, fp=fp, tn=tn, fn=fn, positives_design_effect=of_positives, negatives_design_effect=of_negatives
+    )
+
+
+def _counts(values: object) -> list[int]:
+    if not isinstance(values, list) or not all(isinstance(value, int) and value >= 0 for value in values):
+        raise ValueError("counts are whole numbers of at least 0")
+    return values

@@ -1,0 +1,162 @@
+"""Confidence intervals for proportions and AUC.
+
+All hold where patients repeat: units of one patient are one cluster. No interval leaves [0, 1] or shrinks to a point
+at a value of 0 or 1; coverage at small n is simulated in tests/shared/test_intervals.py.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri
+
+from shared.metrics import Count, Proportion, full_repetition
+from shared.scores import Floats, Integers, ScoredUnits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A proportion minus another one, and the interval of what that estimates."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auc:
+    """AUC on exact scores with its interval; `variance` is that of DeLong, None where a class has only one patient."""
+
+    value: float
+    low: float
+    high: float
+    variance: float | None
+
+
+def wilson(count: Count, *, confidence: float) -> Proportion | None:
+    """Compute the score interval of Wilson (JASA 1927;22:209); None where n is 0.
+
+    n is divided by the design effect first (Rao and Scott, Biometrics 1992;48:577).
+    """
+    if not count.n:
+        return None
+    value, n, z = count.k / count.n, count.n / count.design_effect, _normal_quantile(confidence)
+    centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
+    half_width = z * sqrt(value * (1 - value) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    # The bounds lie on either side of the value, at 0 and 1 on it: only rounding makes them cross.
+    low, high = min(value, max(0.0, centre - half_width)), max(value, min(1.0, centre + half_width))
+    return Proportion(value=value, low=low, high=high, k=count.k, n=count.n)
+
+
+def newcombe(first: Count, second: Count, *, confidence: float) -> Difference | None:
+    """Compute first minus second with the hybrid score interval of Newcombe (Stat Med 1998;17:873), method 10.
+
+    None where either n is 0.
+    """
+    a, b = wilson(first, confidence=confidence), wilson(second, confidence=confidence)
+    if a is None or b is None:
+        return None
+    value = a.value - b.value
+    return Difference(
+        value=value,
+        low=value - sqrt((a.value - a.low) ** 2 + (b.high - b.value) ** 2),
+        high=value + sqrt((a.high - a.value) ** 2 + (b.value - b.low) ** 2),
+    )
+
+
+def auc(units: ScoredUnits, *, confidence: float) -> Auc | None:
+    """Compute the AUC, ties half, and its interval; None where a class has no unit.
+
+    `variance` is that of DeLong, DeLong and Clarke-Pearson (Biometrics 1988;44:837), for patients with several units
+    in the form of Obuchowski (Biometrics 1997;53:567). AUC +- z standard errors covers about .70 instead of .95 at 15
+    against 15 units and a true AUC of .97; the same on the logit scale falls to .70 at 30 against 300 and .99 where
+    positives vary more than negatives; at an observed AUC of 1 both are a point. So the interval holds every true
+    AUC t with |AUC - t| <= z sqrt(V(t)), where V is the variance of Newcombe (Stat Med 2006;25:559), method 5, which
+    is above 0 for every t in (0, 1). V is multiplied by DeLong's variance / V(AUC) where that ratio is above 1: the
+    interval is never narrower than either variance asks, and so somewhat too wide where positives vary little.
+    """
+    positives, negatives = units.scores_M[units.positive_M], units.scores_M[~units.positive_M]
+    if not positives.size or not negatives.size:
+        return None
+    won_by_positive, won_by_negative = _placements(positives, negatives), _placements(-negatives, -positives)
+    value = float(won_by_positive.sum() / (2 * positives.size * negatives.size))
+    variance = _clustered_variance(
+        won_by_positive / (2 * negatives.size) - value,
+        won_by_negative / (2 * positives.size) - value,
+        units.patients_M[units.positive_M],
+        units.patients_M[~units.positive_M],
+    )
+    score = _NewcombeVariance.of(units, value=value, variance=variance)
+    low, high = score.interval(value, z=_normal_quantile(confidence))
+    return Auc(value=value, low=low, high=high, variance=variance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NewcombeVariance:
+    """The variance of an AUC as a function of the true AUC (Newcombe 2006, method 5), times `scale`."""
+
+    n_pos: float
+    n_neg: float
+    scale: float
+
+    @classmethod
+    def of(cls, units: ScoredUnits, *, value: float, variance: float | None) -> "_NewcombeVariance":
+        """Fit the function to a sample.
+
+        Without a variance that could show how alike a patient's units are, they count as alike, as in `Count`.
+        """
+        n_pos = float(np.count_nonzero(units.positive_M))
+        n_neg = float(np.count_nonzero(~units.positive_M))
+        if not variance:
+            n_pos /= full_repetition(units.patients_M[units.positive_M])
+            n_neg /= full_repetition(units.patients_M[~units.positive_M])
+            return cls(n_pos=n_pos, n_neg=n_neg, scale=1.0)
+        plain = cls(n_pos=n_pos, n_neg=n_neg, scale=1.0)
+        return cls(n_pos=n_pos, n_neg=n_neg, scale=max(1.0, variance / plain(value)))
+
+    def __call__(self, true_auc: float) -> float:
+        others = (self.n_pos + self.n_neg) / 2 - 1
+        spread = 1 + others * ((1 - true_auc) / (2 - true_auc) + true_auc / (1 + true_auc))
+        return self.scale * true_auc * (1 - true_auc) * spread / (self.n_pos * self.n_neg)
+
+    def interval(self, value: float, *, z: float) -> tuple[float, float]:
+        """Give the two true AUCs that lie z standard deviations from the value; 0 and 1 where it is 0 or 1 itself."""
+
+        def distance(true_auc: float) -> float:
+            return abs(value - true_auc) - z * sqrt(self(true_auc))
+
+        # At 0 and 1 the variance is 0 and so is the distance of a value there: that root is not the bound.
+        low = brentq(distance, 0.0, min(value, 1 - 1e-12)) if value > 0 else 0.0
+        high = brentq(distance, max(value, 1e-12), 1.0) if value < 1 else 1.0
+        return low, high
+
+
+def _placements(scores: Floats, others: Floats) -> Floats:
+    """Count for each score twice the others below it, and once those equal to it; O(n log n) (Sun and Xu 2014)."""
+    ordered = np.sort(others)
+    below, up_to = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
+    return (below + up_to).astype(np.float64)
+
+
+def _clustered_variance(
+    positives: Floats, negatives: Floats, positive_patients: Integers, negative_patients: Integers
+) -> float | None:
+    """Compute Obuchowski's variance from structural components minus the AUC; DeLong's where no patient repeats."""
+    patients, cluster = np.unique(np.concatenate((positive_patients, negative_patients)), return_inverse=True)
+    of_positives, of_negatives = np.split(cluster, [positives.size])
+    with_positives, with_negatives = np.unique(of_positives).size, np.unique(of_negatives).size
+    if with_positives < 2 or with_negatives < 2:
+        return None
+    a = np.bincount(of_positives, weights=positives, minlength=patients.size) / positives.size
+    b = np.bincount(of_negatives, weights=negatives, minlength=patients.size) / negatives.size
+    variance = (
+        with_positives / (with_positives - 1) * (a @ a)
+        + with_negatives / (with_negatives - 1) * (b @ b)
+        + 2 * patients.size / (patients.size - 1) * (a @ b)
+    )
+    return max(0.0, float(variance))
+
+
+def _normal_quantile(confidence: float) -> float:
+    return float(ndtri((1 + confidence) / 2))

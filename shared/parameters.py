@@ -1,0 +1,71 @@
+"""Named model arrays: order, difference, norm, finite check, digest."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating]
+NamedArrays = Mapping[str, Array]
+"""Names to arrays, in the model's own order; the order is part of the meaning (digests and sums follow it)."""
+
+Wire = Literal["fp32", "fp16"]
+WIRE_DTYPES: Mapping[Wire, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
+
+BLOCK = 1 << 16
+"""Elements per step of a pass over a model: 256 KiB of fp32, so that temporaries stay in the processor's cache."""
+
+
+def blocks(array: Array) -> Iterator[tuple[slice, Array]]:
+    """Walk over a contiguous array in flat blocks; a block is a view, and writing to it writes to the array."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, BLOCK):
+        place = slice(start, start + BLOCK)
+        yield place, flat[place]
+
+
+def difference(new: NamedArrays, old: NamedArrays, *, wire: Wire) -> dict[str, Array]:
+    """Subtract `old` from `new`, name by name, in fp32, and cast to what travels."""
+    return cast({name: np.subtract(new[name], old[name], dtype=np.float32) for name in new}, wire)
+
+
+def cast(arrays: NamedArrays, wire: Wire) -> dict[str, Array]:
+    """Cast to what travels; arrays that have its dtype are passed on, not copied."""
+    return {name: array.astype(WIRE_DTYPES[wire], copy=False) for name, array in arrays.items()}
+
+
+def l2_norm(arrays: NamedArrays) -> float:
+    """L2 norm over all arrays together; not finite exactly when some element is not (or is beyond fp32's squares).
+
+    Sums squares per block in fp32 and the blocks in fp64, so that it costs one read of memory.
+    """
+    total = 0.0
+    for array in arrays.values():
+        for _, block in blocks(array):
+            # fp16 would overflow at 256² already; a fp32 block is used as it is, without a copy.
+            wide = block.astype(np.float32, copy=False)
+            total += float(np.dot(wide, wide))
+    return float(np.sqrt(total))
+
+
+def same_form(arrays: NamedArrays, expected: NamedArrays, *, wire: Wire) -> str | None:
+    """Say in one phrase how names, order, shapes or dtypes differ from what was expected; None when they don't."""
+    if list(arrays) != list(expected):
+        return f"{len(arrays)} arrays were sent, {len(expected)} with these names and this order were expected"
+    for place, (name, array) in enumerate(arrays.items()):
+        if array.shape != expected[name].shape:
+            return f"array {place} has shape {array.shape}, {expected[name].shape} was expected"
+        if array.dtype != WIRE_DTYPES[wire]:
+            return f"array {place} is {array.dtype}, {wire} was expected"
+    return None
+
+
+def digest(arrays: NamedArrays) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in order."""
+    total = hashlib.sha256()
+    for name, array in arrays.items():
+        total.update(f"{name}\x1f{array.dtype.str}\x1f{array.shape}\x1f".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

@@ -1,0 +1,315 @@
+"""StudyProtocol: the frozen, validated form of study.toml and its digest; the only home of study defaults."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from shared.declaration import Declaration, load_toml, parse, toml_value
+from shared.errors import StudyError
+
+Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
+STAGES: tuple[Stage, ...] = ("stem", "layer1", "layer2", "layer3", "layer4")
+"""The backbone's stages, first to last; the head comes after them and always trains."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.,:()'/+-]{0,199}$")]
+
+
+def _as_tuple(value: Any) -> Any:
+    """Turn a TOML list into a tuple, so that the value stays frozen and hashable."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)]
+Window = Annotated[Literal["dicom", "percentile"] | tuple[float, float], BeforeValidator(_as_tuple)]
+
+
+class Study(Declaration):
+    """What the study is called, what its model is for, and the seed that all of its randomness is derived from."""
+
+    name: Name
+    intended_use: Annotated[str, Field(min_length=1, max_length=2000)]
+    version: Name = "1"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Task(Declaration):
+    """What is predicted, for what unit, and how the scores of its images become one score."""
+
+    findings: Names = ()
+    classes: Names = ()
+    unit: Literal["image", "exam", "patient"] = "exam"
+    aggregate: Literal["max", "mean"] = "max"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the model's outputs, in order."""
+        return self.findings or self.classes
+
+    @property
+    def exclusive(self) -> bool:
+        """True for classes (softmax: exactly one is true), False for findings (sigmoids)."""
+        return bool(self.classes)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.findings) == bool(self.classes):
+            raise ValueError(
+                "give exactly one of 'findings' (each present or absent) and 'classes' (one is true)."
+            )
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("a name stands twice. Every finding or class needs a name of its own.")
+        if self.exclusive and len(self.classes) < 2:
+            raise ValueError("one class leaves nothing to tell apart. Name two or more, or use 'findings'.")
+        return self
+
+
+class SplitFractions(Declaration):
+    """Fractions of patients; a patient's side is a keyed hash (shared/split.py)."""
+
+    train: Fraction = 0.7
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test add up to {total:g}. Make them add up to 1.")
+        return self
+
+
+class Images(Declaration):
+    """The preprocessing contract's parameters (shared/preprocessing.py)."""
+
+    modality: Annotated[str, Field(pattern=r"^([A-Z]{2,16}|any)$")] = "any"
+    size: Annotated[int, Field(ge=32, le=2048)] = 224
+    window: Window = "percentile"
+    spacing_mm: NotNegative = 0.0
+    fit: Literal["pad", "crop"] = "pad"
+    frames: Literal["first", "middle", "all"] = "first"
+    depth: Literal["uint8", "uint16"] = "uint8"
+    channels: Literal[1, 3] = 3
+
+    @model_validator(mode="after")
+    def _window_has_width(self) -> Self:
+        if isinstance(self.window, tuple) and self.window[1] < 1:
+            raise ValueError("a window's width is at least 1 (DICOM PS3.3 C.11.2.1.2). Give [centre, width].")
+        return self
+
+
+class AugmentationSettings(Declaration):
+    """Ranges of the training-only augmentation (shared/augmentation.py); 0 switches one off."""
+
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    translate: Fraction = 0.05
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    elastic: Annotated[float, Field(ge=0, le=0.12)] = 0.0
+    brightness: Fraction = 0.1
+    contrast: Fraction = 0.1
+    gamma: Fraction = 0.0
+    noise: Fraction = 0.0
+    blur: NotNegative = 0.0
+    laterality_invariant: bool = False
+
+    @property
+    def is_off(self) -> bool:
+        """True when an augmented image is the image itself."""
+        return not any(self.model_dump().values())
+
+
+class Unfreeze(Declaration):
+    """From `round` on, the stage `from` and all after it train."""
+
+    round: Annotated[int, Field(ge=1)]
+    start: Stage = Field(alias="from")
+
+
+class Model(Declaration):
+    """Backbone, where its weights come from, its normalisation layers, and which stages train when."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet50_v1"] = "resnet18"
+    weights: Annotated[str, Field(pattern=r"^(imagenet|file|none|sha256:[0-9a-f]{64})$")] = "imagenet"
+    weights_fallback: Literal["none"] | None = None
+    norm: Literal["batch", "frozen", "folded", "group"] = "frozen"
+    unfreeze: Annotated[tuple[Unfreeze, ...], BeforeValidator(_as_tuple)] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def trains_from(self, round_number: int) -> str:
+        """Name the earliest stage that trains in this round; 'head' while the whole backbone is frozen."""
+        reached = [step.start for step in self.unfreeze if step.round <= round_number]
+        return reached[-1] if reached else "head"
+
+    @model_validator(mode="after")
+    def _gradual(self) -> Self:
+        steps = [(step.round, -STAGES.index(step.start)) for step in self.unfreeze]
+        if any(later[0] <= step[0] or later[1] <= step[1] for step, later in itertools.pairwise(steps)):
+            raise ValueError("each entry of 'unfreeze' needs a later round and an earlier stage than the one before.")
+        return self
+
+
+class Training(Declaration):
+    """What each site does within one round."""
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr_head: Positive = 1e-3
+    lr_backbone: Positive = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 1e-4
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    loss: Literal["focal", "bce", "weighted_bce"] = "focal"
+    gamma: NotNegative = 2.0
+    alpha: Fraction = 0.5
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    feature_views: Annotated[int, Field(ge=0, le=64)] = 0
+
+
+STRATEGY_SETTINGS: dict[str, dict[str, float]] = {
+    "fedavg": {},
+    "fedprox": {"proximal_mu": 0.01},
+    "fedavgm": {"server_lr": 1.0, "server_momentum": 0.9},
+    "fedadam": {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99},
+    "fedyogi": {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99},
+}
+"""Each strategy's own settings and their defaults: Li et al. 2020 (FedProx), Hsu et al. 2019 (FedAvgM),
+Reddi et al. 2021 (FedAdam, FedYogi: beta1 .9, beta2 .99)."""
+
+
+class Federation(Declaration):
+    """How the sites' updates become the next model."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    strategy: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    server_lr: Positive | None = None
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    proximal_mu: NotNegative | None = None
+    min_sites: Annotated[int, Field(ge=1)] = 2
+    weighting: Literal["patients", "equal"] = "patients"
+    weight_cap: Annotated[float, Field(gt=0, le=1)] = 0.8
+    norm_bound: NotNegative = 0.0
+    wire: Literal["fp32", "fp16"] = "fp32"
+    local_norm: bool = False
+    select: Literal["last", "best_validation"] = "last"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_settings_only(cls, data: Any) -> Any:
+        """Fill in the strategy's own settings, and refuse another strategy's."""
+        if not isinstance(data, dict) or data.get("strategy", "fedavg") not in STRATEGY_SETTINGS:
+            return data
+        strategy = data.get("strategy", "fedavg")
+        own = STRATEGY_SETTINGS[strategy]
+        foreign = {key for settings in STRATEGY_SETTINGS.values() for key in settings} - set(own)
+        given = {key for key, value in data.items() if value is not None}
+        if wrong := sorted(foreign & given):
+            raise ValueError(f"strategy '{strategy}' has no {', '.join(wrong)}. Remove it, or choose another strategy.")
+        return own | data
+
+
+class Evaluation(Declaration):
+    """The wish for the operating point, and how its evidence is counted and shown."""
+
+    target_sensitivity: Annotated[float, Field(gt=0, le=1)] = 0.95
+    claim: Literal["point", "lower_bound"] = "point"
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_positives_to_rank: Annotated[int, Field(ge=1)] = 30
+    score_bins: Annotated[int, Field(ge=8, le=4096)] = 64
+    subgroups: Names = ()
+
+    @model_validator(mode="after")
+    def _no_subgroups_yet(self) -> Self:
+        if self.subgroups:
+            raise ValueError("'subgroups' is not built yet: this version reports whole sites. Remove the key.")
+        return self
+
+
+class StudyProtocol(Declaration):
+    """A study: a declaration, not code. Equal declarations have equal digests."""
+
+    study: Study
+    task: Task
+    split: SplitFractions = SplitFractions()
+    images: Images = Images()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    model: Model = Model()
+    training: Training = Training()
+    federation: Federation
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_privacy(cls, data: Any) -> Any:
+        """Refuse by name what must never be ignored in silence."""
+        if isinstance(data, dict) and "privacy" in data:
+            raise ValueError(
+                "[privacy] asks for differential privacy, which this version does not have yet. "
+                "Remove the section to train without it: what leaves a site is then not differentially private."
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.training.feature_views and self.model.trains_from(1) == "stem":
+            raise ValueError(
+                "[training] feature_views needs a frozen backbone; [model] unfreeze trains it from round 1."
+            )
+        if self.training.feature_views and self.augmentation.is_off:
+            raise ValueError("[training] feature_views are augmented views, and [augmentation] is off. Set it to 0.")
+        if self.federation.local_norm and self.model.norm == "folded":
+            raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
+        if self.training.loss == "weighted_bce" and self.task.exclusive:
+            raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
+        return self
+
+    def canonical(self) -> str:
+        """Write the study as canonical JSON: every key with its value, sorted."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+
+    def declared(self) -> dict[str, Any]:
+        """Give every key with its value as TOML can hold them: read again, they are an equal study."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=self._unused_kind())
+
+    def _unused_kind(self) -> dict[str, set[str]]:
+        return {"task": {"findings" if self.task.exclusive else "classes"}}
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical form: what a site approves, and what every task names."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def random_seed(self, *purpose: object) -> int:
+        """Derive a 63-bit seed for one named purpose, e.g. ("train", site, round): the only source of randomness."""
+        words = "\x1f".join(str(word) for word in (self.study.seed, *purpose))
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
+
+
+def read_protocol(path: Path, *, overrides: Sequence[str] = ()) -> StudyProtocol:
+    """Read study.toml and apply `section.key=value` overrides (values as TOML, a bare word as a string).
+
+    Raises:
+        StudyError: every fault in the file or in an override, with section, key and the nearest known key.
+    """
+    data = load_toml(path, error=StudyError)
+    for override in overrides:
+        _apply(data, override)
+    return parse(data, StudyProtocol, where=path.name, error=StudyError)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    place, _, value = override.partition("=")
+    section, _, key = place.strip().partition(".")
+    if not (section and key and value):
+        raise StudyError(f"--set {override}: not of the form section.key=value, e.g. --set federation.rounds=5.")
+    if not isinstance(data.setdefault(section, {}), dict):
+        raise StudyError(f"--set {override}: [{section}] is not a section of the study.")
+    data[section][key] = toml_value(value.strip())

@@ -1,0 +1,40 @@
+"""Files that are either whole or not there, and one error for a disk that is full."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from shared.errors import StorageError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; when the block ends well, the file is synced and takes its place at `path` in one step.
+
+    Raises:
+        StorageError: the disk is full or cannot be written; what was at `path` before is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    except OSError as fault:
+        raise StorageError(
+            f"{path}: cannot be written ({fault.strerror or fault}). Free space, or choose another folder; "
+            "what was there before is untouched."
+        ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

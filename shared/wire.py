@@ -1,0 +1,124 @@
+"""Arrays to Flower records, and Flower records to byte frames: the same encoding in simulation and deployment."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from shared.parameters import NamedArrays
+
+MAX_CONTENT_BYTES = 2 << 30
+"""Largest content that is put together from frames; a ResNet-50 in fp32 is 94 MB."""
+
+NUMPY_STYPE = "numpy.ndarray"
+ACCEPTED_DTYPES = frozenset({"float32", "float16"})
+
+
+def record_of(arrays: NamedArrays) -> ArrayRecord:
+    """Encode arrays as Flower does (one .npy each), with a single copy of their bytes."""
+    return ArrayRecord({name: _encode(array) for name, array in arrays.items()})
+
+
+def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
+    """Decode arrays as read-only views on the record's bytes: nothing is copied.
+
+    Raises:
+        ValueError: an array is of another kind, dtype or length than it says.
+    """
+    return {name: _decode(array) for name, array in record.items()}
+
+
+def _encode(array: np.ndarray[Any, Any]) -> Array:
+    header = BytesIO()
+    descr = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(header, descr)
+    payload = b"".join((header.getvalue(), np.ascontiguousarray(array).data.cast("B") if array.size else b""))
+    return Array(dtype=str(array.dtype), shape=array.shape, stype=NUMPY_STYPE, data=payload)
+
+
+def _decode(array: Array) -> np.ndarray[Any, Any]:
+    if array.stype != NUMPY_STYPE or array.dtype not in ACCEPTED_DTYPES:
+        raise ValueError("an array is neither float32 nor float16, or is not stored as .npy")
+    stream = BytesIO(array.data[:256])
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array is not stored as .npy version 1.0")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=256)
+    if shape != array.shape or fortran_order or str(dtype) != array.dtype:
+        raise ValueError("an array is not of the form that its description says")
+    if len(array.data) != stream.tell() + dtype.itemsize * int(np.prod(shape)):
+        raise ValueError("an array is longer or shorter than its description says")
+    return np.frombuffer(array.data, dtype, offset=stream.tell()).reshape(shape)
+
+
+def to_frames(content: RecordDict) -> Iterator[bytes]:
+    """Yield a JSON header, then each array's bytes as they are; a transport may cut the latter into smaller frames."""
+    arrays = [(record, name, array) for record, item in content.array_records.items() for name, array in item.items()]
+    header = {
+        "records": list(content.array_records),  # an empty one has no array to show it
+        "arrays": [[r, name, a.dtype, list(a.shape), a.stype, len(a.data)] for r, name, a in arrays],
+        "metrics": {name: dict(record.items()) for name, record in content.metric_records.items()},
+        "configs": {name: dict(record.items()) for name, record in content.config_records.items()},
+    }
+    yield json.dumps(header).encode()
+    for _, _, array in arrays:
+        yield array.data
+
+
+def from_frames(frames: Iterable[bytes]) -> RecordDict:
+    """Put a content together from its frames, however the arrays were cut.
+
+    Raises:
+        ValueError: the header is not ours, the frames end early, run over, or are larger than MAX_CONTENT_BYTES.
+    """
+    stream = iter(frames)
+    try:
+        header = json.loads(next(stream))
+        entries = [
+            (str(r), str(n), str(d), tuple(map(int, s)), str(t), int(size)) for r, n, d, s, t, size in header["arrays"]
+        ]
+        records: dict[str, dict[str, Array]] = {str(name): {} for name in header["records"]}
+        metrics, configs = dict(header["metrics"]), dict(header["configs"])
+    except (StopIteration, KeyError, TypeError, ValueError):
+        raise ValueError("the first frame is not a header of this encoding") from None
+    if sum(entry[-1] for entry in entries) > MAX_CONTENT_BYTES or any(entry[-1] < 0 for entry in entries):
+        raise ValueError("the content is larger than is accepted")
+    for record, name, dtype, shape, stype, size in entries:
+        array = Array(dtype=dtype, shape=shape, stype=stype, data=_take(stream, size))
+        records.setdefault(record, {})[name] = array
+    if next(stream, None) is not None:
+        raise ValueError("frames go on after the last array")
+    return _content(records, metrics, configs)
+
+
+def _take(stream: Iterator[bytes], size: int) -> bytes:
+    """Collect exactly `size` bytes; one frame that holds them all is passed on without a copy."""
+    first = next(stream, b"") if size else b""
+    if len(first) == size and isinstance(first, bytes):
+        return first
+    pieces, length = [first], len(first)
+    while length < size:
+        piece = next(stream, b"")
+        if not piece:
+            raise ValueError("the frames end within an array")
+        pieces.append(piece)
+        length += len(piece)
+    if length != size:
+        raise ValueError("a frame does not end where its array ends")
+    return b"".join(pieces)
+
+
+def _content(
+    records: Mapping[str, dict[str, Array]], metrics: Mapping[str, Any], configs: Mapping[str, Any]
+) -> RecordDict:
+    try:
+        content = RecordDict({name: ArrayRecord(arrays) for name, arrays in records.items()})
+        for name, numbers in metrics.items():
+            content[name] = MetricRecord(numbers)
+        for name, values in configs.items():
+            content[name] = ConfigRecord(values)
+    except (TypeError, AttributeError):
+        raise ValueError("the header holds a value that no record can hold") from None
+    return content

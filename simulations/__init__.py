@@ -1,0 +1,1 @@
+"""Several hospitals and a coordinator on one machine; may import all rooms, none imports it."""

@@ -1,0 +1,109 @@
+"""What the federated model is measured against: each site alone, and all sites' patients in one place."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.agent import Agent
+from client.inputs import Inputs
+from client.site_data import Records, Rows
+from shared.audit import AuditLog
+from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
+
+POOLED = "(pooled)"
+"""The agent that has all sites' patients; a hospital cannot have this name (client/site.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledInputs:
+    """Feeds several sites' images as one site's, each from the site's own inputs (and caches)."""
+
+    parts: Sequence[Inputs]
+    first_row: Rows
+
+    def training(self, rows: Rows, *, start: str, generator: torch.Generator) -> torch.Tensor:
+        """Give a training batch in the order of `rows`; the sites draw one after the other."""
+        part_N = self._part(rows)
+        made = [
+            self.parts[part].training(self._own(rows, part_N, part), start=start, generator=generator)
+            for part in np.unique(part_N)
+        ]
+        return _reorder(made, part_N)
+
+    def evaluation(self, rows: Rows, *, start: str) -> torch.Tensor:
+        """Give a batch as it is, in the order of `rows`."""
+        part_N = self._part(rows)
+        made = [self.parts[part].evaluation(self._own(rows, part_N, part), start=start) for part in np.unique(part_N)]
+        return _reorder(made, part_N)
+
+    def _part(self, rows: Rows) -> Rows:
+        return np.asarray(np.searchsorted(self.first_row, rows, side="right") - 1)
+
+    def _own(self, rows: Rows, part_N: Rows, part: int) -> Rows:
+        return rows[part_N == part] - self.first_row[part]
+
+
+def _reorder(made: Sequence[torch.Tensor], part_N: Rows) -> torch.Tensor:
+    """Put the parts' batches, one after the other, back into the order of the rows."""
+    order = np.argsort(np.argsort(part_N, kind="stable"), kind="stable")
+    return torch.cat(list(made))[torch.from_numpy(order)]
+
+
+def pool(agents: Sequence[Agent], *, folder: Path) -> Agent:
+    """Make one agent of all sites' patients: the same protocol and budget, no walls."""
+    first_row = np.cumsum([0, *(len(agent.records) for agent in agents)])[:-1]
+    return replace(
+        agents[0],
+        site=POOLED,
+        records=pool_records([agent.records for agent in agents]),
+        inputs=PooledInputs(parts=[agent.inputs for agent in agents], first_row=first_row),
+        flow=pool_flows([agent.flow for agent in agents]),
+        guard=replace(agents[0].guard, audit=AuditLog(folder / "audit.jsonl")),
+    )
+
+
+def pool_records(sites: Sequence[Records]) -> Records:
+    """Put sites together; patients and exams of different sites stay different."""
+    return Records(
+        labels_NK=np.concatenate([site.labels_NK for site in sites]),
+        patients_N=_renumbered([site.patients_N for site in sites]),
+        exams_N=_renumbered([site.exams_N for site in sites]),
+        split_N=np.concatenate([site.split_N for site in sites]),
+    )
+
+
+def pool_flows(flows: Sequence[ReleasedFlow]) -> ReleasedFlow:
+    """Add up exact flows."""
+    return ReleasedFlow(
+        found=_total(flow.found for flow in flows),
+        excluded={
+            reason: _total(flow.excluded.get(reason, 0) for flow in flows)
+            for reason in dict.fromkeys(reason for flow in flows for reason in flow.excluded)
+        },
+        splits={side: _pool_split([flow.splits[side] for flow in flows]) for side in flows[0].splits},
+    )
+
+
+def _pool_split(splits: Sequence[SplitCounts]) -> SplitCounts:
+    by_target = zip(*(split.classes for split in splits), strict=True)
+    return SplitCounts(
+        patients=_total(split.patients for split in splits),
+        exams=_total(split.exams for split in splits),
+        classes=tuple(
+            ClassCounts(**{field: _total(getattr(item, field) for item in items) for field in ClassCounts.__slots__})
+            for items in by_target
+        ),
+    )
+
+
+def _total(counts: Iterable[Count]) -> int:
+    """Add counts of agents in this process, which are exact: none is suppressed."""
+    return sum(count or 0 for count in counts)
+
+
+def _renumbered(numbers: Sequence[Rows]) -> Rows:
+    first = np.cumsum([0, *(int(own.max(initial=-1)) + 1 for own in numbers)])
+    return np.concatenate([own + offset for own, offset in zip(numbers, first, strict=False)])

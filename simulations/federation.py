@@ -1,0 +1,87 @@
+"""N sites and a coordinator in one process: the real agents behind the real encoding, one model, one device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from client.bootstrap import PreparedSite, compose_agent, site_inputs
+from client.features import Progress
+from client.workbench import Workbench
+from server.admission import Refused
+from server.bootstrap import Coordinator, compose
+from server.rounds import Progress as RoundProgress
+from server.study_run import Conclusion, StudyRun
+from shared.protocol import StudyProtocol
+from shared.released_flow import ReleasedFlow
+from simulations.baselines import POOLED, pool
+from simulations.in_process_grid import InProcessGrid
+
+NO_DEADLINE = 1e9
+"""Seconds: an agent in this process answers when it is called, and is never late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released."""
+
+    conclusion: Conclusion
+    coordinator: Coordinator
+    flows: Mapping[str, ReleasedFlow | Refused]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """A study's prepared sites, and where and on what device they run."""
+
+    protocol: StudyProtocol
+    sites: Sequence[PreparedSite]
+    device: torch.device
+    weights_file: Path | None
+    folder: Path
+    progress: Progress
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sites' names in canonical order."""
+        return tuple(sorted(site.name for site in self.sites))
+
+    def run(
+        self, run_id: str, *, train_on: Sequence[str], min_sites: int, folder: Path, progress: RoundProgress
+    ) -> Run:
+        """Run the study with a model of its own: the sites in `train_on` make it, all sites test it.
+
+        `train_on` may be (POOLED,): one agent that has all sites' patients, for the baseline of the same name.
+
+        Raises:
+            WeightsError: the pretrained weights are missing or contradict the study.
+            FederationError: too few sites can take part.
+            StorageError: the run folder cannot be written, or holds another study's run.
+        """
+        coordinator, model = compose(self.protocol, weights_file=self.weights_file)
+        bench = Workbench(model, device=self.device, precision=self.protocol.training.precision)
+        agents = {}
+        for site in self.sites:
+            inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
+            agents[site.name] = compose_agent(
+                site, self.protocol, bench, inputs, folder=self.folder / "sites" / site.name / run_id
+            )
+        tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
+        nodes = dict(tested)
+        if POOLED in train_on:
+            agents[POOLED] = pool(list(agents.values()), folder=self.folder / "sites" / POOLED)
+            nodes[POOLED] = len(nodes) + 1
+        study = StudyRun(
+            coordinator=coordinator,
+            grid=InProcessGrid({nodes[name]: agent.handle for name, agent in agents.items()}),
+            nodes=nodes,
+            train_on=train_on,
+            test_on=list(tested),
+            run_id=run_id,
+            min_sites=min_sites,
+            folder=folder,
+            deadline_seconds=NO_DEADLINE,
+        )
+        flows = study.flows()
+        return Run(conclusion=study.run(flows, progress=progress), coordinator=coordinator, flows=flows)

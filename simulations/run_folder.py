@@ -1,0 +1,88 @@
+"""The folder of one run: whose study it is, and where each file lies."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from shared.errors import StorageError, StudyError
+from shared.protocol import StudyProtocol, read_protocol
+from shared.storage import atomic_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Names the files of a run; `protocol.toml` says whose they are."""
+
+    path: Path
+
+    @property
+    def protocol(self) -> Path:
+        """The study as it is run, with every default and override written out."""
+        return self.path / "protocol.toml"
+
+    @property
+    def hospitals(self) -> Path:
+        """Synthetic hospitals, where the study made its own."""
+        return self.path / "hospitals"
+
+    @property
+    def results(self) -> Path:
+        """Every fact the report states."""
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        """The chosen model."""
+        return self.path / "model.safetensors"
+
+    def baseline(self, name: str) -> Path:
+        """Where a baseline keeps its checkpoints and rounds."""
+        return self.path / "baselines" / name
+
+
+def open_run(path: Path, protocol: StudyProtocol, *, resume: bool) -> RunFolder:
+    """Begin a run in a new folder, or go on with one.
+
+    Raises:
+        StorageError: there is a run already and `resume` is False, there is none and it is True, or the run belongs
+            to another study.
+    """
+    run = RunFolder(path=path)
+    begun = run.protocol.exists()
+    if begun and not resume:
+        raise StorageError(f"{path} holds a run already. Add --resume to go on with it, or choose another --out.")
+    if resume and not begun:
+        raise StorageError(f"{path} holds no run to resume. Leave out --resume, or name the run's folder with --out.")
+    if begun and _digest_of(run.protocol) != protocol.digest():
+        raise StorageError(
+            f"{path} holds a run of another study, or of this one with other settings. "
+            f"Resume it with `polyclinic simulate {run.protocol} --resume --out {path}`, or choose another --out."
+        )
+    if not begun:
+        with atomic_file(run.protocol) as part:
+            part.write_text(_as_toml(protocol), encoding="utf-8")
+    return run
+
+
+def default_folder(protocol: StudyProtocol) -> Path:
+    """Name a run's folder after its study."""
+    return Path("runs") / (re.sub(r"[^a-z0-9]+", "-", protocol.study.name.lower()).strip("-") or "study")
+
+
+def _as_toml(protocol: StudyProtocol) -> str:
+    head = f"# Written by polyclinic: the study as it was run. Digest {protocol.digest()}\n\n"
+    return head + tomli_w.dumps(protocol.declared())
+
+
+def _digest_of(path: Path) -> str | None:
+    try:
+        return read_protocol(path).digest()
+    except StudyError:
+        return None

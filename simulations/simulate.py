@@ -1,0 +1,140 @@
+"""The main job: prepare the hospitals, run the study and its baselines, write results, report and model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from client.bootstrap import PreparedSite, prepare
+from client.site import read_site
+from client.workbench import Device, pick_device
+from server.environment import environment
+from server.model_file import write_model
+from server.report import write as write_report
+from server.results_json import write as write_results
+from server.study_results import study_result
+from shared.errors import FederationError, StudyError
+from shared.protocol import StudyProtocol
+from simulations.baselines import POOLED
+from simulations.console import Console
+from simulations.federation import Federation, Run
+from simulations.run_folder import RunFolder
+from simulations.synthetic_site import write
+from simulations.synthetic_study import hospitals
+
+BASELINES = ("local", "pooled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """What `polyclinic simulate` was asked to do."""
+
+    protocol: StudyProtocol
+    run: RunFolder
+    sites: Path | None
+    baselines: Sequence[str]
+    weights_file: Path | None
+    device: Device
+
+
+def simulate(job: Simulation, console: Console) -> None:
+    """Run a study from DICOM files to a report; whatever is finished already in the run's folder is not done again.
+
+    Raises:
+        PolyclinicError: the study, a site, the weights or a disk do not allow it; finished rounds are kept.
+    """
+    torch.use_deterministic_algorithms(True)
+    refuse_impossible(job)
+    device = pick_device(job.device)
+    federation = Federation(
+        protocol=job.protocol,
+        sites=prepare_sites(job, console),
+        device=device,
+        weights_file=job.weights_file,
+        folder=job.run.path,
+        progress=console.step,
+    )
+    names, protocol = federation.names, job.protocol
+    minimum = protocol.federation.min_sites
+    federated = _run(federation, "federated", names, minimum, job.run.path, console)
+    write_model(job.run.model, federated.coordinator, federated.conclusion)
+    local = {
+        name: _run(federation, f"local-{name}", (name,), 1, job.run.baseline(f"local-{name}"), console)
+        for name in names
+        if "local" in job.baselines
+    }
+    pooled = None
+    if "pooled" in job.baselines:
+        pooled = _run(federation, "pooled", (POOLED,), 1, job.run.baseline("pooled"), console)
+    result = study_result(
+        protocol,
+        federated.conclusion,
+        federated.flows,
+        federated.coordinator.provenance,
+        environment(device, seed=protocol.study.seed),
+        local={name: run.conclusion for name, run in local.items()},
+        pooled=pooled.conclusion if pooled else None,
+    )
+    write_results(result, job.run.results)
+    write_report(result, job.run.report)
+
+
+def refuse_impossible(job: Simulation) -> None:
+    """Refuse what can't be done before anything long begins.
+
+    Raises:
+        StudyError: an unknown baseline, or a baseline of a study that keeps its normalisation layers at the sites.
+    """
+    if unknown := [name for name in job.baselines if name not in BASELINES]:
+        raise StudyError(f"--baselines {unknown[0]}: there is no such baseline. Known: {', '.join(BASELINES)}.")
+    if job.baselines and job.protocol.federation.local_norm:
+        raise StudyError(
+            "--baselines tests one site's model at the others, and with [federation] local_norm = true a part of each "
+            "model never leaves its site. Set local_norm = false, or leave out --baselines."
+        )
+
+
+def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
+    """Read the hospitals' folders, or make the study's synthetic ones, and fill their caches.
+
+    Raises:
+        FederationError: the folder holds no hospital, or two of the same name.
+        SiteError, DataError, StorageError: a hospital cannot be prepared.
+    """
+    folder = job.sites or _synthetic(job, console)
+    files = sorted(folder.glob("*/site.toml"))
+    if not files:
+        raise FederationError(f"{folder}: no hospital is there. It needs one folder a hospital, each with a site.toml.")
+    prepared = []
+    for file in files:
+        config = read_site(file)
+        prepared.append(prepare(config, job.protocol, progress=console.site(config.site.name)))
+    names = [site.name for site in prepared]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise FederationError(f"{folder}: two hospitals are called {twice[0]!r}. Give each its own [site] name.")
+    return prepared
+
+
+def _synthetic(job: Simulation, console: Console) -> Path:
+    task = job.protocol.task
+    for site in hospitals(job.protocol.random_seed("hospitals")):
+        folder = job.run.hospitals / site.name
+        if not (folder / "site.toml").exists():
+            write(
+                site,
+                folder,
+                findings=task.targets,
+                exclusive=task.exclusive,
+                workers=torch.get_num_threads(),
+                progress=partial(console.site(site.name), "films made"),
+            )
+    return job.run.hospitals
+
+
+def _run(
+    federation: Federation, run_id: str, train_on: Sequence[str], min_sites: int, folder: Path, console: Console
+) -> Run:
+    console.begin(run_id)
+    return federation.run(run_id, train_on=train_on, min_sites=min_sites, folder=folder, progress=console.round)

@@ -1,0 +1,197 @@
+"""One door per library: the few modules that may import it, so that it can be replaced, or kept out, in one place."""
+
+import re
+import sys
+import tomllib
+
+DOORS = {
+    "flwr": {
+        "server/admission.py",
+        "server/rounds.py",
+        "server/strategy.py",
+        "server/study_run.py",
+        "shared/messages.py",
+        "shared/wire.py",
+        "simulations/in_process_grid.py",
+    },
+    "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
+    "jinja2": {"server/report.py"},
+    "markupsafe": {"server/report.py"},
+    "matplotlib": {"server/figures.py"},
+    "pydantic": {"client/site.py", "shared/declaration.py", "shared/protocol.py"},
+    "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
+    "rich": {"client/cli.py", "shared/cli.py", "simulations/console.py"},
+    "safetensors": {"client/local_norm.py", "server/checkpoint.py", "server/model_file.py", "shared/weights.py"},
+    "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
+    "tomli_w": {"simulations/run_folder.py"},
+    "torchvision": {"shared/vision.py"},
+    "typer": {"client/cli.py", "server/cli.py", "shared/cli.py", "simulations/cli.py"},
+}
+"""Who may import what. A library that stands neither here nor in EVERYWHERE may not be imported at all."""
+
+EVERYWHERE = {"numpy", "torch"}
+"""Arrays are what this project is made of."""
+
+NEED_NO_TORCH = ("shared/cli.py", "shared/declaration.py", "shared/messages.py", "shared/protocol.py", "shared/wire.py")
+"""What a process without torch must be able to import: the command line, and whoever relays messages for a site."""
+
+ROLES = {
+    "shared": ("agent", "coordinator"),
+    "client": ("agent",),
+    "server": ("coordinator",),
+    "simulations": ("simulate",),
+}
+"""The extras with which each room must work; shared must work with either."""
+
+IMPORT_NAMES = {"pillow": "PIL", "tomli-w": "tomli_w"}
+COMES_WITH = {"markupsafe": "jinja2"}
+PLUGINS = {"pylibjpeg"}
+"""Loaded by pydicom when they are installed, never imported by us."""
+
+
+def strangers(house) -> list[str]:
+    """List the imports of libraries by modules that are not their doors."""
+    ours = {path.split("/")[0] for path in house.modules()}
+    known = sys.stdlib_module_names | ours | EVERYWHERE
+    return [
+        f"{path} imports {name}"
+        for path in house.modules()
+        if not path.startswith("benchmarks/")  # they measure other libraries too
+        for name in sorted(house.libraries(path) - known)
+        if path not in DOORS.get(name, ())
+    ]
+
+
+def walled_up(house) -> list[str]:
+    """List the doors through which nothing comes any more."""
+    existing = set(house.modules())
+    return [
+        f"{path} for {name}"
+        for name, doors in DOORS.items()
+        for path in sorted(doors)
+        if path not in existing or name not in house.libraries(path)
+    ]
+
+
+def reached(house, path: str) -> set[str]:
+    """Collect all modules that importing one of them imports."""
+    found, todo = set(), [path]
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += house.neighbours(module)
+    return found
+
+
+def declared(house) -> dict[str, set[str]]:
+    """Read pyproject.toml: the import names of the libraries of each extra, those of all roles included."""
+    project = tomllib.loads(house.text("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+
+    def names(lines: list[str]) -> set[str]:
+        found: set[str] = set()
+        for line in lines:
+            name = re.match(r"[A-Za-z0-9._-]+", line).group().lower()
+            if name == project["name"]:
+                found |= names([one for extra in re.search(r"\[(.*)\]", line)[1].split(",") for one in extras[extra]])
+            else:
+                found.add(IMPORT_NAMES.get(name, name.replace("-", "_")))
+        return found
+
+    return {extra: names(project["dependencies"] + lines) for extra, lines in extras.items()}
+
+
+def undeclared(house) -> list[str]:
+    """List the imports of libraries that the room's extras in pyproject.toml do not install."""
+    extras = declared(house)
+    found = []
+    for path in house.modules():
+        room = path.split("/")[0]
+        for role in ROLES.get(room, ()):
+            wanted = {COMES_WITH.get(name, name) for name in house.libraries(path) & (set(DOORS) | EVERYWHERE)}
+            found += [
+                f"{path} imports {name}, which [{role}] does not install" for name in sorted(wanted - extras[role])
+            ]
+    return found
+
+
+def unused(house) -> list[str]:
+    """List the libraries that the roles install and that no room imports."""
+    imported = {name for path in house.modules() for name in house.libraries(path)}
+    return sorted(declared(house)["simulate"] - imported - PLUGINS)
+
+
+def test_libraries_come_in_through_their_doors_only(house):
+    """A module that is no door does not import the library."""
+    assert strangers(house) == []
+
+
+def test_every_door_is_in_use(house):
+    """The table of doors says what is, not what was."""
+    assert walled_up(house) == []
+
+
+def test_what_relays_messages_needs_no_torch(house):
+    """The command line and the wire work where neither torch nor scipy nor pydicom is installed."""
+    light = {"flwr", "numpy", "pydantic", "rich", "tomli_w", "typer"}
+    heavy = {
+        f"{path}: {module} imports {name}"
+        for path in NEED_NO_TORCH
+        for module in reached(house, path)
+        for name in house.libraries(module) & (set(DOORS) | EVERYWHERE) - light
+    }
+    assert heavy == set()
+
+
+def test_each_role_installs_what_its_room_imports(house):
+    """A hospital installs [agent] and a coordinator [coordinator], and nothing is missing."""
+    assert undeclared(house) == []
+
+
+def test_nothing_is_installed_that_nobody_imports(house):
+    """Every library that a user downloads is needed."""
+    assert unused(house) == []
+
+
+def test_a_stranger_at_the_door_is_caught(build):
+    """A library outside the table is a stranger everywhere; one in it is so at every module but its doors."""
+    files = {
+        "client/dicom.py": "from pydicom import dcmread\n",
+        "client/cohort.py": "def f():\n    import pydicom.uid\n",
+        "shared/vision.py": "import torchvision, numpy, json, shared.errors\n",
+        "shared/model.py": "import seaborn\n",
+    }
+    assert strangers(build(files)) == ["client/cohort.py imports pydicom", "shared/model.py imports seaborn"]
+
+
+def test_an_unused_door_is_caught(build):
+    """A door whose module no longer imports the library, or is gone, is reported."""
+    found = walled_up(build({"shared/vision.py": "import torch\n"}))
+    assert "shared/vision.py for torchvision" in found
+    assert "server/report.py for jinja2" in found
+
+
+def test_what_an_extra_forgets_or_does_not_need_is_caught(build):
+    """A room may import only what its own extra installs, and an extra installs only what is imported."""
+    project = """
+        [project]
+        name = "polyclinic"
+        dependencies = ["numpy>=2"]
+        [project.optional-dependencies]
+        agent = ["pydicom>=3"]
+        coordinator = ["jinja2>=3", "tomli-w"]
+        simulate = ["polyclinic[agent,coordinator]", "pillow"]
+        """
+    house = build(
+        {
+            "pyproject.toml": project,
+            "client/dicom.py": "import pydicom, numpy, jinja2\n",
+            "server/report.py": "import jinja2, markupsafe, pydicom\n",
+        }
+    )
+    assert undeclared(house) == [
+        "client/dicom.py imports jinja2, which [agent] does not install",
+        "server/report.py imports pydicom, which [coordinator] does not install",
+    ]
+    assert unused(house) == ["PIL", "tomli_w"]

@@ -1,0 +1,79 @@
+"""What a hospital may write in its site.toml."""
+
+from pathlib import Path
+
+import pytest
+
+from client.site import read_site
+from shared.errors import SiteError
+
+MINIMAL = """
+[site]
+name = "north"
+[data]
+dicom = "films"
+labels = "tables/labels.csv"
+join = "AccessionNumber"
+[data.findings]
+pneumonia = "PNA"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    """A site.toml moves with its folder; an absolute path stays as it is."""
+    site = read_site(write(tmp_path, MINIMAL + '[compute]\ncache = "/fast/cache"'))
+    assert site.data.dicom == tmp_path / "films"
+    assert site.data.labels == tmp_path / "tables" / "labels.csv"
+    assert site.compute.cache == Path("/fast/cache")
+
+
+def test_what_is_not_said_is_strict(tmp_path: Path) -> None:
+    """Without a policy, small counts are suppressed below 10 and counts of a split are not exact."""
+    site = read_site(write(tmp_path, MINIMAL))
+    assert (site.policy.min_cell, site.policy.exact_counts) == (10, False)
+    assert (site.policy.max_epsilon, site.policy.rounds_per_day) == (None, None)
+    assert site.compute.workers >= 1
+    assert site.compute.cache == tmp_path / "cache"
+
+
+@pytest.mark.parametrize(("extra", "column"), [("", "AccessionNumber"), ('key = "acc_no"\n', "acc_no")])
+def test_the_key_column_is_called_as_the_join_unless_said(tmp_path: Path, extra: str, column: str) -> None:
+    """`key` is needed only where the table calls it otherwise."""
+    text = MINIMAL.replace("[data.findings]", extra + "[data.findings]")
+    assert read_site(write(tmp_path, text)).data.key_column == column
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MINIMAL + "[policy]\nmin_cel = 5", "[policy] min_cel: there is no such key. Did you mean 'min_cell'?"),
+        (MINIMAL + "[policy]\nmin_cell = 0", "[policy] min_cell"),
+        (MINIMAL + "[policy]\nmax_epsilon = 0", "[policy] max_epsilon"),
+        (MINIMAL + "[link]\nsocket = 'a'", "[link]: there is no such key"),
+        (MINIMAL + "[compute]\nworkers = 0", "[compute] workers"),
+        (MINIMAL.replace("AccessionNumber", "Accession"), "[data] join"),
+        (MINIMAL.replace('pneumonia = "PNA"', ""), "[data] findings"),
+        (MINIMAL.replace('"films"', '""'), "[data] dicom"),
+        (MINIMAL.replace('name = "north"', ""), "[site] name: is required"),
+        (MINIMAL.replace('"north"', '"../north"'), "[site] name"),
+        (MINIMAL.replace("[data]", "[data"), "not valid TOML"),
+        (MINIMAL + '[compute]\ncache = "films/cache"', "[compute] cache: it lies inside the folder [data] dicom"),
+    ],
+)
+def test_faults_are_named_with_section_and_key(tmp_path: Path, text: str, says: str) -> None:
+    """Whoever wrote the file learns which line to correct."""
+    with pytest.raises(SiteError) as fault:
+        read_site(write(tmp_path, text))
+    assert says in str(fault.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    """A wrong path is no traceback."""
+    with pytest.raises(SiteError, match="no such file"):
+        read_site(tmp_path / "site.toml")

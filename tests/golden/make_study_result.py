@@ -1,0 +1,273 @@
+"""Make study_result.json, the report's sample study: `python tests/golden/make_study_result.py` after a new schema.
+
+Five invented sites, so that every case stands on one page: two alike, one shifted (st_marys), one with too few
+positives to rank (island_clinic; nobody there has an effusion), and one whose small splits are suppressed (hillcrest).
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
+from server.results import (
+    BaselineModel,
+    Baselines,
+    DomainShift,
+    Environment,
+    RoundResult,
+    Selection,
+    SiteRound,
+    StudyFacts,
+    StudyResult,
+    ValidationAuc,
+    Weights,
+)
+from server.results_json import write
+from shared.domain_shift import heterogeneity, site_differences
+from shared.intervals import wilson
+from shared.metrics import Count, Proportion, ScoreHistogram
+from shared.operating_point import OperatingPoint
+from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+
+FINDINGS = ("pneumonia", "effusion")
+SITES = ("hillcrest", "island_clinic", "northgate", "riverside", "st_marys")
+TARGET, BINS = 0.95, 64
+# Positives and negatives in the test split, and how far apart their scores lie (on the logit scale).
+TEST = {
+    ("northgate", "pneumonia"): (148, 262, 5.0),
+    ("riverside", "pneumonia"): (96, 310, 4.8),
+    ("st_marys", "pneumonia"): (84, 151, 2.5),
+    ("island_clinic", "pneumonia"): (12, 61, 4.6),
+    ("northgate", "effusion"): (91, 319, 4.2),
+    ("riverside", "effusion"): (60, 346, 4.1),
+    ("st_marys", "effusion"): (45, 190, 4.3),
+    ("island_clinic", "effusion"): (0, 73, 4.0),
+}
+random = np.random.default_rng(20)
+Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def scores(positives: int, negatives: int, apart: float) -> Scores:
+    """Draw logits; a site that is harder also has lower scores among its positives."""
+    return random.normal(apart - 2.2, 1.5, positives), random.normal(-2.2, 1.5, negatives)
+
+
+def counted(logits: NDArray[np.float64]) -> tuple[int, ...]:
+    edges = np.linspace(-8, 8, BINS + 1)[1:-1]
+    return tuple(int(number) for number in np.bincount(np.digitize(logits, edges), minlength=BINS))
+
+
+def area(pair: Scores) -> AreaUnderCurve | None:
+    """Mann-Whitney's AUC with Hanley and McNeil's interval: independent of the code that the report trusts."""
+    positives, negatives = pair
+    if not len(positives):
+        return None
+    value = float((positives[:, None] > negatives[None, :]).mean())
+    first, second = value / (2 - value), 2 * value**2 / (1 + value)
+    within = (len(positives) - 1) * (first - value**2) + (len(negatives) - 1) * (second - value**2)
+    error = 1.96 * ((value * (1 - value) + within) / (len(positives) * len(negatives))) ** 0.5
+    low, high = max(0.0, value - error), min(1.0, value + error)
+    return AreaUnderCurve(value=value, low=low, high=high, method="DeLong on exact scores", ties=None)
+
+
+def share(found: int, of: int) -> Proportion | None:
+    return wilson(Count(k=found, n=of), confidence=0.95)
+
+
+def measured(pair: Scores, threshold: float) -> FindingResult:
+    positives, negatives = pair
+    probabilities = 1 / (1 + np.exp(-np.concatenate(pair)))
+    truth = np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))])
+    return finding_result(
+        exams=len(truth),
+        patients=int(len(truth) * 0.82),
+        sensitivity=share(int((positives >= threshold).sum()), len(positives)),
+        specificity=share(int((negatives < threshold).sum()), len(negatives)),
+        auc=area(pair),
+        brier=float(((probabilities - truth) ** 2).mean()),
+        histogram=ScoreHistogram(positives=counted(positives), negatives=counted(negatives)),
+        min_positives_to_rank=30,
+    )
+
+
+def together(pairs: Iterable[Scores]) -> Scores:
+    one, other = zip(*pairs, strict=True)
+    return np.concatenate(one), np.concatenate(other)
+
+
+def chosen(pair: Scores) -> tuple[float, OperatingPoint]:
+    """Choose the highest bin edge that finds the target's share of the validation positives."""
+    edges = np.linspace(-8, 8, BINS + 1)
+    edge = max(float(one) for one in edges if (pair[0] >= one).mean() >= TARGET)
+    reached = share(int((pair[0] >= edge).sum()), len(pair[0]))
+    return edge, OperatingPoint(threshold=float(1 / (1 + np.exp(-edge))), target=TARGET, claim="point", reached=reached)
+
+
+Split = dict[str, FindingResult]
+
+
+def evaluated(
+    harder: dict[str, float],
+) -> tuple[dict[str, OperatingPoint], dict[str, dict[str, Split]], dict[str, Split]]:
+    """Score every site's patients with one model: its operating points, each site's splits, and all sites' splits."""
+    points: dict[str, OperatingPoint] = {}
+    sites: dict[str, dict[str, Split]] = {site: {"validation": {}, "test": {}} for site in SITES}
+    pool: dict[str, Split] = {"validation": {}, "test": {}}
+    for finding in FINDINGS:
+        sizes = {site: size for (site, name), size in TEST.items() if name == finding}
+        pairs = {
+            "validation": {
+                site: scores(p // 2, n // 2, apart - harder.get(site, 0)) for site, (p, n, apart) in sizes.items()
+            },
+            "test": {site: scores(p, n, apart - harder.get(site, 0)) for site, (p, n, apart) in sizes.items()},
+        }
+        edge, points[finding] = chosen(together(pairs["validation"].values()))
+        for split, by_site in pairs.items():
+            for site in SITES:
+                pair = by_site.get(site)
+                sites[site][split][finding] = measured(pair, edge) if pair else absent(Why.SUPPRESSED)
+            pool[split][finding] = pooled(together(by_site.values()), edge)
+    return points, sites, pool
+
+
+def pooled(pair: Scores, threshold: float) -> FindingResult:
+    exact = measured(pair, threshold)
+    auc = replace(exact.auc, method="DeLong on score bins", ties=(exact.auc.value - 0.004, exact.auc.value + 0.004))
+    return replace(exact, auc=auc, brier=None)
+
+
+def curve(start: float, end: float, number: int) -> float:
+    """Fall or rise from start to end, with a little noise."""
+    return float(end + (start - end) * np.exp(-number / 3.5) + random.normal(0, 0.006))
+
+
+def one_round(number: int) -> RoundResult:
+    refusals = {(3, "hillcrest"): "no_reply", (7, "riverside"): "update_not_finite"}
+    sites = {}
+    for place, site in enumerate(SITES):
+        refusal = refusals.get((number, site))
+        losses = tuple(curve(0.16 + 0.012 * place, 0.045 + 0.01 * place, number) for _ in range(2))
+        sites[site] = SiteRound(
+            refusal=refusal,
+            loss=None if refusal else sum(losses) / 2,
+            loss_by_epoch=() if refusal else losses,
+            update_norm=None if refusal else curve(2.1, 0.6, number),
+            seconds=None if refusal else curve(14, 11, number),
+            images_per_second=None if refusal else curve(120, 131, number),
+        )
+    ends = {"island_clinic": 0.93, "northgate": 0.972, "riverside": 0.965, "st_marys": 0.885}
+    validation = {
+        finding: ValidationAuc(
+            pooled=curve(0.68, 0.951 - 0.02 * place, number),
+            sites={site: curve(0.62, end - 0.02 * place, number) for site, end in ends.items()} | {"hillcrest": None},
+        )
+        for place, finding in enumerate(FINDINGS)
+    }
+    start = "head" if number < 5 else "layer4"
+    return RoundResult(
+        round=number, lost=False, trained_from=start, sites=sites, validation=validation, seconds=curve(63, 58, number)
+    )
+
+
+def flow(place: int) -> ReleasedFlow:
+    small = SITES[place] == "hillcrest"
+    patients = (60, 400, 2600, 2500, 1400)[place]
+    reasons = {"truncated": place, "no_patient": None, "not_labelled": patients // 9, "duplicate_image": 37 * place}
+    return ReleasedFlow(
+        found=int(patients * 1.42),
+        excluded=reasons,
+        splits={
+            split: SplitCounts(
+                patients=int(patients * part),
+                exams=int(patients * part * 1.2),
+                classes=tuple(counts(patients * part, hidden=small and split != "train") for _ in FINDINGS),
+            )
+            for split, part in (("train", 0.7), ("validation", 0.1), ("test", 0.2))
+        },
+    )
+
+
+def counts(patients: float, *, hidden: bool) -> ClassCounts:
+    numbers = [None] * 4 if hidden else [int(patients * part) for part in (0.3, 0.72, 0.36, 0.84)]
+    names = ("positive_patients", "negative_patients", "positive_exams", "negative_exams")
+    return ClassCounts(**dict(zip(names, numbers, strict=True)))
+
+
+def alone(home: str) -> BaselineModel:
+    """Train at one site: worse elsewhere, and at st_marys better at home than what was learnt together."""
+    away = {"hillcrest": 1.9, "island_clinic": 1.4, "northgate": 0.5, "riverside": 0.6, "st_marys": 1.3}[home]
+    at_home = -0.3 if home == "st_marys" else away * 0.3
+    return baseline({site: at_home if site == home else away for site in SITES})
+
+
+def baseline(harder: dict[str, float]) -> BaselineModel:
+    points, sites, _ = evaluated(harder)
+    return BaselineModel(operating_point=points, sites={site: splits["test"] for site, splits in sites.items()})
+
+
+def shift(sites: dict[str, dict[str, Split]]) -> DomainShift:
+    tests, differences = {}, {}
+    for finding in FINDINGS:
+        results = {site: splits["test"][finding] for site, splits in sites.items()}
+        counts = {
+            measure: {
+                site: Count(k=share.k, n=share.n)
+                for site, one in results.items()
+                if one.ranked and (share := getattr(one, measure))
+            }
+            for measure in ("sensitivity", "specificity")
+        }
+        tests[finding] = {measure: heterogeneity(by_site, seed=0) for measure, by_site in counts.items()}
+        differences[finding] = {
+            measure: site_differences(by_site, confidence=0.95, seed=0) for measure, by_site in counts.items()
+        }
+    return DomainShift(heterogeneity=tests, differences=differences)
+
+
+def study_result() -> StudyResult:
+    points, sites, pool = evaluated({})
+    study = StudyFacts(
+        name="Chest films of five hospitals",
+        intended_use="Marks chest films that a radiologist should read first. Research only: not for diagnosis.",
+        version="1",
+        digest="9f2c61e0a5d44b1c8c7be0a1f1d2c3b4a5968778695a4b3c2d1e0f9a8b7c6d5e",
+        findings=FINDINGS,
+        exclusive=False,
+        unit="exam",
+        confidence=0.95,
+        min_positives_to_rank=30,
+        protocol='[study]\nname = "Chest films of five hospitals"\n\n[federation]\nrounds = 12\n',
+    )
+    return StudyResult(
+        study=study,
+        environment=Environment(
+            versions={"polyclinic": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0", "python": "3.11.9"},
+            device="cpu",
+            threads=2,
+            seed=0,
+            deterministic=True,
+        ),
+        weights=Weights(
+            source="fallback",
+            sha256=None,
+            sentence="Pretrained weights could not be found, and the study allows random ones: the backbone began "
+            "untrained, so that these numbers are lower than a pretrained model's.",
+        ),
+        rounds=tuple(one_round(number) for number in range(1, 13)),
+        selected=Selection(round=11, why="best pooled validation AUC"),
+        operating_point=points,
+        sites=sites,
+        pooled=pool,
+        patient_flow={site: flow(place) for place, site in enumerate(SITES)},
+        domain_shift=shift(sites),
+        privacy={},
+        baselines=Baselines(local={site: alone(site) for site in SITES}, pooled=baseline(dict.fromkeys(SITES, -0.1))),
+        notes=("northgate and riverside use the same vendor's scanners.",),
+    )
+
+
+if __name__ == "__main__":
+    write(study_result(), Path(__file__).with_name("study_result.json"))

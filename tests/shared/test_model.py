@@ -1,0 +1,242 @@
+"""Tests of shared/model.py: what a study says about its model is what is built, trained and exchanged."""
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from shared import model, vision
+from shared.normalisation import normalisation_layers
+
+BACKBONES: list[vision.Backbone] = ["resnet18", "resnet34", "resnet50", "resnet50_v1"]
+NORMS: list[model.Norm] = ["batch", "frozen", "folded", "group"]
+
+
+def spec(**study: Any) -> model.ModelSpec:
+    """Describe a small model without pretrained weights, but for what a test says."""
+    defaults = {
+        "backbone": "resnet18",
+        "weights": "none",
+        "weights_fallback": None,
+        "norm": "frozen",
+        "dropout": 0.0,
+        "outputs": 2,
+        "seed": 7,
+    }
+    return model.ModelSpec(**(defaults | study))
+
+
+@functools.lru_cache(maxsize=4)
+def template(study: model.ModelSpec) -> model.Classifier:
+    """Draw a study's weights once."""
+    return model.build(study, weights_file=None)[0]
+
+
+def build(**study: Any) -> model.Classifier:
+    """Give a model of one's own, without pretrained weights."""
+    return copy.deepcopy(template(spec(**study)))
+
+
+def images(batch: int = 4, *, size: int = 32, seed: int = 0) -> torch.Tensor:
+    """Draw a batch of normalised images."""
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def copied_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Copy all arrays of a model."""
+    return {name: array.clone() for name, array in network.state_dict().items()}
+
+
+def changed(network: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    """Name the arrays that differ from a copy."""
+    return {name for name, array in network.state_dict().items() if not torch.equal(array, before[name])}
+
+
+def train_one_step(network: model.Classifier) -> None:
+    """Do one step of training that moves every parameter that has a gradient."""
+    network.train()
+    groups = model.parameter_groups(network, lr_head=0.1, lr_backbone=0.1)
+    optimiser = torch.optim.SGD(groups)
+    network(images()).square().sum().backward()
+    optimiser.step()
+
+
+@pytest.fixture(scope="module")
+def trained_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Write weights of a backbone whose BatchNorm statistics and affine parameters are those of some training."""
+
+    def write(backbone: vision.Backbone) -> Path:
+        path = tmp_path_factory.getbasetemp() / f"{backbone}.safetensors"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            arrays = vision.residual_network(backbone, norm_layer=nn.BatchNorm2d).state_dict()
+            for name, array in arrays.items():
+                if "running" in name or (("bn" in name or "downsample.1" in name) and name.endswith("weight")):
+                    array.uniform_(0.5, 1.0)
+        save_file(arrays, path, metadata={"arch": backbone})
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_folding_keeps_the_function_of_every_backbone(trained_files: Any, backbone: vision.Backbone) -> None:
+    """A folded model gives the logits of the unfolded one in eval mode, to 1e-4 of their size."""
+    path = trained_files(backbone)
+    logits = [
+        model.build(spec(backbone=backbone, weights="file", norm=norm), weights_file=path)[0](images(2, size=64))
+        for norm in ("frozen", "folded")
+    ]
+    assert (logits[0] - logits[1]).abs().max() <= 1e-4 * logits[0].abs().max()
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_the_classifier_is_torchvisions_network(trained_files: Any, backbone: vision.Backbone) -> None:
+    """With the same arrays, the stages compute bit for bit what torchvision's own forward pass computes."""
+    ours, _ = model.build(spec(backbone=backbone, weights="file"), weights_file=trained_files(backbone))
+    theirs: Any = vision.residual_network(backbone, norm_layer=nn.BatchNorm2d)
+    theirs.fc = nn.Linear(theirs.fc.in_features, 2)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(ours(images()), theirs.eval()(images()))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_trunk_and_rest_are_the_whole(norm: model.Norm) -> None:
+    """Split at any stage, the two halves give the logits bit for bit, and leave the cached features unchanged."""
+    network = build(norm=norm, dropout=0.5)
+    whole = network(images())
+    for stage in model.STAGES:
+        features = network.trunk(images(), upto=stage)
+        kept = features.clone()
+        assert torch.equal(network.rest(features, start=stage), whole)
+        assert torch.equal(features, kept)
+
+
+@pytest.mark.parametrize(("backbone", "width"), [("resnet18", 512), ("resnet50", 2048)])
+def test_pooled_features_are_fp32(backbone: Any, width: int) -> None:
+    """Features of a frozen backbone are (N, D) and fp32, also under bf16 autocast."""
+    network = build(backbone=backbone)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = network.trunk(images(2), upto="head")
+    assert features.shape == (2, width)
+    assert features.dtype == torch.float32
+
+
+def test_dropout_acts_on_the_head_alone() -> None:
+    """In training mode, dropout changes the logits and not the features."""
+    network = build(dropout=0.5)
+    network.train()
+    features = [network.trunk(images(), upto="head") for _ in range(2)]
+    assert torch.equal(*features)
+    assert not torch.equal(network.rest(features[0], start="head"), network.rest(features[0], start="head"))
+
+
+def test_random_weights_come_from_the_seed_alone(trained_files: Any) -> None:
+    """Equal seeds give equal bits whatever torch's global generator did before, which is left where it was."""
+    torch.manual_seed(1)
+    first = model.build(spec(), weights_file=None)[0].state_dict()
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    second = model.build(spec(), weights_file=None)[0].state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = build(seed=8).state_dict()
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+    pretrained, _ = model.build(spec(weights="file"), weights_file=trained_files("resnet18"))
+    assert torch.equal(pretrained.fc.weight, first["fc.weight"])
+
+
+@pytest.mark.parametrize("norm", ["frozen", "folded", "group", "batch"])
+def test_statistics_never_move_unless_the_study_says_batch(norm: model.Norm) -> None:
+    """However hard training mode is asked for, only norm = "batch" lets BatchNorm collect statistics."""
+    network = build(norm=norm)
+    model.set_trainable(network, "stem")
+    before = copied_state(network)
+    network.train()
+    for layer in network.modules():
+        layer.train()
+    network(images())
+    assert bool(changed(network, before)) == (norm == "batch")
+
+
+def test_an_image_does_not_see_its_batch_under_frozen_norm() -> None:
+    """In training mode, a frozen model's logits of an image are the same in any company."""
+    network = build()
+    model.set_trainable(network, "stem")
+    network.train()
+    torch.testing.assert_close(network(images(4))[:1], network(images(4)[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", model.STAGES)
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_trains_is_what_is_exchanged(start: str, norm: model.Norm) -> None:
+    """One step changes exactly the arrays that travel, and batch counters, and leaves what is before the stage."""
+    network = build(norm=norm)
+    model.set_trainable(network, start)
+    before = copied_state(network)
+    train_one_step(network)
+    names = model.exchanged(network, start, local_norm=False)
+    moved = {name for name in changed(network, before) if not name.endswith("num_batches_tracked")}
+    assert moved == set(names)
+    assert [name for name in network.state_dict() if name in moved] == names
+
+
+def test_batch_norm_before_the_first_training_stage_keeps_its_statistics() -> None:
+    """Under norm = "batch", layers of frozen stages stay in eval mode, and later thawing changes that."""
+    network = build(norm="batch")
+    model.set_trainable(network, "layer4")
+    network.train()
+    training = {name for name, layer in normalisation_layers(network) if layer.training}
+    assert training
+    assert all(name.startswith("layer4.") for name in training)
+    model.set_trainable(network, "stem")
+    assert all(layer.training for _, layer in normalisation_layers(network))
+    model.set_trainable(network, "head")
+    assert not any(layer.training for _, layer in normalisation_layers(network))
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+def test_local_norm_keeps_normalisation_layers_at_the_site(norm: model.Norm) -> None:
+    """With local_norm, convolutions and the head travel, and nothing of a normalisation layer."""
+    network = build(norm=norm)
+    everything = model.exchanged(network, "stem", local_norm=False)
+    travels = model.exchanged(network, "stem", local_norm=True)
+    norm_names = tuple(f"{name}." for name, _ in normalisation_layers(network))
+    assert travels == [name for name in everything if not name.startswith(norm_names)]
+    assert {"conv1.weight", "layer2.0.downsample.0.weight", "fc.bias"} <= set(travels)
+    assert len(travels) < len(everything)
+
+
+def test_the_head_alone_is_small() -> None:
+    """While the backbone is frozen, the head's two arrays travel."""
+    assert model.exchanged(build(), "head", local_norm=False) == ["fc.weight", "fc.bias"]
+
+
+def test_learning_rates_differ_between_backbone_and_head() -> None:
+    """Each parameter that trains is in exactly one group, at its rate; a frozen backbone has no group."""
+    network = build()
+    model.set_trainable(network, "layer4")
+    backbone, head = model.parameter_groups(network, lr_head=1e-3, lr_backbone=1e-4)
+    assert (backbone["lr"], head["lr"]) == (1e-4, 1e-3)
+    assert {id(p) for p in head["params"]} == {id(p) for p in network.fc.parameters()}
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in network.layer4.parameters()}
+    model.set_trainable(network, "head")
+    assert [group["lr"] for group in model.parameter_groups(network, lr_head=1e-3, lr_backbone=1e-4)] == [1e-3]
+
+
+def test_a_built_model_is_ready(trained_files: Any) -> None:
+    """A model starts in eval mode with all of its parameters trainable, folded biases too, and K outputs."""
+    network, provenance = model.build(
+        spec(weights="file", norm="folded", outputs=5), weights_file=trained_files("resnet18")
+    )
+    assert not network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert network(images()).shape == (4, 5)
+    assert provenance.source == "file"
+    assert not list(normalisation_layers(network))
