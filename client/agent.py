@@ -16,7 +16,6 @@ from client.workbench import Workbench
 from shared.errors import TaskError
 from shared.loss import Loss, build_loss, positive_weights
 from shared.messages import (
-    Answer,
     EvaluateReply,
     EvaluateTask,
     MalformedError,
@@ -28,14 +27,13 @@ from shared.messages import (
     TrainReply,
     TrainTask,
     decode_task,
-    encode_answer,
 )
 from shared.model import exchanged
 from shared.parameters import difference, l2_norm
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
-from shared.wire import from_frames, to_frames
+from shared.wire import from_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +56,16 @@ class Agent:
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         """Answer one task. Every failure becomes a reply with a fixed code; no exception leaves."""
-        yield from to_frames(encode_answer(self._answer(frames)))
-
-    def _answer(self, frames: Iterable[bytes]) -> Answer:
         task_id = ""
         try:
             task = decode_task(from_frames(frames))
             task_id = task.header.task_id
-            return self.guard.release(task, self._work(task))
+            reply = self.guard.release(task, self._work(task))
         except MalformedError as fault:
-            return self.guard.refuse(TaskError(Refusal.MALFORMED, f"malformed at {fault}"), task_id=task_id)
+            reply = self.guard.refuse(TaskError(Refusal.MALFORMED, f"malformed at {fault}"), task_id=task_id)
         except Exception as fault:  # the one place that catches all: an exception's text may hold a patient's value
-            return self.guard.refuse(fault, task_id=task_id)
+            reply = self.guard.refuse(fault, task_id=task_id)
+        yield from reply
 
     def _work(self, task: Task) -> Reply:
         if task.header.protocol_digest != self.protocol.digest():

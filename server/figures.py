@@ -81,7 +81,7 @@ class Board:
 
 def write(axes: Axes, x: float, y: float, text: str, *, dx: float = 0, dy: float = 0, **style: Any) -> Artist:
     """Write text beside a place in data coordinates, `dx` and `dy` pixels off it; `$` is a dollar, whoever wrote it."""
-    plain = {"color": INK, "fontsize": TEXT_PX, "parse_math": False, "annotation_clip": False}
+    plain: dict[str, Any] = {"color": INK, "fontsize": TEXT_PX, "parse_math": False, "annotation_clip": False}
     return axes.annotate(text, (x, y), (dx, dy), textcoords="offset points", **(plain | style))
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from server.figures import (
     GRID,
@@ -89,7 +90,7 @@ def _target(axes: Axes, target: float) -> None:
 
 def _row(page: Board, axes: Axes, place: int, row: ForestRow) -> None:
     start, end = axes.get_xlim()
-    look = {"color": INK if row.ranked else MUTED, "va": "center"}
+    look: dict[str, Any] = {"color": INK if row.ranked else MUTED, "va": "center"}
     label = row.name if len(row.name) <= _LONGEST_NAME else row.name[: _LONGEST_NAME - 1] + "…"
     page.tip(
         write(axes, start, place, label, dx=2 - _NAMES, weight="bold" if row.mark is None else "normal", **look),
@@ -107,7 +108,8 @@ def _row(page: Board, axes: Axes, place: int, row: ForestRow) -> None:
 
 
 def _diamond(page: Board, axes: Axes, place: int, row: ForestRow, estimate: Estimate) -> None:
-    low, high = estimate.low or estimate.value, estimate.high or estimate.value
+    low = estimate.value if estimate.low is None else estimate.low
+    high = estimate.value if estimate.high is None else estimate.high
     corners = [low, estimate.value, high, estimate.value], [place, place - 0.26, place, place + 0.26]
     (shape,) = axes.fill(*corners, facecolor=INK, edgecolor=INK, linewidth=1, zorder=3)
     page.tip(shape, row.tip)
@@ -117,8 +119,7 @@ def _whisker(page: Board, axes: Axes, place: int, row: ForestRow, mark: SiteMark
     """Draw interval and value; a site that is not ranked is hollow, grey and dashed."""
     colour = mark.colour if row.ranked else MUTED
     if estimate.low is not None and estimate.high is not None:
-        dashes = {} if row.ranked else {"dashes": (2, 2)}
-        axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2, **dashes)
+        axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2, linestyle=_style(row))
     (value,) = axes.plot(
         [estimate.value],
         [place],
@@ -171,9 +172,9 @@ def roc(
 
 def _curve(page: Board, axes: Axes, curve: RocCurve) -> None:
     colour = INK if curve.mark is None else curve.mark.colour if curve.ranked else MUTED
-    dashes = {} if curve.ranked else {"dashes": (2, 2)}
     width = 2.5 if curve.mark is None else 1.6
-    (line,) = axes.plot(curve.false_positive_rates, curve.true_positive_rates, color=colour, linewidth=width, **dashes)
+    rates = curve.false_positive_rates, curve.true_positive_rates
+    (line,) = axes.plot(*rates, color=colour, linewidth=width, linestyle=_style(curve))
     page.tip(line, curve.tip)
     if curve.operating_point is not None:
         (point,) = axes.plot(
@@ -186,6 +187,11 @@ def _curve(page: Board, axes: Axes, curve: RocCurve) -> None:
             zorder=4,
         )
         page.tip(point, curve.tip)
+
+
+def _style(drawn: ForestRow | RocCurve) -> Any:
+    """Dash the lines of a site that is not ranked."""
+    return "-" if drawn.ranked else (0, (2, 2))
 
 
 def site_key(mark: SiteMark | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from server.figures import GRID, INK, MUTED, SMALL_PX, WIDTH, Axes, Board, SiteMark, board, write
 
@@ -74,7 +75,7 @@ def _limits(axes: Axes, rounds: Sequence[int], decimals: int) -> None:
 
 def _moments(axes: Axes, along: RoundAxis) -> None:
     """Mark the chosen round and, where the backbone thaws, the rounds in which more began to train."""
-    top = {"xycoords": axes.get_xaxis_transform(), "fontsize": SMALL_PX}
+    top: dict[str, Any] = {"xycoords": axes.get_xaxis_transform(), "fontsize": SMALL_PX}
     for number, stage in along.stages.items():
         axes.axvline(number - 0.5, color=GRID, linewidth=1.5)
         write(axes, number - 0.5, 1, f"{stage} trains", dx=5, dy=-10, color=MUTED, **top)

@@ -36,24 +36,21 @@ def forest_figure(result: StudyResult, finding: str, measure: Measure, *, name: 
 
 
 def _forest_row(name: str, mark: SiteMark | None, test: FindingResult, measure: Measure, *, ranked: bool) -> ForestRow:
-    estimate = _estimate(test, measure)
-    if estimate is None:
+    one = {"sensitivity": test.sensitivity, "specificity": test.specificity, "auc": test.auc}[measure]
+    if one is None:
         words = wording.absence(test.why)
         return ForestRow(name=name, mark=mark, ranked=False, estimate=None, numbers=words, tip=f"{name}: {words}")
-    value, low, high = (number if number is None else _plain(number, measure) for number in estimate)
+    numbers = _plain(one.value, measure)
+    if one.low is not None and one.high is not None:
+        numbers += f" ({_plain(one.low, measure)}–{_plain(one.high, measure)})"
     return ForestRow(
         name=name,
         mark=mark,
         ranked=ranked,
-        estimate=Estimate(value=estimate[0], low=estimate[1], high=estimate[2]),
-        numbers=value if low is None else f"{value} ({low}–{high})",
-        tip=f"{name}: {value}" + ("" if low is None else f", {low} to {high}") + ("" if ranked else ", not ranked"),
+        estimate=Estimate(value=one.value, low=one.low, high=one.high),
+        numbers=numbers,
+        tip=f"{name}: {numbers}" + ("" if ranked else ", not ranked"),
     )
-
-
-def _estimate(test: FindingResult, measure: Measure) -> tuple[float, float | None, float | None] | None:
-    one = {"sensitivity": test.sensitivity, "specificity": test.specificity, "auc": test.auc}[measure]
-    return None if one is None else (one.value, one.low, one.high)
 
 
 def _plain(number: float, measure: Measure) -> str:
@@ -61,7 +58,7 @@ def _plain(number: float, measure: Measure) -> str:
 
 
 def roc_figure(result: StudyResult, finding: str, *, corner: float, name: str, marks: Marks) -> str:
-    """Draw each site's ROC curve from its score bins, and that of all sites, with the shared operating point on each."""
+    """Draw the ROC curve of each site and of all, from their score bins, with the shared operating point on each."""
     tests = [(row.site, row.test) for row in site_rows(result, finding)]
     curves = [_roc_curve(site, marks[site], test, ranked=test.ranked) for site, test in tests]
     curves.append(_roc_curve(ALL_SITES, None, result.of_pool("test", finding), ranked=True))

@@ -153,7 +153,7 @@ def exclusion_reasons(result: StudyResult) -> list[str]:
 
 
 def took_part(flow: ReleasedFlow, counted: Literal["patients", "exams"]) -> int | None:
-    """Add up a site's splits; suppressed where one of them is, since a sum would give it away."""
+    """Add up a site's splits; suppressed where one is, since the rest would pass for all."""
     counts = [split.patients if counted == "patients" else split.exams for split in flow.splits.values()]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None

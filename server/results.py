@@ -113,7 +113,7 @@ SplitResults = Mapping[str, FindingResults]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainShift:
-    """Do sites differ at the shared operating point, on test patients?
+    """Whether sites differ at the shared operating point, on test patients.
 
     Both hold `[finding][measure]`, the measure being "sensitivity" or "specificity"; heterogeneity is None where it
     is undefined. `distances` and `site_identifiability` have their place in results.json, and no method yet.

@@ -26,7 +26,6 @@ class AuditLog:
             StorageError: the log is there and its chain does not hold.
         """
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.lines = 0
         self.head = GENESIS
         if path.exists():
@@ -48,6 +47,7 @@ class AuditLog:
         }
         entry["hash"] = _hash(entry)
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
@@ -65,12 +65,13 @@ def verify(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         StorageError: at the first line that was changed, removed, inserted or cut short.
     """
-    before, number = GENESIS, 0
-    with path.open(encoding="utf-8") as log:
+    before = GENESIS
+    with path.open("rb") as log:
         for number, line in enumerate(log, start=1):
             try:
                 entry = json.loads(line)
-                holds = entry["line"] == number and entry["prev"] == before and entry["hash"] == _hash(entry)
+                follows = entry["line"] == number and entry["prev"] == before
+                holds = follows and entry["hash"] == _hash(entry) and line.endswith(b"\n")
             except (ValueError, KeyError, TypeError):
                 holds = False
             if not holds:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
@@ -44,7 +45,10 @@ def _offer(app: typer.Typer, entry: EntryPoint) -> None:
     try:
         command = entry.load()
     except ModuleNotFoundError as missing:
-        app.command(entry.name, help=f"Not installed here: {_remedy(entry)}")(_absent(entry, missing))
+        anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+        app.command(entry.name, help=f"Not installed here: {_remedy(entry)}", context_settings=anything)(
+            _absent(entry, missing)
+        )
         return
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=entry.name)
@@ -56,7 +60,7 @@ def _remedy(entry: EntryPoint) -> str:
     return f"pip install 'polyclinic[{','.join(entry.extras)}]'"
 
 
-def _absent(entry: EntryPoint, missing: ModuleNotFoundError):  # type: ignore[no-untyped-def]
+def _absent(entry: EntryPoint, missing: ModuleNotFoundError) -> Callable[[], None]:
     def command() -> None:
         raise PolyclinicError(f"'{entry.name}' needs {missing.name}, which is not installed. {_remedy(entry)}")
 

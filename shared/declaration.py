@@ -18,7 +18,7 @@ D = TypeVar("D", bound="Declaration")
 class Declaration(BaseModel):
     """Base of everything that a person declares in TOML: frozen, strict in its types, closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def read_toml(path: Path, kind: type[D], *, error: type[PolyclinicError]) -> D:
@@ -73,7 +73,7 @@ def parse(data: Mapping[str, Any], kind: type[D], *, where: str, error: type[Pol
 
 def _place(location: tuple[int | str, ...]) -> str:
     """Write ('training', 'lr_head') as '[training] lr_head'."""
-    words = [str(part) for part in location]
+    words = [str(part) for part in location if not _is_alternative(part)]
     match words:
         case []:
             return "as a whole"
@@ -81,6 +81,11 @@ def _place(location: tuple[int | str, ...]) -> str:
             return f"[{section}]"
         case _:
             return f"[{words[0]}] {'.'.join(words[1:])}"
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Tell pydantic's name for one way to read a value, such as "tuple[float, float]", from a key."""
+    return isinstance(part, str) and part.startswith(("literal[", "tuple["))
 
 
 def _sentence(item: Any, kind: type[Declaration]) -> str:
@@ -92,6 +97,10 @@ def _sentence(item: Any, kind: type[Declaration]) -> str:
             return "is required and missing. Add it."
         case "value_error":
             return str(item["ctx"]["error"])
+        case "tuple_type":
+            return f"needs a list, in square brackets; found {item['input']!r}. Correct the value."
+        case "model_type" | "dict_type":
+            return f"needs a section, with keys of its own; found {item['input']!r}. Correct it."
         case _:
             return f"{item['msg']}; found {item['input']!r}. Correct the value."
 

@@ -118,10 +118,9 @@ def prepare(
 def normalise(images_NCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
     """Turn images (N, 1 or 3, H, W) into what the backbone was pretrained on, (N, 3, H, W) of `dtype`.
 
-    Images are as prepared, with 255 (uint8) or 65535 (uint16) for full scale, or augmented, in [0, 1]. Full scale is
-    1; then ImageNet's mean is taken away and the result is divided by
-    its standard deviation. Computed in float32 whatever `dtype` is, on the images' device. The same bits for any
-    thread count.
+    Images are as prepared, with 255 (uint8) or 65535 (uint16) for full scale, or augmented, in [0, 1]. Full scale
+    becomes 1; then ImageNet's mean is taken away and the result is divided by its standard deviation. Computed in
+    float32 whatever `dtype` is, on the images' device. The same bits for any thread count.
     """
     device = images_NCHW.device
     white = 1 if images_NCHW.is_floating_point() else torch.iinfo(images_NCHW.dtype).max

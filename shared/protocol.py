@@ -61,9 +61,7 @@ class Task(Declaration):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if bool(self.findings) == bool(self.classes):
-            raise ValueError(
-                "give exactly one of 'findings' (each present or absent) and 'classes' (one is true)."
-            )
+            raise ValueError("give exactly one of 'findings' (each present or absent) and 'classes' (one is true).")
         if len(set(self.targets)) != len(self.targets):
             raise ValueError("a name stands twice. Every finding or class needs a name of its own.")
         if self.exclusive and len(self.classes) < 2:
@@ -206,9 +204,9 @@ class Federation(Declaration):
     @classmethod
     def _own_settings_only(cls, data: Any) -> Any:
         """Fill in the strategy's own settings, and refuse another strategy's."""
-        if not isinstance(data, dict) or data.get("strategy", "fedavg") not in STRATEGY_SETTINGS:
+        strategy = data.get("strategy", "fedavg") if isinstance(data, dict) else None
+        if not isinstance(strategy, str) or strategy not in STRATEGY_SETTINGS:
             return data
-        strategy = data.get("strategy", "fedavg")
         own = STRATEGY_SETTINGS[strategy]
         foreign = {key for settings in STRATEGY_SETTINGS.values() for key in settings} - set(own)
         given = {key for key, value in data.items() if value is not None}

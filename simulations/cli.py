@@ -1,13 +1,17 @@
 """Commands for researchers: simulate a study on one machine, and partition a data set into virtual hospitals."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from client.workbench import Device
+from shared.errors import DataError
 from shared.protocol import read_protocol
 from simulations.console import Console
+from simulations.partition import partition as partition_table
+from simulations.partition_plan import Columns
 from simulations.run_folder import default_folder, open_run
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
@@ -55,3 +59,54 @@ def simulate(
     with Console() as console:
         run_simulation(job, console)
     typer.echo(run.report)
+
+
+def partition(
+    table: Annotated[Path, typer.Argument(help="CSV table with one row an image.", show_default=False)],
+    images: Annotated[
+        Path, typer.Option(help="Folder of images (PNG, JPEG, TIFF), or an .npz file.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the hospitals; made if it is not there.", show_default=False)],
+    image_column: Annotated[
+        str, typer.Option(help="Column with the image's path, or its number in the .npz.")
+    ] = "image",
+    patient_column: Annotated[str, typer.Option(help="Column that says whose image it is.")] = "patient_id",
+    site_column: Annotated[str, typer.Option(help="Column that says which hospital has it.")] = "site",
+    finding: Annotated[
+        list[str] | None,
+        typer.Option(help="A finding and its column: name=column. May be given several times. Default: label=label."),
+    ] = None,
+    keep: Annotated[str, typer.Option(help="Columns to carry along, separated by commas: age,sex,view.")] = "",
+    modality: Annotated[str, typer.Option(help="The DICOM modality to write; OT claims nothing.")] = "OT",
+) -> None:
+    """Turn an image collection and its table into virtual hospitals: DICOM files, labels and a site.toml each.
+
+    Every row of the table is accounted for. The hospitals are then used with `polyclinic simulate --sites`.
+    """
+    columns = Columns(
+        image=image_column,
+        patient=patient_column,
+        site=site_column,
+        findings=dict(_named_column(text) for text in finding or ["label=label"]),
+        keep=[name.strip() for name in keep.split(",") if name.strip()],
+    )
+    with Console() as console:
+        summary = partition_table(
+            table,
+            images=images,
+            out=out,
+            columns=columns,
+            modality=modality,
+            workers=len(os.sched_getaffinity(0)),
+            progress=lambda done, total: console.step("images written", done, total),
+        )
+        for line in summary.in_words():
+            console.say(line)
+    typer.echo(out)
+
+
+def _named_column(text: str) -> tuple[str, str]:
+    name, _, column = text.partition("=")
+    if not (name and column):
+        raise DataError(f"--finding {text}: not of the form name=column, e.g. --finding pneumonia=label.")
+    return name, column

@@ -62,15 +62,15 @@ def test_each_file_is_read_in_its_size_or_refused_with_its_reason(corpus: dict[s
             assert np.isfinite(image.pixels_FHWC).all()
 
 
-def test_headers_are_read_or_refused_like_their_images(corpus: dict[str, Path]) -> None:
+def test_headers_are_refused_only_where_their_images_are(corpus: dict[str, Path]) -> None:
     """A file that is refused for its pixels may have a header; none that is read lacks one."""
+    refused = {}
     for number, path in corpus.items():
         try:
-            header = read_header(path)
+            assert read_header(path).frames >= 1
         except Unreadable as refusal:
-            assert refusal.reason is REFUSED[number]
-        else:
-            assert header.frames >= 1
+            refused[number] = refusal.reason
+    assert refused == REFUSED
 
 
 @pytest.mark.parametrize("same", [["008", "009", "010", "013"], ["011", "012", "014"], ["042", "043"]])
@@ -100,7 +100,7 @@ def test_a_tiny_colour_image_is_the_same_in_each_encoding(
 
 
 @pytest.mark.parametrize(
-    ("number", "tolerance"), [("017", 3), ("021", 0), ("028", 0), ("030", 4), ("033", 4), ("040", 0)]
+    ("number", "tolerance"), [("017", 3), ("021", 0), ("028", 0), ("030", 6), ("033", 4), ("040", 0)]
 )
 def test_the_colour_bars_are_the_colours_that_they_are(corpus: dict[str, Path], number: str, tolerance: float) -> None:
     """The test card of these files has ten bars from red to white, whatever its compression."""
@@ -152,13 +152,14 @@ def test_no_identifier_is_logged_printed_or_told(
     """Over the whole corpus no log, stream or message holds a word; so none holds an identifier."""
     caplog.set_level(logging.DEBUG)
     for number, path in corpus.items():
+        told = ""
         try:
-            read_header(path)
+            told += repr(read_header(path).identity)
             read_image(path, frames="first")
         except Unreadable as refusal:
-            told = str(refusal) + repr(refusal)
-            values = pydicom.dcmread(path, force=True, specific_tags=list(PATIENT_TAGS))
-            for value in (str(values.get(tag) or "") for tag in PATIENT_TAGS):
-                assert not value or value not in told, f"file {number}"
+            told += str(refusal) + repr(refusal)
+        values = pydicom.dcmread(path, force=True, specific_tags=list(PATIENT_TAGS))
+        for value in (str(values.get(tag) or "") for tag in PATIENT_TAGS):
+            assert not value or value not in told, f"file {number}"
     assert not caplog.records
     assert capfd.readouterr() == ("", "")

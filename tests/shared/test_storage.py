@@ -1,0 +1,80 @@
+"""Tests of shared/storage.py: a file is whole or not there, and what was there before survives a failure."""
+
+import errno
+import os
+
+import pytest
+
+from shared.errors import StorageError
+from shared.storage import atomic_file
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
+    """While it is written nothing is at its place; afterwards it is, and nothing else is left."""
+    path = tmp_path / "runs" / "a" / "results.json"
+    with atomic_file(path) as part:
+        part.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_exception_leaves_what_was_there(tmp_path):
+    """A failure in the middle of writing changes nothing, leaves no half, and is the caller's own."""
+    path = tmp_path / "results.json"
+    path.write_text("before")
+    with pytest.raises(KeyError), atomic_file(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path):
+    """The message names the file and says what to do; what was there before is untouched."""
+    path = tmp_path / "model.safetensors"
+    path.write_text("before")
+    with pytest.raises(StorageError, match=r"model.safetensors: cannot be written \(No space left on device\). Free"):
+        with atomic_file(path) as part:
+            part.write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fails_late_is_seen(tmp_path, monkeypatch):
+    """A disk may say only at the sync that it could not take the data; the file is then not replaced."""
+    path = tmp_path / "a"
+    path.write_text("before")
+
+    def fail(_descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="Input/output error"), atomic_file(path) as part:
+        part.write_text("after")
+    assert path.read_text() == "before"
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    """A file where a folder should be gives the same kind of message."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"), atomic_file(tmp_path / "file" / "x" / "a"):
+        pass
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    """An empty result is not taken for a whole one."""
+    with pytest.raises(StorageError, match="cannot be written"), atomic_file(tmp_path / "a"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_are_synced_before_the_name(tmp_path, monkeypatch):
+    """After a power cut the name never leads to data that are not there: file first, then its folder."""
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    with atomic_file(tmp_path / "a") as part:
+        part.write_text("x")
+    assert synced == [str(part), str(tmp_path)]
