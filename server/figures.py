@@ -6,6 +6,7 @@ same name in report.css, so that the page's light and dark themes, and a printer
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,9 @@ def board(*, name: str, width: int, height: int, title: str, description: str) -
     The same drawing gives the same bytes, whatever the user's own matplotlib settings. `name` is unique in the page.
     An empty title makes the figure decoration, which a screen reader passes over.
     """
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The reader's own fonts draw the text; that matplotlib's lacks a letter of a site's name is of no matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "axes.unicode_minus": True})
         page = Board(name=name, width=width, height=height)

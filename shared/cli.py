@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from shared.errors import PolyclinicError
 
@@ -45,10 +46,10 @@ def _offer(app: typer.Typer, entry: EntryPoint) -> None:
     try:
         command = entry.load()
     except ModuleNotFoundError as missing:
+        # Escaped, because help is rich markup, in which [simulate] would be a style and not be shown.
+        text = escape(f"Not installed here: {_remedy(entry)}")
         anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(entry.name, help=f"Not installed here: {_remedy(entry)}", context_settings=anything)(
-            _absent(entry, missing)
-        )
+        app.command(entry.name, help=text, context_settings=anything)(_absent(entry, missing))
         return
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=entry.name)

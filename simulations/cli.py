@@ -1,6 +1,7 @@
 """Commands for researchers: simulate a study on one machine, and partition a data set into virtual hospitals."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,15 @@ from client.workbench import Device
 from shared.errors import DataError
 from shared.protocol import read_protocol
 from simulations.console import Console
+from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
 from simulations.run_folder import default_folder, open_run
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
+
+ROWS_SHOWN = 12
+"""Row numbers that are printed for a reason; the rest are counted."""
 
 DeviceOption = Annotated[
     Device, typer.Option(help="Where to compute: auto (a CUDA device where there is one), cpu or cuda.")
@@ -100,9 +105,20 @@ def partition(
             workers=len(os.sched_getaffinity(0)),
             progress=lambda done, total: console.step("images written", done, total),
         )
-        for line in summary.in_words():
+        for line in _in_words(summary):
             console.say(line)
     typer.echo(out)
+
+
+def _in_words(summary: PartitionSummary) -> Iterator[str]:
+    for site in summary.sites:
+        positives = ", ".join(f"{count:,} with {finding}" for finding, count in site.positives.items())
+        yield f"{site.name}: {site.patients:,} patients, {site.images:,} images, {positives}"
+    for reason, rows in summary.skipped.items():
+        shown = ", ".join(map(str, rows[:ROWS_SHOWN])) + (" ..." if len(rows) > ROWS_SHOWN else "")
+        yield f"{len(rows):,} of {summary.rows:,} rows left out: {reason.sentence} Rows (1 is the header): {shown}"
+    if summary.patients_at_several_sites:
+        yield f"{summary.patients_at_several_sites:,} patients are at several sites, and count as others at each."
 
 
 def _named_column(text: str) -> tuple[str, str]:
