@@ -123,6 +123,7 @@ def _whisker(page: Board, axes: Axes, place: int, row: ForestRow, mark: SiteMark
     (value,) = axes.plot(
         [estimate.value],
         [place],
+        color=colour,
         marker=mark.shape,
         markersize=8,
         markerfacecolor=colour if row.ranked else PAPER,
@@ -179,6 +180,7 @@ def _curve(page: Board, axes: Axes, curve: RocCurve) -> None:
     if curve.operating_point is not None:
         (point,) = axes.plot(
             *([at] for at in curve.operating_point),
+            color=colour,
             marker="d" if curve.mark is None else curve.mark.shape,
             markersize=10,
             markerfacecolor=colour if curve.ranked else PAPER,

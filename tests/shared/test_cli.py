@@ -55,6 +55,8 @@ def polyclinic(monkeypatch, capsys):
     ]
     monkeypatch.setattr(cli, "entry_points", lambda group: [point for point in points if point.group == group])
 
+    monkeypatch.setenv("COLUMNS", "100")
+
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["polyclinic", *arguments])
         with pytest.raises(SystemExit) as end:
