@@ -26,8 +26,8 @@ from client.row_store import RowStore
 from client.worker_pool import map_files
 from shared.preprocessing import Contract, MissingSpacingError, prepare
 
-FILES_WORTH_A_WORKER = 64
-"""A worker starts, with all that it imports, in the time that so many files take."""
+FILES_WORTH_A_WORKER = 100
+"""A worker starts, with all that it imports, in the time of so many files of a megapixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

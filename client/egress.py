@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from client.disclosure import suppress_evidence, suppress_flow
+from client.patient_flow import FILE_REASONS
 from shared.audit import AuditLog
 from shared.errors import (
     DataError,
@@ -34,6 +35,8 @@ from shared.messages import (
     encode_answer,
 )
 from shared.parameters import NamedArrays, Wire, same_form
+from shared.released_flow import ReleasedFlow
+from shared.split import Split
 from shared.wire import to_frames
 
 log = logging.getLogger("polyclinic.site")
@@ -72,6 +75,7 @@ class EgressGuard:
         """
         match task, reply:
             case ReadyTask(), ReadyReply(flow=flow):
+                _refuse_free_words(flow)
                 released: Reply = ReadyReply(flow=suppress_flow(flow, min_cell=self.min_cell))
                 what = ["patient flow"]
             case TrainTask(), TrainReply():
@@ -91,7 +95,7 @@ class EgressGuard:
 
         Another library's message may hold a patient's value: of these the log has the type alone.
         """
-        code = Refusal(fault.code) if isinstance(fault, TaskError) else _code_of(fault)
+        code = _code_of(fault)
         said = str(fault) if isinstance(fault, PolyclinicError) else type(fault).__name__
         log.error("task %s refused as %s: %s", task_id[:12] or "(no id)", code, said)
         answer = Answer(task_id=task_id, reply=RefusalReply(code=code))
@@ -118,5 +122,12 @@ class EgressGuard:
         return frames
 
 
+def _refuse_free_words(flow: ReleasedFlow) -> None:
+    if not (flow.excluded.keys() <= set(FILE_REASONS) and flow.splits.keys() <= set(Split)):
+        raise EgressError("the patient flow counts by a word that is neither a known reason nor a split.")
+
+
 def _code_of(fault: Exception) -> Refusal:
+    if isinstance(fault, TaskError) and fault.code in list(Refusal):
+        return Refusal(fault.code)
     return next((code for kind, code in CODES.items() if isinstance(fault, kind)), Refusal.INTERNAL)

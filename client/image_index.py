@@ -11,8 +11,8 @@ from client.refusals import Reason, Unreadable
 from client.worker_pool import map_files
 from shared.errors import DataError
 
-HEADERS_WORTH_A_WORKER = 1500
-"""A worker starts in the time of about so many headers."""
+HEADERS_WORTH_A_WORKER = 4000
+"""A worker starts in the time of so many headers."""
 
 _UNKNOWN = Identity(sop_instance_uid="", study_instance_uid="", accession_number="", patient_id="")
 

@@ -34,7 +34,7 @@ def laterality_scores(augmentation: Augmentation, *, size: int, seed: int, draws
 
     A statement about these draws of this seed, not about all that could be drawn.
     """
-    return [_score(name, setting, size, seed, draws) for name, setting in _one_at_a_time(augmentation)]
+    return [_score(name, setting, size, seed, draws) for name, setting in one_at_a_time(augmentation)]
 
 
 def laterality_rows(scores: list[LateralityScore]) -> list[tuple[str, str, str, str]]:
@@ -70,7 +70,8 @@ def phantom(size: int) -> torch.Tensor:
     return image.clamp(0, 1).unsqueeze(0)
 
 
-def _one_at_a_time(augmentation: Augmentation) -> Iterator[tuple[str, Augmentation]]:
+def one_at_a_time(augmentation: Augmentation) -> Iterator[tuple[str, Augmentation]]:
+    """Yield each setting that is on, by its name and by itself, then all together if they are several."""
     settings = {field.name: getattr(augmentation, field.name) for field in fields(Augmentation)}
     on = [name for name, value in settings.items() if value]
     for name in on:

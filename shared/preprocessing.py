@@ -214,8 +214,8 @@ def _quantise(
     levels = float(np.iinfo(contract.dtype).max)
     if white <= black:
         return np.where(image > black, levels, 0.0)
-    unit = (image.astype(np.float64) - black) / (white - black)
-    return np.rint(unit.clip(0, 1) * levels)
+    unit = (image.astype(np.float64).clip(black, white) - black) / (white - black)
+    return np.rint(unit * levels)
 
 
 def _limits(

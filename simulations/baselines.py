@@ -40,7 +40,8 @@ class PooledInputs:
         return _reorder(made, part_N)
 
     def _part(self, rows: Rows) -> Rows:
-        return np.asarray(np.searchsorted(self.first_row, rows, side="right") - 1)
+        after: Rows = np.searchsorted(self.first_row, rows, side="right").astype(np.int64)
+        return after - 1
 
     def _own(self, rows: Rows, part_N: Rows, part: int) -> Rows:
         return rows[part_N == part] - self.first_row[part]

@@ -1,4 +1,4 @@
-"""Commands for researchers: simulate a study on one machine, and partition a data set into virtual hospitals."""
+"""Commands for researchers: check and simulate a study, and partition a data set into virtual hospitals."""
 
 import os
 from collections.abc import Iterator
@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console as RichConsole
+from rich.table import Table
 
 from client.workbench import Device
+from shared.augmentation import Augmentation
 from shared.errors import DataError
+from shared.laterality import laterality_rows, laterality_scores
 from shared.protocol import read_protocol
+from simulations.augmentation_sheet import write_sheet
 from simulations.console import Console
 from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
-from simulations.run_folder import default_folder, open_run
+from simulations.run_folder import as_toml, default_folder, open_run
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
 
@@ -64,6 +69,36 @@ def simulate(
     with Console() as console:
         run_simulation(job, console)
     typer.echo(run.report)
+
+
+study = typer.Typer(no_args_is_help=True, help="For whoever writes a study: check it before anybody is asked.")
+
+
+@study.callback()
+def _study() -> None:
+    """For whoever writes a study: check it before anybody is asked."""
+
+
+@study.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
+    picture: Annotated[Path | None, typer.Option(help="Draw what the augmentation does, as a PNG file.")] = None,
+) -> None:
+    """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left."""
+    protocol = read_protocol(file)
+    augmentation = Augmentation(**protocol.augmentation.model_dump())
+    scores = laterality_scores(augmentation, size=protocol.images.size, seed=protocol.study.seed)
+    table = Table(title="Augmentation of a phantom: the draw nearest to a mirror image")
+    for heading in ("setting", "correlation", "with the mirror image", "verdict"):
+        table.add_column(heading)
+    for row in laterality_rows(scores):
+        table.add_row(*row)
+    out = RichConsole(highlight=False)
+    out.print(as_toml(protocol), markup=False, soft_wrap=True)
+    out.print(table)
+    if picture:
+        write_sheet(augmentation, picture, seed=protocol.study.seed)
+        out.print(f"Picture: {picture}", markup=False, soft_wrap=True)
 
 
 def partition(

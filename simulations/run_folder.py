@@ -67,7 +67,7 @@ def open_run(path: Path, protocol: StudyProtocol, *, resume: bool) -> RunFolder:
         )
     if not begun:
         with atomic_file(run.protocol) as part:
-            part.write_text(_as_toml(protocol), encoding="utf-8")
+            part.write_text(as_toml(protocol), encoding="utf-8")
     return run
 
 
@@ -76,7 +76,8 @@ def default_folder(protocol: StudyProtocol) -> Path:
     return Path("runs") / (re.sub(r"[^a-z0-9]+", "-", protocol.study.name.lower()).strip("-") or "study")
 
 
-def _as_toml(protocol: StudyProtocol) -> str:
+def as_toml(protocol: StudyProtocol) -> str:
+    """Write a study with every default and override, its digest in the first line."""
     head = f"# Written by polyclinic: the study as it was run. Digest {protocol.digest()}\n\n"
     return head + tomli_w.dumps(protocol.declared())
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client import cohort as cohort_module
+from client.cache import fill
 from client.cohort import Cohort, NoImagesError, build_cohort
 from client.dicom import Header, Identity
-from client.image_index import IndexedFile
-from client.patient_flow import Exclusion
+from client.image_index import IndexedFile, index_images
+from client.patient_flow import Exclusion, RowReason
 from client.refusals import Reason
 from client.site import SiteConfig
 from shared.errors import DataError, SiteError
+from shared.preprocessing import Contract
 from shared.split import Split
 
 
@@ -319,6 +322,52 @@ def test_the_cohort_as_arrays(hospital: Any) -> None:
         assert place in cohort.of(image.split)
     assert sorted(place for split in Split for place in cohort.of(split)) == list(range(12))
     assert sorted(set(cohort.patients_N.tolist())) == list(range(6))
+
+
+def test_every_odd_file_is_accounted_for(hospital: Any, shared_data: Path) -> None:
+    """54 real files, half of them broken, foreign or twice there: each is an image in the end or has a reason."""
+    odd = shared_data / "dicom"
+    names = sorted(path.name for path in odd.iterdir())
+    hospital.labels("path,label", *(f"{name},1" for name in names))
+    hospital.dicom.rmdir()
+    hospital.dicom.symlink_to(odd, target_is_directory=True)
+    cohort = build(hospital.site(join="path", pna="label"), frames="all")
+    contract = Contract(size=32, window="percentile", spacing_mm=0, fit="pad", depth="uint8", channels=1)
+    cached = fill(
+        cohort.images,
+        contract=contract,
+        frames="all",
+        root=hospital.dicom,
+        folder=hospital.folder / "cache",
+        workers=1,
+        progress=lambda *_: None,
+    )
+    flow = cohort.without(cached.unreadable).flow
+    assert flow.files == flow.rows == len(names)
+    assert flow.files_kept + sum(step.files for step in flow.steps) == flow.files
+    assert flow.rows_used + sum(step.rows for step in flow.row_steps) == flow.rows
+    assert flow.files_kept > 20
+    assert {Reason.NOT_DICOM, Reason.TRUNCATED, Reason.NO_PIXELS, Reason.NO_PATIENT} <= {s.reason for s in flow.steps}
+
+
+def test_many_headers_are_read_by_workers(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is the same however many processes made it, and progress reaches the end."""
+    for n in range(6):
+        hospital.image(f"{n}.dcm", patient=f"P{n}", exam=str(n))
+    (hospital.dicom / "notes.txt").write_text("not a film")
+    seen: list[tuple[int, int]] = []
+    alone = index_images(hospital.dicom, workers=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 7) for done in range(8)]
+    monkeypatch.setattr("client.image_index.HEADERS_WORTH_A_WORKER", 1)
+    assert index_images(hospital.dicom, workers=2, progress=lambda *_: None) == alone
+
+
+def test_every_code_has_its_own_name_and_sentence() -> None:
+    """Codes of files are counted together, so none may be in two lists; each has advice."""
+    codes = [reason.value for reason in (*Reason, *Exclusion)]
+    assert len(set(codes)) == len(codes)
+    for reason in (*Exclusion, *RowReason):
+        assert reason.sentence.endswith(".")
 
 
 few = st.sampled_from(["", "1", "2", "3"])
