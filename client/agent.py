@@ -18,7 +18,6 @@ from shared.loss import Loss, build_loss, positive_weights
 from shared.messages import (
     EvaluateReply,
     EvaluateTask,
-    MalformedError,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -55,14 +54,16 @@ class Agent:
     local_norm: LocalNorm | None
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
-        """Answer one task. Every failure becomes a reply with a fixed code; no exception leaves."""
+        """Answer one task. Every failure becomes a reply with a fixed code; no exception's text leaves.
+
+        Raises:
+            StorageError: the audit log cannot be written; then nothing leaves, not even a code.
+        """
         task_id = ""
         try:
-            task = decode_task(from_frames(frames))
+            task = _decode(frames)
             task_id = task.header.task_id
             reply = self.guard.release(task, self._work(task))
-        except MalformedError as fault:
-            reply = self.guard.refuse(TaskError(Refusal.MALFORMED, f"malformed at {fault}"), task_id=task_id)
         except Exception as fault:  # the one place that catches all: an exception's text may hold a patient's value
             reply = self.guard.refuse(fault, task_id=task_id)
         yield from reply
@@ -81,8 +82,7 @@ class Agent:
                 return self._evaluate(task)
 
     def _train(self, task: TrainTask) -> TrainReply:
-        number, start = task.header.round, self.protocol.model.trains_from(task.header.round)
-        names = exchanged(self.bench.classifier, start, local_norm=self.local_norm is not None)
+        number, names = task.header.round, self._exchanged(task)
         if list(task.arrays) != names:
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
         if self.records.patients(Split.TRAIN) < self.min_patients:
@@ -96,7 +96,7 @@ class Agent:
             self.inputs,
             rows=rows,
             labels_NK=self.records.labels_NK,
-            start=start,
+            start=self.protocol.model.trains_from(number),
             training=self.protocol.training,
             proximal_mu=self.protocol.federation.proximal_mu or 0.0,
             loss=self._loss(rows),
@@ -114,6 +114,8 @@ class Agent:
         )
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
+        if not set(self._exchanged(task)) <= set(task.arrays):
+            raise TaskError(Refusal.WRONG_FORM, "the task's arrays lack some that train in this round")
         self.bench.load(task.arrays)
         if self.local_norm:
             self.local_norm.load(task.header.run_id, before=task.header.round + 1)
@@ -129,6 +131,10 @@ class Agent:
         )
         return EvaluateReply(evidence=evidence)
 
+    def _exchanged(self, task: Task) -> list[str]:
+        start = self.protocol.model.trains_from(task.header.round)
+        return exchanged(self.bench.classifier, start, local_norm=self.local_norm is not None)
+
     def _loss(self, rows: Rows) -> Loss:
         training = self.protocol.training
         weights = torch.from_numpy(positive_weights(self.records.labels_NK[rows]))
@@ -139,3 +145,10 @@ class Agent:
             alpha=training.alpha,
             positive_weights_K=weights.to(self.bench.device),
         )
+
+
+def _decode(frames: Iterable[bytes]) -> Task:
+    try:
+        return decode_task(from_frames(frames))
+    except ValueError as fault:  # it names a part of the message, never its content
+        raise TaskError(Refusal.MALFORMED, f"malformed: {fault}") from None

@@ -1,7 +1,5 @@
 """Compose one site: every object built once, in plain sight."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +59,6 @@ def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) 
         found.images,
         contract=contract(protocol),
         frames=protocol.images.frames,
-        root=config.data.dicom,
         folder=config.compute.cache,
         workers=config.compute.workers,
         progress=partial(progress, "images prepared"),
@@ -99,13 +96,14 @@ def site_inputs(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, *
     """Feed the model with a site's images, as the study says."""
     settings = protocol.augmentation
     live = LiveInputs(bench, site.pixels, Augmentation(**settings.model_dump()))
-    split = hashlib.sha256(site.records.split_N.tobytes()).hexdigest()
     cache = FeatureCache(
         bench,
         live,
-        site.records,
         folder=site.config.compute.cache / "features",
-        identity=json.dumps([site.pixels.digest, split, settings.model_dump()]),
+        pixels=site.pixels.digest,
+        count=len(site.pixels),
+        training_rows=site.records.training_rows(),
+        augmentation=settings.model_dump_json(),
         seed=partial(protocol.random_seed, "features", site.name),
         progress=lambda what, done, total: progress(f"{site.name}: {what}", done, total),
     )

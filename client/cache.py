@@ -1,8 +1,8 @@
 """Preprocessed uint8/uint16 arrays on local disk, keyed by file and contract digest.
 
 Each contract and choice of frames has a folder of its own under the cache, so that studies don't clash. A file's key
-is the SHA-256 of its path under the DICOM folder, its size and its time of change: the cache holds no name. Rows of
-files that have changed or are gone stay, unused.
+is the SHA-256 of its path, its size and its time of change: the cache holds no name, and hospitals on one machine may
+share it. Rows of files that have changed or are gone stay, unused.
 """
 
 import hashlib
@@ -57,7 +57,6 @@ def fill(
     *,
     contract: Contract,
     frames: Frames,
-    root: Path,
     folder: Path,
     workers: int,
     progress: Progress,
@@ -71,7 +70,6 @@ def fill(
         images: the cohort's; every file with all of the frames that the study reads of it.
         contract: what to make of an image.
         frames: which frames of a file the study reads.
-        root: the DICOM folder.
         folder: the site's cache folder; made if it is not there.
         workers: how many processes read files.
         progress: called with files done and files in all; those that are in the cache already are done.
@@ -80,7 +78,7 @@ def fill(
         StorageError: the disk is full or cannot be written; finished images are kept and nothing half-written is used.
         DataError: a worker was killed.
     """
-    keys = {path: _key(path, root) for path in dict.fromkeys(image.path for image in images)}
+    keys = {path: _key(path) for path in dict.fromkeys(image.path for image in images)}
     name = f"{contract.digest()}-{frames}"
     with RowStore.open(folder / name, shape=contract.shape, dtype=contract.dtype) as store:
         missing = {path: key for path, key in keys.items() if key not in store.finished}
@@ -116,14 +114,14 @@ def fill(
     )
 
 
-def _key(path: Path, root: Path) -> str:
+def _key(path: Path) -> str:
     """Name a file's content without a word of it; a file that is gone has a key too, which nothing is kept under."""
     try:
         status = path.stat()
         state = f"{status.st_size}\0{status.st_mtime_ns}"
     except OSError:
         state = ""
-    return hashlib.sha256(os.fsencode(f"{path.relative_to(root)}\0{state}")).hexdigest()
+    return hashlib.sha256(os.fsencode(f"{path.absolute()}\0{state}")).hexdigest()
 
 
 def _prepare_file(path: Path, *, contract: Contract, frames: Frames) -> npt.NDArray[Any] | Reason:

@@ -27,16 +27,14 @@ def suppress_evidence(
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:
     """Suppress the counts below `min_cell`, and those from which a suppressed one would follow.
 
-    An exclusion that did not happen is shown as 0. The files found would give a single suppressed exclusion away, so
-    they are shown only where none is suppressed; a split's classes are shown together or not at all.
+    An exclusion that did not happen is shown as 0. The files found would give a single suppressed exclusion away, or a
+    single suppressed split where an exam is a file, so they are shown only where none is suppressed; a split's classes
+    are shown together or not at all.
     """
     excluded = {reason: _count(count, min_cell, zero_is_open=True) for reason, count in flow.excluded.items()}
-    return replace(
-        flow,
-        found=None if None in excluded.values() else _count(flow.found, min_cell),
-        excluded=excluded,
-        splits={name: _split(split, min_cell) for name, split in flow.splits.items()},
-    )
+    splits = {name: _split(split, min_cell) for name, split in flow.splits.items()}
+    hidden = None in excluded.values() or any(split.patients is None for split in splits.values())
+    return replace(flow, found=None if hidden else _count(flow.found, min_cell), excluded=excluded, splits=splits)
 
 
 def _split(split: SplitCounts, min_cell: int) -> SplitCounts:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.site_data import Records, Rows
+from client.site_data import Rows
 from client.workbench import Workbench
-from shared.split import Split
 from shared.storage import atomic_file
 
 FORWARD_BATCH = 32
@@ -35,81 +34,84 @@ class Source(Protocol):
 
 
 class FeatureCache:
-    """While the part before `start` is frozen its outputs are constants: one file for each side and view.
+    """While the part before `start` is frozen its outputs are constants: a file of the images as they are, one a view.
 
     A file's name is a digest of all that its content depends on: the frozen arrays, the prepared images and their
-    order, the view's augmentation and seed, device and thread count. A file is made when its side is first asked for.
+    order, device and thread count; for a view, also its augmentation, its seed and which images train. Images as they
+    are serve every split and every study of one model; a view is made of training images alone.
     """
 
     def __init__(
         self,
         bench: Workbench,
         source: Source,
-        records: Records,
         *,
         folder: Path,
-        identity: str,
+        pixels: str,
+        count: int,
+        training_rows: Rows,
+        augmentation: str,
         seed: Seed,
         progress: Progress,
     ) -> None:
         self._bench = bench
         self._source = source
-        self._records = records
         self._folder = folder
-        self._identity = f"{identity}\x1f{bench.device.type}\x1f{torch.get_num_threads()}"
+        self._identity = f"{pixels}\x1f{bench.device.type}\x1f{torch.get_num_threads()}"
+        self._every = np.arange(count)
+        self._training_rows = training_rows
+        self._augmentation = f"{augmentation}\x1f{hashlib.sha256(training_rows.tobytes()).hexdigest()}"
         self._seed = seed
         self._progress = progress
-        self._place_N = np.empty(len(records), np.int64)
-        for side in Split:
-            self._place_N[records.rows(side)] = np.arange(len(records.rows(side)))
         self._files: dict[str, npt.NDArray[np.float32]] = {}
 
     def plain(self, rows: Rows, *, start: str) -> torch.Tensor:
-        """Give the outputs of images as they are, in the order of `rows`, which are all of one side."""
-        file = self._file("plain", rows, start, lambda batch: self._source.evaluation(batch, start=start))
-        return torch.from_numpy(file[self._place_N[rows]])
+        """Give the outputs of images as they are, in the order of `rows`."""
+        file = self._file("plain", self._every, start, lambda batch: self._source.evaluation(batch, start=start))
+        return torch.from_numpy(file[rows])
 
     def views(self, rows: Rows, picked: Rows, *, start: str) -> torch.Tensor:
-        """Give for each row the output of its view `picked`; a view is augmented once and for all."""
-        outputs = np.stack(
-            [self._view(int(view), rows, start)[place] for view, place in zip(picked, self._place_N[rows], strict=True)]
-        )
-        return torch.from_numpy(outputs)
+        """Give for each training row the output of its view `picked`; a view is augmented once and for all."""
+        files = {int(view): self._view(int(view), start) for view in np.unique(picked)}
+        places = np.searchsorted(self._training_rows, rows)
+        return torch.from_numpy(np.stack([files[view][place] for view, place in zip(picked, places, strict=True)]))
 
-    def _view(self, view: int, rows: Rows, start: str) -> npt.NDArray[np.float32]:
-        generator = torch.Generator()
+    def _view(self, view: int, start: str) -> npt.NDArray[np.float32]:
+        seed = self._seed("view", view)
 
         def forward(batch: Rows) -> torch.Tensor:
-            return self._source.training(
-                batch, start=start, generator=generator.manual_seed(self._seed("view", view, batch[0]))
-            )
+            # Keyed by the batch, so that a view is the same whatever was made before it.
+            generator = torch.Generator().manual_seed(self._seed("view", view, int(batch[0])))
+            return self._source.training(batch, start=start, generator=generator)
 
-        return self._file(f"view {view}, seed {self._seed('view', view)}", rows, start, forward)
+        return self._file(f"view {view}, {seed}, {self._augmentation}", self._training_rows, start, forward)
 
     def _file(
         self, view: str, rows: Rows, start: str, forward: Callable[[Rows], torch.Tensor]
     ) -> npt.NDArray[np.float32]:
-        side = Split(str(self._records.split_N[rows[0]]))
-        key = "\x1f".join((view, side, start))
+        """Open a view's file, made first where it is not there yet."""
+        key = f"{view}\x1f{start}"
         if key not in self._files:
             parts = (self._bench.frozen_digest(start), self._identity, key)
             name = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
             path = self._folder / f"{name}.npy"
             if not path.exists():
-                self._fill(path, self._records.rows(side), forward)
+                self._fill(path, rows, forward)
             self._files[key] = np.load(path, mmap_mode="r")
         return self._files[key]
 
     def _fill(self, path: Path, rows: Rows, forward: Callable[[Rows], torch.Tensor]) -> None:
         with atomic_file(path) as part:
             file: Any = None
+            done = 0
             for batch in in_batches(rows):
                 outputs = forward(batch).float().cpu().numpy()
                 if file is None:
                     shape = (len(rows), *outputs.shape[1:])
                     file = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-                file[self._place_N[batch]] = outputs
-                self._progress("frozen features", int(self._place_N[batch[-1]]) + 1, len(rows))
+                file[done : done + len(batch)] = outputs
+                done += len(batch)
+                self._progress("frozen features", done, len(rows))
             file.flush()
 
 

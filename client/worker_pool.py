@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -59,7 +60,8 @@ def _map_chunk(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 def _begin_worker() -> None:
-    """See to it that a worker ends with its parent: one that was killed cannot tell it to stop."""
+    """Leave Ctrl-C to the parent, and end with it: a parent that was killed cannot tell its workers to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

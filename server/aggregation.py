@@ -79,22 +79,28 @@ class ServerOptimiser:
     beta1: float = 0.0
     beta2: float = 0.0
 
-    def step(self, current: NamedArrays, mean: NamedArrays, state: dict[str, Array]) -> dict[str, Array]:
-        """Return the next model; `state` (moments under 'm/' and 'v/' names) is updated in place.
+    def step(self, current: NamedArrays, mean: dict[str, Array], state: dict[str, Array]) -> dict[str, Array]:
+        """Turn the mean update, in its own memory, into the next model.
 
-        A name without moments starts with them at rest, so that stages may join when they are unfrozen.
+        `state` (moments under 'm/' and 'v/' names) is updated in place too. A name without moments starts with them at
+        rest, so that stages may join when they are unfrozen.
         """
-        return {name: array + self._move(name, mean[name], state) for name, array in current.items()}
+        for name, update in mean.items():
+            self._move(name, update, state)
+            update += current[name]
+        return mean
 
-    def _move(self, name: str, update: Array, state: dict[str, Array]) -> Array:
+    def _move(self, name: str, update: Array, state: dict[str, Array]) -> None:
+        """Replace a mean update by how far the model is to move."""
         if self.kind == "fedavg":
-            return update
-        first = state.setdefault(f"m/{name}", np.zeros_like(update))
+            return
+        first = _moment(f"m/{name}", state, update, rest=0.0)
         if self.kind == "fedavgm":
             first *= np.float32(self.momentum)
             first += update
-            return np.float32(self.lr) * first
-        second = state.setdefault(f"v/{name}", np.full_like(update, ADAPTIVITY**2))
+            np.multiply(first, np.float32(self.lr), out=update)
+            return
+        second = _moment(f"v/{name}", state, update, rest=ADAPTIVITY**2)
         first *= np.float32(self.beta1)
         first += np.float32(1 - self.beta1) * update
         square = update * update
@@ -103,4 +109,10 @@ class ServerOptimiser:
             second += np.float32(1 - self.beta2) * square
         else:
             second -= np.float32(1 - self.beta2) * square * np.sign(second - square)
-        return np.float32(self.lr) * first / (np.sqrt(second) + np.float32(ADAPTIVITY))
+        np.divide(np.float32(self.lr) * first, np.sqrt(second) + np.float32(ADAPTIVITY), out=update)
+
+
+def _moment(name: str, state: dict[str, Array], update: Array, *, rest: float) -> Array:
+    if name not in state:
+        state[name] = np.full_like(update, rest)
+    return state[name]

@@ -17,6 +17,8 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes as Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import PathPatch
 
 SITE_COLOURS = 8
 """Colours in report.css; a ninth site takes the first colour again with another shape."""
@@ -104,6 +106,22 @@ def board(*, name: str, width: int, height: int, title: str, description: str) -
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         page.figure.savefig(raw, format="svg", metadata=nothing, transparent=True)
         page.svg = _inline(raw.getvalue(), page, title, description)
+
+
+def site_key(mark: SiteMark | None) -> str:
+    """Draw a site's mark alone, for tables and keys; None is the diamond of all sites together.
+
+    It is drawn as a plain path: a marker would be defined under an id, and the page holds each key many times.
+    """
+    shape, colour = (MarkerStyle("d"), INK) if mark is None else (MarkerStyle(mark.shape), mark.colour)
+    with board(name="key", width=14, height=14, title="", description="") as page:
+        axes = page.axes(left=0, right=0, top=0, bottom=0)
+        axes.set_axis_off()
+        axes.set_xlim(-0.7, 0.7)
+        axes.set_ylim(-0.7, 0.7)
+        path = shape.get_path().transformed(shape.get_transform())
+        axes.add_patch(PathPatch(path, facecolor=colour, edgecolor=colour, clip_on=False))
+    return page.svg
 
 
 def _inline(raw: str, page: Board, title: str, description: str) -> str:

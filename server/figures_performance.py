@@ -194,16 +194,3 @@ def _curve(page: Board, axes: Axes, curve: RocCurve) -> None:
 def _style(drawn: ForestRow | RocCurve) -> Any:
     """Dash the lines of a site that is not ranked."""
     return "-" if drawn.ranked else (0, (2, 2))
-
-
-def site_key(mark: SiteMark | None) -> str:
-    """Draw a site's mark alone, for tables and keys; None is the diamond of all sites together."""
-    with board(name="key", width=14, height=14, title="", description="") as page:
-        axes = page.axes(left=0, right=0, top=0, bottom=0)
-        axes.set_axis_off()
-        axes.set_xlim(-1, 1)
-        axes.set_ylim(-1, 1)
-        shape, colour = ("d", INK) if mark is None else (mark.shape, mark.colour)
-        # A scatter of one is drawn as a plain path: no definition with an id, which the page would hold many times.
-        axes.scatter([0], [0], s=81, marker=shape, color=colour, clip_on=False)
-    return page.svg

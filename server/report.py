@@ -8,8 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from server import report_tables, wording
-from server.figures import site_marks
-from server.figures_performance import site_key
+from server.figures import site_key, site_marks
 from server.report_figures import MEASURES, Marks, forest_figure, loss_figure, roc_figure, validation_figure
 from server.results import StudyResult
 from shared.storage import atomic_file

@@ -35,6 +35,11 @@ class StudyFacts:
     min_positives_to_rank: int
     protocol: str
 
+    @property
+    def significance(self) -> float:
+        """Below which a p value is beyond chance; rounded, since 1 - 0.95 is a little more than 0.05."""
+        return round(1 - self.confidence, 12)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -197,12 +202,12 @@ class StudyResult:
 
     @property
     def standing_out(self) -> tuple[StandingOut, ...]:
-        """Name the sites whose adjusted p lies below 1 - confidence, the largest difference first."""
+        """Name the sites whose adjusted p lies below the study's significance, the largest difference first."""
         found = [
             StandingOut(finding=finding, measure=measure, difference=one)
             for finding, measures in self.domain_shift.differences.items()
             for measure, differences in measures.items()
             for one in differences
-            if one.adjusted_p < 1 - self.study.confidence
+            if one.adjusted_p < self.study.significance
         ]
         return tuple(sorted(found, key=lambda one: (-abs(one.difference.difference), one.difference.site)))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -97,14 +97,8 @@ class FederatedStrategy(Strategy):
         self.outcome.training = {site.name: SiteRound(refusal="no_reply") for site in self.sites}
         for message in replies:
             site = self._by_node[message.metadata.src_node_id]
-            verdict = self._admit(message, site)
-            if isinstance(verdict, Refused):
-                self.outcome.training[site.name] = SiteRound(refusal=verdict.reason)
-                log.warning("round %d: %s is left out: %s", server_round, site.name, verdict.reason)
-                continue
-            mean.add(verdict.reply.update, share=self._shares[site.name], scale=verdict.scale)
-            self.outcome.training[site.name] = SiteRound(reply=_without_arrays(verdict.reply), norm=verdict.norm)
-            del verdict, message
+            self.outcome.training[site.name] = self._add(mean, message, site)
+            del message  # the next reply is made while this loop waits for it
         admitted = [entry for entry in self.outcome.training.values() if entry.refusal is None]
         if len(admitted) < self._rules.min_sites:
             return None, None
@@ -155,19 +149,18 @@ class FederatedStrategy(Strategy):
             self._asked[site.name] = header
             yield Message(encode_task(task(header), arrays=record), site.node_id, str(kind), group_id=str(number))
 
+    def _add(self, mean: StreamingMean, message: Message, site: Site) -> SiteRound:
+        """Add one site's update to the mean if it is admitted; nothing of its arrays is kept."""
+        verdict = self._admit(message, site)
+        if isinstance(verdict, Refused):
+            log.warning("round %d: %s is left out: %s", self._asked[site.name].round, site.name, verdict.reason)
+            return SiteRound(refusal=verdict.reason)
+        mean.add(verdict.reply.update, share=self._shares[site.name], scale=verdict.scale)
+        return SiteRound(reply=replace(verdict.reply, update={}), norm=verdict.norm)
+
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
         reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply)
         if isinstance(reply, TrainReply):
             rules = self._rules
             return admit_update(reply, model=self._model, wire=rules.wire, norm_bound=rules.norm_bound)
         return reply if isinstance(reply, Refused) else Refused(reason="malformed_reply")
-
-
-def _without_arrays(reply: TrainReply) -> TrainReply:
-    return TrainReply(
-        update={},
-        loss_by_epoch=reply.loss_by_epoch,
-        update_norm=reply.update_norm,
-        images_per_second=reply.images_per_second,
-        seconds=reply.seconds,
-    )

@@ -207,9 +207,9 @@ def headline(result: StudyResult, finding: str) -> str:
     )
 
 
-def heterogeneity(one: Heterogeneity, *, measure: str, confidence: float) -> str:
+def heterogeneity(one: Heterogeneity, *, measure: str, significance: float) -> str:
     """Say what a test of equal sites shows, and what it does not."""
-    if one.p < 1 - confidence:
+    if one.p < significance:
         return (
             f"The sites' {measure} differs by more than chance explains ({p_value(one.p)}). "
             "The test says that they differ, not which site, nor why."

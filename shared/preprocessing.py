@@ -177,15 +177,15 @@ def _taps(length: int, *, scale: float, size: int) -> tuple[slice, _Taps]:
     """
     half = max(length * scale / 2, 0.5)
     first = max(0, int(np.ceil(size / 2 - half - 0.5)))
-    last = min(size, int(np.floor(size / 2 + half - 0.5)) + 1)
-    centres = (np.arange(first, last) + 0.5 - size / 2) / scale + length / 2
+    covered = slice(first, size - first)
+    centres = (np.arange(covered.start, covered.stop) + 0.5 - size / 2) / scale + length / 2
     centres = centres.clip(0.5, length - 0.5)[:, np.newaxis]
     radius = max(1.0, 1 / scale)
     reach = min(length, int(np.ceil(2 * radius)) + 1)
     starts = np.floor(centres - radius).clip(0, length - reach)
     weights = (1 - np.abs(starts + np.arange(reach) + 0.5 - centres) / radius).clip(0, None)
     weights /= weights.sum(axis=1, keepdims=True)
-    return slice(first, last), (starts[:, 0].astype(np.intp), weights.astype(np.float32))
+    return covered, (starts[:, 0].astype(np.intp), weights.astype(np.float32))
 
 
 def _resample(image: NDArray[np.float32], taps: _Taps) -> NDArray[np.float32]:

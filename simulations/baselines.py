@@ -40,8 +40,8 @@ class PooledInputs:
         return _reorder(made, part_N)
 
     def _part(self, rows: Rows) -> Rows:
-        after: Rows = np.searchsorted(self.first_row, rows, side="right").astype(np.int64)
-        return after - 1
+        part_N: Rows = np.searchsorted(self.first_row[1:], rows, side="right")
+        return part_N
 
     def _own(self, rows: Rows, part_N: Rows, part: int) -> Rows:
         return rows[part_N == part] - self.first_row[part]

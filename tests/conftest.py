@@ -1,8 +1,19 @@
-"""Fixtures that more than one room's tests need."""
+"""Fixtures that more than one room's tests need; heavy imports wait until a test asks for them."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from client.agent import Agent
+    from client.bootstrap import PreparedSite
+    from client.workbench import Workbench
+    from shared.messages import Reply, Task
+    from shared.protocol import StudyProtocol
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -13,3 +24,156 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real films and odd DICOM files (../shared/data) is not beside this checkout")
     return SHARED_DATA
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: a tiny model is only slowed down by more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class TinyStudy:
+    """Builds studies that a test can afford: a ResNet-18 at 32 px, and hospitals of a few patients in memory."""
+
+    def protocol(self, **sections: dict[str, Any]) -> StudyProtocol:
+        """Give a study without augmentation; a section's keys go over the tiny ones, and [task] replaces them."""
+        from shared.errors import StudyError
+        from shared.protocol import StudyProtocol, parse
+
+        off = ("rotation_degrees", "translate", "scale", "brightness", "contrast")
+        tiny: dict[str, dict[str, Any]] = {
+            "study": {"name": "Tiny", "intended_use": "Tests."},
+            "task": {"findings": ["opacity"]},
+            "images": {"size": 32, "channels": 1},
+            "augmentation": dict.fromkeys(off, 0.0),
+            "model": {"weights": "none"},
+            "training": {"batch_size": 8},
+            "federation": {"rounds": 2},
+            "evaluation": {"score_bins": 16},
+        }
+        merged = {section: tiny[section] | sections.get(section, {}) for section in tiny if section != "task"}
+        return parse(
+            {"task": sections.get("task", tiny["task"])} | merged, StudyProtocol, where="study", error=StudyError
+        )
+
+    def bench(self, protocol: StudyProtocol) -> Workbench:
+        """Give a CPU workbench that holds the study's model."""
+        import torch
+
+        from client.workbench import Workbench
+        from server.bootstrap import compose
+
+        _, model = compose(protocol, weights_file=None)
+        return Workbench(model, device=torch.device("cpu"), precision="fp32")
+
+    def hospital(
+        self,
+        protocol: StudyProtocol,
+        folder: Path,
+        *,
+        name: str = "north",
+        patients: int = 20,
+        min_cell: int = 1,
+        labels: Callable[[int], Sequence[float]] | None = None,
+    ) -> PreparedSite:
+        """Give a hospital of films of noise, with a bright square where the first target is 1.
+
+        Half of the patients train, a quarter each validates and tests. Every fifth has two films in an exam. Labels
+        are 1 for every other patient of a side, or what `labels` says of a patient's number.
+        """
+        import numpy as np
+
+        from client.bootstrap import PreparedSite
+        from client.cohort import Cohort, CohortImage
+        from client.patient_flow import FileFate
+        from client.site import SiteConfig
+        from client.site_data import Pixels, Records
+        from shared.split import Split
+
+        sides = (Split.TRAIN, Split.VALIDATION, Split.TRAIN, Split.TEST)
+        targets = len(protocol.task.targets)
+
+        def every_other(patient: int) -> Sequence[float]:
+            return [float((patient // 4 + place) % 2) for place in range(targets)]
+
+        images = tuple(
+            CohortImage(
+                path=folder / f"{patient}-{film}.dcm",
+                frame=0,
+                patient=patient,
+                exam=patient,
+                split=sides[patient % 4],
+                labels=tuple((labels or every_other)(patient)),
+            )
+            for patient in range(patients)
+            for film in range(2 if patient % 5 == 0 else 1)
+        )
+        files = tuple(
+            FileFate(relative=image.path.name, patient=image.patient, row=None, reason=None) for image in images
+        )
+        cohort = Cohort(folder=folder, images=images, files=files, rows=(), targets=targets)
+        size = protocol.images.size
+        rng = np.random.default_rng(list(name.encode()))
+        films = rng.integers(0, 160, (len(images), 1, size, size), dtype=np.uint8)
+        films[cohort.labels_NK[:, 0] == 1, :, 8:24, 8:24] += 90
+        return PreparedSite(
+            config=SiteConfig.model_validate(
+                {
+                    "site": {"name": name},
+                    "data": {"dicom": folder, "labels": folder, "join": "path", "findings": {"opacity": "opacity"}},
+                    "policy": {"min_cell": min_cell},
+                    "compute": {"cache": folder / "cache" / name, "workers": 1},
+                }
+            ),
+            cohort=cohort,
+            records=Records(
+                labels_NK=cohort.labels_NK,
+                patients_N=cohort.patients_N,
+                exams_N=cohort.exams_N,
+                split_N=cohort.split_N,
+            ),
+            pixels=Pixels(cached=films, cached_row_N=np.arange(len(images)), digest=f"{name} {patients}"),
+        )
+
+    def agent(self, protocol: StudyProtocol, folder: Path, *, bench: Workbench | None = None, **hospital: Any) -> Agent:
+        """Give the agent of a hospital, on a bench of its own if none is given."""
+        from client.bootstrap import compose_agent, site_inputs
+
+        site = self.hospital(protocol, folder, **hospital)
+        bench = bench or self.bench(protocol)
+        inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
+        return compose_agent(site, protocol, bench, inputs, folder=folder / "sites" / site.name)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> TinyStudy:
+    """Give a builder of studies, hospitals and agents small enough for a test."""
+    return TinyStudy()
+
+
+class ScriptedSite:
+    """A site that answers each task as a test says, through the real encoding; `asked` keeps the tasks."""
+
+    def __init__(self, answer: Callable[[Task], Reply]) -> None:
+        self._answer = answer
+        self.asked: list[Task] = []
+
+    def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+        """Answer one task, as `Agent.handle` does."""
+        from shared.messages import Answer, decode_task, encode_answer
+        from shared.wire import from_frames, to_frames
+
+        task = decode_task(from_frames(frames))
+        self.asked.append(task)
+        yield from to_frames(encode_answer(Answer(task_id=task.header.task_id, reply=self._answer(task))))
+
+
+@pytest.fixture(scope="session")
+def scripted_site() -> type[ScriptedSite]:
+    """Give a site without patients or model, for tests of the coordinator."""
+    return ScriptedSite

@@ -5,6 +5,7 @@ import sys
 import tomllib
 
 DOORS = {
+    "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
     "flwr": {
         "server/admission.py",
         "server/rounds.py",
@@ -20,8 +21,8 @@ DOORS = {
     "matplotlib": {"server/figures.py"},
     "pydantic": {"client/site.py", "shared/declaration.py", "shared/protocol.py"},
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
-    "rich": {"client/cli.py", "shared/cli.py", "simulations/console.py"},
-    "safetensors": {"client/local_norm.py", "server/checkpoint.py", "server/model_file.py", "shared/weights.py"},
+    "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
+    "safetensors": {"client/local_norm.py", "server/checkpoint.py", "shared/weights.py"},
     "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
     "tomli_w": {"simulations/run_folder.py"},
     "torchvision": {"shared/vision.py"},
@@ -162,7 +163,7 @@ def test_a_stranger_at_the_door_is_caught(build):
         "shared/vision.py": "import torchvision, numpy, json, shared.errors\n",
         "shared/model.py": "import seaborn\n",
     }
-    assert strangers(build(files)) == ["client/cohort.py imports pydicom", "shared/model.py imports seaborn"]
+    assert strangers(build(files)) == ["shared/model.py imports seaborn", "client/cohort.py imports pydicom"]
 
 
 def test_an_unused_door_is_caught(build):

@@ -7,14 +7,15 @@ BEGIN, END = "<!-- tree: begin -->\n", "<!-- tree: end -->"
 
 
 def purpose(house, path: str) -> str | None:
-    """Read the first line of a module's docstring."""
-    docstring = ast.get_docstring(house.tree(path))
+    """Read the first line of a module's docstring; None where there is no such module, or it says nothing."""
+    docstring = ast.get_docstring(house.tree(path)) if (house.root / path).is_file() else None
     return docstring.splitlines()[0] if docstring else None
 
 
 def unsaid(house) -> list[str]:
-    """List the modules that do not open with one sentence."""
-    return [path for path in house.modules() if not (purpose(house, path) or "").endswith(".")]
+    """List the modules, and the rooms by their `__init__.py`, that do not open with one sentence."""
+    rooms = [f"{room}/__init__.py" for room in dict.fromkeys(path.split("/")[0] for path in house.modules())]
+    return [path for path in dict.fromkeys(rooms + house.modules()) if not (purpose(house, path) or "").endswith(".")]
 
 
 def expected_tree(house) -> str:
@@ -23,7 +24,12 @@ def expected_tree(house) -> str:
     for room, paths in groupby(house.modules(), key=lambda path: path.split("/")[0]):
         inside = [path for path in paths if path != f"{room}/__init__.py"]
         lines = [f"| `{path.removeprefix(room + '/')}` | {purpose(house, path)} |" for path in inside]
-        head = [f"**`{room}/`** {purpose(house, f'{room}/__init__.py')}", "", "| file | purpose |", "|---|---|"]
+        head = [
+            f"**`{room}/`** {purpose(house, f'{room}/__init__.py') or ''}".strip(),
+            "",
+            "| file | purpose |",
+            "|---|---|",
+        ]
         rooms.append("\n".join([*head, *lines]))
     return "\n" + "\n\n".join(rooms) + "\n\n"
 
@@ -53,7 +59,7 @@ def test_a_module_without_a_sentence_is_caught(build):
         "shared/c.py": '"""A title"""\n',
         "shared/d.py": "# A comment.\n",
     }
-    assert unsaid(build(files)) == ["shared/b.py", "shared/c.py", "shared/d.py"]
+    assert unsaid(build(files)) == ["shared/__init__.py", "shared/b.py", "shared/c.py", "shared/d.py"]
 
 
 def test_a_tree_that_is_not_true_is_caught(build):

@@ -35,7 +35,7 @@ def images_of(hospital: Any, *, frames: int = 1) -> list[CohortImage]:
 
 
 def fill_all(hospital: Any, images: list[CohortImage], **changes: Any) -> CachedImages:
-    usual = {"contract": CONTRACT, "frames": "first", "root": hospital.dicom, "folder": hospital.folder / "cache"}
+    usual = {"contract": CONTRACT, "frames": "first", "folder": hospital.folder / "cache"}
     return fill(images, **{**usual, "workers": 1, "progress": lambda *_: None, **changes})
 
 
@@ -82,6 +82,16 @@ def test_new_and_changed_files_alone_are_read(hospital: Any) -> None:
     fresh = fill_all(hospital, images, folder=hospital.folder / "fresh")
     assert np.array_equal(second.array[second.rows], fresh.array[fresh.rows])
     assert second.digest == fresh.digest != first.digest
+
+
+def test_hospitals_may_share_a_cache(hospital: Any, tmp_path: Path) -> None:
+    """Files of the same name, size and time in two hospitals stay two images."""
+    other = type(hospital)(tmp_path / "other")
+    for place, seed in ((hospital, 1), (other, 2)):
+        os.utime(place.image("0.dcm", patient="P", exam="1", seed=seed), ns=(0, 0))
+    here, there = (fill_all(place, images_of(place), folder=tmp_path / "shared") for place in (hospital, other))
+    assert (there.prepared, there.reused) == (1, 0)
+    assert not np.array_equal(here.array[here.rows], there.array[there.rows])
 
 
 def test_the_cache_holds_no_name(hospital: Any) -> None:
@@ -172,7 +182,7 @@ SLOW_FILL = """
         ]
         contract = Contract(size=16, window="percentile", spacing_mm=0, fit="pad", depth="uint8", channels=1)
         cache.fill(
-            images, contract=contract, frames="first", root=root, folder=folder, workers=2, progress=progress
+            images, contract=contract, frames="first", folder=folder, workers=2, progress=progress
         )
 """
 

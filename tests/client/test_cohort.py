@@ -278,6 +278,14 @@ def test_the_copy_that_has_labels_is_kept(hospital: Any) -> None:
     assert set(reasons(build(hospital.site(join="path", pna="label"))).values()) == {"conflicting_labels"}
 
 
+def test_a_copy_that_cannot_be_used_does_not_stand_in_the_way(hospital: Any) -> None:
+    """Of a copy without its patient and one with, the second is the image."""
+    hospital.image("a", patient="", exam="1", SOPInstanceUID="1.9")
+    hospital.image("b", patient="P1", exam="1", SOPInstanceUID="1.9")
+    hospital.labels("StudyInstanceUID,label", "1.2.1,1")
+    assert reasons(build(hospital.site(join="StudyInstanceUID", pna="label"))) == {"a": "no_patient"}
+
+
 def test_what_the_pixels_hold_against_a_file_moves_its_account(hospital: Any) -> None:
     """A file that turns out unreadable goes with all of its frames, and takes its label row along."""
     hospital.image("a", patient="P1", exam="1", SOPInstanceUID="1.1", NumberOfFrames=2)
@@ -337,7 +345,6 @@ def test_every_odd_file_is_accounted_for(hospital: Any, shared_data: Path) -> No
         cohort.images,
         contract=contract,
         frames="all",
-        root=hospital.dicom,
         folder=hospital.folder / "cache",
         workers=1,
         progress=lambda *_: None,

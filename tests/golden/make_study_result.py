@@ -175,14 +175,19 @@ def one_round(number: int) -> RoundResult:
 def flow(place: int) -> ReleasedFlow:
     small = SITES[place] == "hillcrest"
     patients = (60, 400, 2600, 2500, 1400)[place]
-    reasons = {"truncated": place, "no_patient": None, "not_labelled": patients // 9, "duplicate_image": 37 * place}
+    reasons = {
+        "truncated": 11 * place,
+        "no_patient": None,
+        "not_labelled": patients // 9,
+        "duplicate_image": 37 * place,
+    }
     return ReleasedFlow(
         found=int(patients * 1.42),
         excluded=reasons,
         splits={
             split: SplitCounts(
-                patients=int(patients * part),
-                exams=int(patients * part * 1.2),
+                patients=None if patients * part < 10 else int(patients * part),
+                exams=None if patients * part < 10 else int(patients * part * 1.2),
                 classes=tuple(counts(patients * part, hidden=small and split != "train") for _ in FINDINGS),
             )
             for split, part in (("train", 0.7), ("validation", 0.1), ("test", 0.2))

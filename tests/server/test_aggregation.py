@@ -72,8 +72,9 @@ def test_missing_sites_do_not_lift_a_site_over_the_cap() -> None:
 def test_fedavg_adds_the_mean() -> None:
     """FedAvg's next model is the current one plus the mean update."""
     current, update = arrays((4, 5)), arrays((4, 5))
+    expected = current["layer0"] + update["layer0"]
     moved = ServerOptimiser(kind="fedavg").step(current, update, {})
-    np.testing.assert_array_equal(moved["layer0"], current["layer0"] + update["layer0"])
+    np.testing.assert_array_equal(moved["layer0"], expected)
 
 
 def test_fedavgm_follows_hsu_2019() -> None:
@@ -83,8 +84,8 @@ def test_fedavgm_follows_hsu_2019() -> None:
     weight, velocity = model["layer0"].astype(np.float64), np.zeros(6)
     for _ in range(3):
         update = arrays((6,))
-        model = optimiser.step(model, update, state)
         velocity = 0.9 * velocity + update["layer0"]
+        model = optimiser.step(model, update, state)
         weight = weight + 0.7 * velocity
     np.testing.assert_allclose(model["layer0"], weight, rtol=1e-5)
 
@@ -97,8 +98,8 @@ def test_adaptive_optimisers_follow_reddi_2021(kind: str) -> None:
     weight, first, second = model["layer0"].astype(np.float64), np.zeros(8), np.full(8, ADAPTIVITY**2)
     for _ in range(4):
         update = arrays((8,))
-        model = optimiser.step(model, update, state)
         delta = update["layer0"].astype(np.float64)
+        model = optimiser.step(model, update, state)
         first = 0.9 * first + 0.1 * delta
         if kind == "fedadam":
             second = 0.99 * second + 0.01 * delta**2

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import server
-from server.figures import SITE_COLOURS, board, site_marks, write
-from server.figures_performance import Estimate, ForestRow, RocCurve, forest, roc, site_key
+from server.figures import SITE_COLOURS, board, site_key, site_marks, write
+from server.figures_performance import Estimate, ForestRow, RocCurve, forest, roc
 from server.figures_training import Curve, RoundAxis, training_curves
 
 MARKS = site_marks(["a", "b", "c"])

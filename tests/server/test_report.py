@@ -1,5 +1,6 @@
 """The page: every fact on it, nothing else in it, and the same for those who see, hear, print or shrink it."""
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import replace
@@ -60,7 +61,7 @@ class Page(HTMLParser):
         return [value for _, found in self.tags if (value := found.get(attribute))]
 
     def row(self, start: str) -> str:
-        """The first table row that begins with these words, with plain single spaces."""
+        """Give the first table row that begins with these words, with plain single spaces."""
         rows = (" ".join(row.split()) for row in self.rows)
         return next(row for row in rows if row.startswith(start))
 
@@ -115,7 +116,7 @@ def test_headings_form_one_hierarchy(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels.count(1) == 1
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_every_figure_is_told_and_every_table_can_be_scrolled(page: Page) -> None:
@@ -162,7 +163,7 @@ def test_suppressed_undefined_unranked_and_zero_differ(text: str, page: Page) ->
     assert "not ranked: 12 positives, fewer than 30" in page.row("island_clinic")
     assert text.count("not defined: no positives") >= 2
     assert '<tr class="unranked"><th scope="row"><span class="site">' in text
-    assert page.row("left out: truncated").split()[3:] == ["0", "1", "2", "3", "4"]
+    assert page.row("left out: truncated").split()[3:] == ["0", "11", "22", "33", "44"]
     assert page.row("left out: no patient").split()[4:] == ["suppressed"] * 5
 
 
@@ -181,13 +182,14 @@ def test_a_federated_model_that_loses_is_printed_so(study_result: StudyResult, p
     assert federated.value < local.value
     row = next(row for row in page.rows if "st_marys" in row and f"−{local.value - federated.value:.3f}" in row)
     assert f"{local.value:.3f}" in row
-    assert "worse" in page.of("class")
+    assert {"better", "worse", "same"} <= set(page.of("class"))
 
 
 def test_every_model_is_shown_at_every_site(study_result: StudyResult, page: Page) -> None:
     """The federated, the pooled and each local model have a row with their mean over the sites."""
     for name in ("federated", "pooled", *(f"{site} alone" for site in study_result.site_names)):
-        assert len(re.findall(r"0\.\d{3}|1\.000", page.row(f"{name} "))) == 5
+        row = next(row for row in page.rows if re.match(rf" {name} +(–|\d)", row))
+        assert len(re.findall(r"0\.\d{3}|1\.000", row)) == 5
 
 
 def test_refusals_are_listed_with_round_and_reason(page: Page) -> None:

@@ -163,7 +163,7 @@ def test_the_headline_states_the_pooled_facts(study_result: StudyResult) -> None
 def test_heterogeneity_in_words_says_what_it_does_not_show(p: float, shown: str) -> None:
     """A small p is no cause and no culprit, and a large one is no proof of likeness."""
     one = Heterogeneity(p=p, q=3.0, i2=0.3, sites=3, left_out=1, permutations=1_500, exact=True)
-    text = wording.heterogeneity(one, measure="sensitivity", confidence=0.95)
+    text = wording.heterogeneity(one, measure="sensitivity", significance=0.05)
     assert shown in text
     assert "not" in text
     assert wording.permutations(one) == "all 1,500"

@@ -1,0 +1,137 @@
+"""What is too small to leave does not leave, and does not follow from what does."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.disclosure import suppress_evidence, suppress_flow
+from shared.evidence import Evidence, Withheld
+from shared.metrics import ScoreHistogram
+from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+
+
+def evidence(positives: int, negatives: int) -> Evidence:
+    """Give evidence on as many patients of each class, one unit each."""
+    return Evidence(
+        units=positives + negatives,
+        patients=positives + negatives,
+        positive_patients=positives,
+        negative_patients=negatives,
+        histogram=ScoreHistogram(positives=(0, positives), negatives=(negatives, 0)),
+        confusion=None,
+        auc=None,
+        brier=None,
+    )
+
+
+def classes(positives: int, negatives: int) -> ClassCounts:
+    return ClassCounts(
+        positive_patients=positives,
+        negative_patients=negatives,
+        positive_exams=positives + 2,
+        negative_exams=negatives + 2,
+    )
+
+
+def flow(
+    *, found: int = 300, excluded: dict[str, int] | None = None, test: int = 40, smallest: int = 20
+) -> ReleasedFlow:
+    """Give a flow of three splits, where `test` has so many patients and its smallest class so many."""
+    splits = {name: SplitCounts(patients=80, exams=90, classes=(classes(40, 40),)) for name in ("train", "validation")}
+    own = SplitCounts(patients=test, exams=test, classes=(classes(smallest, 20), classes(20, 20)))
+    return ReleasedFlow(found=found, excluded=excluded or {}, splits=splits | {"test": own})
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(9, 50), (50, 9), (0, 50), (50, 0), (9, 9), (0, 0)])
+def test_evidence_on_too_few_patients_of_a_class_is_withheld_whole(positives: int, negatives: int) -> None:
+    """Nine patients of either class at min_cell 10 withhold histogram, counts and metrics together."""
+    assert suppress_evidence([evidence(positives, negatives)], min_cell=10, exclusive=False) == (Withheld(),)
+
+
+def test_evidence_on_enough_patients_of_each_class_leaves_as_it_is() -> None:
+    """Ten patients of each class at min_cell 10 are enough."""
+    assert suppress_evidence([evidence(10, 10)], min_cell=10, exclusive=False) == (evidence(10, 10),)
+
+
+def test_findings_are_withheld_one_by_one() -> None:
+    """A finding says nothing of another one: each is judged alone, in the study's order."""
+    kept = suppress_evidence([evidence(30, 30), evidence(9, 51), evidence(10, 50)], min_cell=10, exclusive=False)
+    assert kept == (evidence(30, 30), Withheld(), evidence(10, 50))
+
+
+def test_classes_that_exclude_one_another_are_withheld_together() -> None:
+    """The units of a small class would follow from those of the others."""
+    items = [evidence(30, 30), evidence(9, 51), evidence(21, 39)]
+    assert suppress_evidence(items, min_cell=10, exclusive=True) == (Withheld(),) * 3
+    assert suppress_evidence(items, min_cell=9, exclusive=True) == tuple(items)
+
+
+def test_what_is_withheld_already_stays_so() -> None:
+    """The guard never turns withheld evidence into something else."""
+    assert suppress_evidence([Withheld()], min_cell=1, exclusive=False) == (Withheld(),)
+
+
+@pytest.mark.parametrize(("patients", "shown"), [(10, 10), (9, None), (0, None)])
+def test_a_splits_patients_and_exams_are_shown_from_min_cell_on(patients: int, shown: int | None) -> None:
+    """Ten patients at min_cell 10 are shown; nine or none are suppressed with their exams, and are not zero."""
+    split = suppress_flow(flow(test=patients), min_cell=10).splits["test"]
+    assert (split.patients, split.exams) == (shown, shown)
+
+
+def test_a_splits_classes_are_shown_together_or_not_at_all() -> None:
+    """One class of nine patients hides every count of every target of its split, and of no other split."""
+    assert suppress_flow(flow(smallest=10), min_cell=10) == flow(smallest=10)
+    for smallest in (9, 0):
+        hidden = suppress_flow(flow(smallest=smallest), min_cell=10).splits
+        assert [count for target in hidden["test"].classes for count in target.all] == [None] * 8
+        assert hidden["train"] == flow().splits["train"]
+
+
+@pytest.mark.parametrize(("files", "shown"), [(10, 10), (9, None), (0, 0)])
+def test_an_exclusion_is_shown_from_min_cell_on_or_where_it_did_not_happen(files: int, shown: int | None) -> None:
+    """Ten files are shown and nine suppressed; none at all is no secret."""
+    assert suppress_flow(flow(excluded={"truncated": files}), min_cell=10).excluded == {"truncated": shown}
+
+
+def test_the_files_found_are_hidden_with_a_hidden_exclusion() -> None:
+    """Found, kept and all other exclusions would give the hidden one away."""
+    assert suppress_flow(flow(excluded={"truncated": 9, "empty": 20}), min_cell=10).found is None
+    assert suppress_flow(flow(excluded={"truncated": 0, "empty": 20}), min_cell=10).found == 300
+
+
+def test_the_files_found_are_hidden_with_a_hidden_split() -> None:
+    """Where an exam is a file, found minus exclusions minus the other splits' exams is the hidden split."""
+    assert suppress_flow(flow(test=9), min_cell=10).found is None
+
+
+def test_few_files_are_hidden_themselves() -> None:
+    """Nine files found are suppressed like any other count."""
+    assert suppress_flow(flow(found=9), min_cell=10).found is None
+
+
+COUNTS = st.integers(0, 40)
+
+
+@given(
+    counts=st.lists(COUNTS, min_size=9, max_size=9),
+    excluded=st.lists(COUNTS, min_size=3, max_size=3),
+    min_cell=st.integers(1, 30),
+)
+def test_no_count_below_min_cell_leaves(counts: list[int], excluded: list[int], min_cell: int) -> None:
+    """Whatever the counts: each is exact, or suppressed; 0 leaves only as an exclusion that did not happen."""
+    splits = {
+        name: SplitCounts(
+            patients=counts[place], exams=counts[place], classes=(classes(counts[place + 3], counts[place + 6]),)
+        )
+        for place, name in enumerate(("train", "validation", "test"))
+    }
+    reasons = dict(zip(("truncated", "empty", "no_patient"), excluded, strict=True))
+    before = ReleasedFlow(found=sum(counts) + sum(excluded), excluded=reasons, splits=splits)
+    after = suppress_flow(before, min_cell=min_cell)
+    shown = [after.found, *(split.patients for split in after.splits.values())]
+    shown += [count for split in after.splits.values() for target in split.classes for count in target.all]
+    assert all(count is None or count >= min_cell for count in shown)
+    assert all(count is None or count == 0 or count >= min_cell for count in after.excluded.values())
+    assert replace(suppress_flow(before, min_cell=0), found=before.found) == before
