@@ -21,19 +21,19 @@ from client.frames import decode, frame_count, full_scale
 from client.pixels import to_physical, to_physical_window
 from client.refusals import Reason, Unreadable, refuses
 
-__all__ = ["Header", "Identity", "Image", "Reason", "Unreadable", "read_header", "read_image"]
-
 for _library in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg"):  # they log the values that they stumble over
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
-_UNSUPPORTED_OBJECTS = {
-    "1.2.840.10008.5.1.4.1.1.30": "parametric map",
-    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "label map segmentation",
-    "1.2.840.10008.5.1.4.1.1.77.1.6": "whole slide microscopy: a frame is a tile",
-    "1.2.840.10008.5.1.4.1.1.77.1.7": "dermoscopic whole slide",
-    "1.2.840.10008.5.1.4.1.1.481.2": "RT dose",
-}
+_UNSUPPORTED_OBJECTS = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.30",  # parametric map
+        "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
+        "1.2.840.10008.5.1.4.1.1.66.7",  # label map segmentation
+        "1.2.840.10008.5.1.4.1.1.77.1.6",  # whole slide microscopy: a frame is a tile
+        "1.2.840.10008.5.1.4.1.1.77.1.7",  # the same by dermoscopy
+        "1.2.840.10008.5.1.4.1.1.481.2",  # RT dose
+    }
+)
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _PAST_THE_END = 0x100000000
 _UNDEFINED_LENGTH = 0xFFFFFFFF

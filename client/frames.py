@@ -1,4 +1,4 @@
-"""Decode frames of one DICOM object to stored values or RGB, with the decoder that does it best (door: imagecodecs).
+"""Decode frames of one DICOM object to stored values or RGB, each with the decoder that does it best.
 
 pydicom and its plugins decode everything but grey, unsigned JPEG lossless, JPEG-LS and JPEG Extended: there
 imagecodecs is three to five times as fast, and reads the 12-bit JPEG that the plugins fail on.

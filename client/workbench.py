@@ -59,12 +59,13 @@ class Workbench:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def frozen_digest(self, start: str) -> str:
-        """SHA-256 of all that does not train while stage `start` is the first that does.
+        """SHA-256 of all that makes the outputs before `start`, the first stage that trains: layers, arrays, precision.
 
         Computed once for each `start`: these arrays do not change as long as it holds.
         """
         if start not in self._frozen_digests:
-            total = hashlib.sha256(start.encode())
+            # A ResNet-50 and its v1 have arrays of the same names and shapes; as text, their layers differ.
+            total = hashlib.sha256(f"{start}\x1f{self.classifier}\x1f{self._bf16}".encode())
             moving = set(exchanged(self.classifier, start, local_norm=False))
             for name in self._tensors:
                 if name not in moving and not name.endswith("num_batches_tracked"):

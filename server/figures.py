@@ -108,13 +108,10 @@ def board(*, name: str, width: int, height: int, title: str, description: str) -
         page.svg = _inline(raw.getvalue(), page, title, description)
 
 
-def site_key(mark: SiteMark | None) -> str:
-    """Draw a site's mark alone, for tables and keys; None is the diamond of all sites together.
-
-    It is drawn as a plain path: a marker would be defined under an id, and the page holds each key many times.
-    """
+def site_key(mark: SiteMark | None, *, name: str) -> str:
+    """Draw a site's mark alone, under an id by which tables and keys show it; None is the diamond of all sites."""
     shape, colour = (MarkerStyle("d"), INK) if mark is None else (MarkerStyle(mark.shape), mark.colour)
-    with board(name="key", width=14, height=14, title="", description="") as page:
+    with board(name=name, width=14, height=14, title="", description="") as page:
         axes = page.axes(left=0, right=0, top=0, bottom=0)
         axes.set_axis_off()
         axes.set_xlim(-0.7, 0.7)
@@ -134,7 +131,7 @@ def _inline(raw: str, page: Board, title: str, description: str) -> str:
         _clean(element, page.tips)
     root.attrib = {"viewBox": root.attrib["viewBox"], "width": str(page.width), "height": str(page.height)}
     if not title:
-        return _text(root, {"aria-hidden": "true"})
+        return _text(root, {"id": page.name, "aria-hidden": "true"})
     root.insert(0, _element("title", title, id=f"{page.name}-title"))
     root.insert(1, _element("desc", description, id=f"{page.name}-text"))
     labels = {"aria-labelledby": f"{page.name}-title", "aria-describedby": f"{page.name}-text"}
@@ -149,7 +146,8 @@ def _clean(element: ET.Element, tips: dict[str, str]) -> None:
         element.insert(0, _element("title", tips[identity]))
     for key, value in list(element.attrib.items()):
         del element.attrib[key]
-        element.set(key.split("}")[-1], _themed(value) if key == "style" else _short(value))
+        if not value.startswith("rotate(-0 "):  # matplotlib writes one for every upright text
+            element.set(key.split("}")[-1], _themed(value) if key == "style" else _short(value))
     element.tail = None
     if element.text and not element.text.strip():
         element.text = None

@@ -13,6 +13,7 @@ class Why(StrEnum):
     NO_POSITIVES = Undefined.NO_POSITIVES
     NO_NEGATIVES = Undefined.NO_NEGATIVES
     NO_EXAMS = Undefined.NO_EXAMS
+    NO_OPERATING_POINT = "no_operating_point"
     NOT_ASSESSED = "not_assessed"
     NO_REPLY = "no_reply"
 
@@ -56,13 +57,14 @@ def finding_result(
     specificity: Proportion | None,
     auc: AreaUnderCurve | None,
     brier: float | None,
-    histogram: ScoreHistogram | None,
+    histogram: ScoreHistogram,
     min_positives_to_rank: int,
 ) -> FindingResult:
-    """State what a site measured; a proportion of nothing is None, and the site ranks only with enough positives."""
-    positives = sensitivity.n if sensitivity else 0
-    negatives = specificity.n if specificity else 0
-    why = undefined(positives=positives, negatives=negatives)
+    """State what was measured; a proportion of nothing is None, and so are both where no threshold was chosen.
+
+    A site ranks with at least `min_positives_to_rank` positives, and a negative.
+    """
+    positives, negatives = histogram.n_pos, histogram.n_neg
     return FindingResult(
         exams=exams,
         patients=patients,
@@ -74,7 +76,7 @@ def finding_result(
         brier=brier,
         histogram=histogram,
         ranked=positives >= min_positives_to_rank and negatives > 0,
-        why=Why(why) if why else None,
+        why=_why(positives, negatives, has_threshold=sensitivity is not None or specificity is not None),
     )
 
 
@@ -93,3 +95,9 @@ def absent(why: Why) -> FindingResult:
         ranked=False,
         why=why,
     )
+
+
+def _why(positives: int, negatives: int, *, has_threshold: bool) -> Why | None:
+    if missing := undefined(positives=positives, negatives=negatives):
+        return Why(missing)
+    return None if has_threshold else Why.NO_OPERATING_POINT

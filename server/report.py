@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from server import report_tables, wording
 from server.figures import site_key, site_marks
-from server.report_figures import MEASURES, Marks, forest_figure, loss_figure, roc_figure, validation_figure
+from server.report_figures import ALL_SITES, MEASURES, Marks, forest_figure, loss_figure, roc_figure, validation_figure
 from server.results import StudyResult
 from shared.storage import atomic_file
 
@@ -75,13 +75,14 @@ def _environment() -> Environment:
 
 def _context(result: StudyResult) -> dict[str, Any]:
     marks = site_marks(result.site_names)
+    keys = {site: f"key-{place}" for place, site in enumerate((*marks, ALL_SITES))}
     return {
         "result": result,
         "study": result.study,
         "words": wording,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
-        "keys": {site: _drawn(site_key(mark)) for site, mark in marks.items()},
-        "pooled_key": _drawn(site_key(None)),
+        "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
+        "keys": keys,
         "warnings": wording.warnings(result),
         "sections": [_section(result, place, marks) for place in range(len(result.study.findings))],
         "loss": _drawn(loss_figure(result, name="loss", marks=marks)),

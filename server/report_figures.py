@@ -76,18 +76,20 @@ def roc_figure(result: StudyResult, finding: str, *, corner: float, name: str, m
 
 def _roc_curve(name: str, mark: SiteMark | None, test: FindingResult, *, ranked: bool) -> RocCurve | None:
     rates = test.histogram.roc() if test.histogram else None
-    if rates is None or test.sensitivity is None or test.specificity is None:
+    if rates is None:
         return None
-    false_positive_rates, true_positive_rates = rates
-    area = f", AUC {wording.area(test.auc.value)}" if test.auc else ""
+    tip, point = name + (f", AUC {wording.area(test.auc.value)}" if test.auc else ""), None
+    if test.sensitivity and test.specificity:
+        found, cleared = test.sensitivity.value, test.specificity.value
+        tip += f"; at the shared threshold sensitivity {wording.percent(found)}, specificity {wording.percent(cleared)}"
+        point = (1 - cleared, found)
     return RocCurve(
         mark=mark,
         ranked=ranked,
-        false_positive_rates=[float(rate) for rate in false_positive_rates],
-        true_positive_rates=[float(rate) for rate in true_positive_rates],
-        operating_point=(1 - test.specificity.value, test.sensitivity.value),
-        tip=f"{name}{area}; at the shared threshold sensitivity {wording.percent(test.sensitivity.value)}, "
-        f"specificity {wording.percent(test.specificity.value)}",
+        false_positive_rates=rates[0].tolist(),
+        true_positive_rates=rates[1].tolist(),
+        operating_point=point,
+        tip=tip,
     )
 
 

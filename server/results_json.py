@@ -15,6 +15,8 @@ from server.results import SCHEMA, StudyResult
 from shared.errors import StorageError
 from shared.storage import atomic_file
 
+_AGAIN = "Run the study again with --resume, or use the version of Polyclinic that wrote the file."
+
 
 def to_json(result: StudyResult) -> str:
     """Write a result as JSON text: equal results give equal bytes, and `from_json` gives back an equal result.
@@ -67,9 +69,6 @@ def write(result: StudyResult, path: Path) -> None:
     text = to_json(result)
     with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-_AGAIN = "Run the study again with --resume, or use the version of Polyclinic that wrote the file."
 
 
 def _plain(value: object, place: str) -> Any:

@@ -83,7 +83,7 @@ def _facts(protocol: StudyProtocol) -> StudyFacts:
         unit=protocol.task.unit,
         confidence=protocol.evaluation.confidence,
         min_positives_to_rank=protocol.evaluation.min_positives_to_rank,
-        protocol=protocol.canonical(),
+        protocol=protocol.to_toml(),
     )
 
 

@@ -13,6 +13,7 @@ _ABSENCES = {
     Why.NO_POSITIVES: "not defined: no positives",
     Why.NO_NEGATIVES: "not defined: no negatives",
     Why.NO_EXAMS: "not defined: nothing was scored",
+    Why.NO_OPERATING_POINT: "not defined: no operating point",
     Why.NOT_ASSESSED: "not assessed at this site",
     Why.NO_REPLY: "no reply from the site",
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
 from shared.declaration import Declaration, load_toml, parse, toml_value
@@ -274,12 +275,11 @@ class StudyProtocol(Declaration):
         """Write the study as canonical JSON: every key with its value, sorted."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
 
-    def declared(self) -> dict[str, Any]:
-        """Give every key with its value as TOML can hold them: read again, they are an equal study."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=self._unused_kind())
-
-    def _unused_kind(self) -> dict[str, set[str]]:
-        return {"task": {"findings" if self.task.exclusive else "classes"}}
+    def to_toml(self) -> str:
+        """Write the study with every default and override, its digest in the first line; read again, it is equal."""
+        other_kind = {"task": {"findings" if self.task.exclusive else "classes"}}
+        declared = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=other_kind)
+        return f"# Written by polyclinic: the study as it was run. Digest {self.digest()}\n\n{tomli_w.dumps(declared)}"
 
     def digest(self) -> str:
         """SHA-256 of the canonical form: what a site approves, and what every task names."""

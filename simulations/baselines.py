@@ -40,11 +40,11 @@ class PooledInputs:
         return _reorder(made, part_N)
 
     def _part(self, rows: Rows) -> Rows:
-        part_N: Rows = np.searchsorted(self.first_row[1:], rows, side="right")
-        return part_N
+        return np.searchsorted(self.first_row[1:], rows, side="right")
 
     def _own(self, rows: Rows, part_N: Rows, part: int) -> Rows:
-        return rows[part_N == part] - self.first_row[part]
+        own: Rows = rows[part_N == part] - self.first_row[part]
+        return own
 
 
 def _reorder(made: Sequence[torch.Tensor], part_N: Rows) -> torch.Tensor:

@@ -19,7 +19,7 @@ from simulations.console import Console
 from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
-from simulations.run_folder import as_toml, default_folder, open_run
+from simulations.run_folder import default_folder, open_run
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
 
@@ -94,7 +94,7 @@ def check(
     for row in laterality_rows(scores):
         table.add_row(*row)
     out = RichConsole(highlight=False)
-    out.print(as_toml(protocol), markup=False, soft_wrap=True)
+    out.print(protocol.to_toml(), markup=False, soft_wrap=True)
     out.print(table)
     if picture:
         write_sheet(augmentation, picture, seed=protocol.study.seed)

@@ -67,9 +67,9 @@ def write_dicom(
 ) -> None:
     """Write one image; the same arguments give the same bytes.
 
-    `attributes` maps DICOM keywords to values and must name SOPClassUID and SOPInstanceUID. An attribute whose
-    value is None is left out. Colour is written explicit or RLE only; JPEG-LS is for 8 and 16 bits stored only, as its
-    encoder takes the sample precision from the array, and PS3.5 8.2.3 wants it equal to Bits Stored.
+    `attributes` maps DICOM keywords to values and must name SOPClassUID and SOPInstanceUID. Colour is written
+    explicit or RLE only. JPEG-LS is for 8 and 16 bits stored only: its encoder takes the sample precision from the
+    array, and PS3.5 8.2.3 wants it equal to Bits Stored.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -77,8 +77,7 @@ def write_dicom(
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in attributes.items():
-        if value is not None:
-            setattr(dataset, keyword, value)
+        setattr(dataset, keyword, value)
     _describe_pixels(dataset, pixels, bits_stored, photometric)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = TRANSFER_SYNTAX[encoding]

@@ -30,6 +30,26 @@ class Skip(StrEnum):
     UNREADABLE_IMAGE = "unreadable_image"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
 
+    @property
+    def sentence(self) -> str:
+        """What was found and what to do about it, without a word from the table."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Skip.RAGGED_ROW: "It has more or fewer cells than the first row. Correct it.",
+    Skip.NO_IMAGE_NAME: "It names no image. Fill it in.",
+    Skip.NO_PATIENT: "It says nothing of the patient, so that no split could keep patients apart. Fill it in.",
+    Skip.NO_SITE: "It names no site. Fill it in.",
+    Skip.DUPLICATE_ROW: "An earlier row says the same of the same image, and is used.",
+    Skip.CONFLICTING_ROWS: "Another row says something else of the same image. Delete the wrong one.",
+    Skip.MISSING_IMAGE: "The image is not there. Correct its name, or add the image.",
+    Skip.UNREADABLE_IMAGE: "The image is broken, or is none. Copy it again.",
+    Skip.UNSUPPORTED_PIXELS: (
+        "The image has several frames, or pixels other than grey of 8 or 16 bits and colour of 8. Convert it."
+    ),
+}
+
 
 class Unusable(Exception):  # noqa: N818  it is caught in the same room, and becomes the row's reason
     """A picture that cannot be used."""
@@ -125,9 +145,9 @@ def _arrays(file: Path) -> dict[str, NDArray[np.generic]]:
     """Load a file's arrays once a process; the key is "" for `images`, else the MedMNIST part."""
     names = {"": "images"} | {part: f"{part}_images" for part in MEDMNIST_PARTS}
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {part: archive[name] for part, name in names.items() if name in archive}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as fault:
         raise DataError(f"--images {file}: not a readable npz file ({type(fault).__name__}). Save it again.") from None
     if not arrays:
         raise DataError(

@@ -72,9 +72,12 @@ def partition(
     say of themselves; "OT" (PS3.3 C.7.3.1.1.1, other) claims nothing.
 
     Raises:
-        DataError: the table or the images cannot be used, no row gives an image, or `out` holds something else.
+        DataError: the table, the images or the modality cannot be used, no row gives an image, or `out` holds
+            something else.
         StorageError: the disk is full or cannot be written.
     """
+    if not re.fullmatch("[A-Z]{2,16}", modality):
+        raise DataError(f"--modality {modality}: a DICOM modality has 2 to 16 capital letters, as DX, CR or OT.")
     source = open_images(images)
     plan = plan_partition(table, columns)
     _claim(out, _origin(table, columns, modality))

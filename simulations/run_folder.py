@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomli_w
-
 from shared.errors import StorageError, StudyError
 from shared.protocol import StudyProtocol, read_protocol
 from shared.storage import atomic_file
@@ -67,19 +65,13 @@ def open_run(path: Path, protocol: StudyProtocol, *, resume: bool) -> RunFolder:
         )
     if not begun:
         with atomic_file(run.protocol) as part:
-            part.write_text(as_toml(protocol), encoding="utf-8")
+            part.write_text(protocol.to_toml(), encoding="utf-8")
     return run
 
 
 def default_folder(protocol: StudyProtocol) -> Path:
     """Name a run's folder after its study."""
     return Path("runs") / (re.sub(r"[^a-z0-9]+", "-", protocol.study.name.lower()).strip("-") or "study")
-
-
-def as_toml(protocol: StudyProtocol) -> str:
-    """Write a study with every default and override, its digest in the first line."""
-    head = f"# Written by polyclinic: the study as it was run. Digest {protocol.digest()}\n\n"
-    return head + tomli_w.dumps(protocol.declared())
 
 
 def _digest_of(path: Path) -> str | None:

@@ -64,8 +64,8 @@ class SyntheticSite:
     prevalence: float
     scanner: Scanner
     labels: LabelStyle
-    marked_diseased: float = 0.0
-    marked_clear: float = 0.0
+    marked_diseased: float
+    marked_clear: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +175,7 @@ def _attributes(site: SyntheticSite, patient: int, exam: int, image: int) -> dic
         "PatientID": f"SYN{patient:05d}",
         "PatientName": f"SYNTHETIC^{site.name.upper()}^{patient:05d}",
         "PatientBirthDate": "",
-        "PatientSex": "OF"[patient % 2],
+        "PatientSex": "MF"[patient % 2],
         "StudyID": str(exam),
         "StudyDate": (date(2000, 1, 1) + timedelta(days=patient + 97 * exam)).strftime("%Y%m%d"),
         "StudyTime": "",

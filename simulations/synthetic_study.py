@@ -1,4 +1,4 @@
-"""The four fake hospitals of a synthetic study, one of them with a planted shift and a planted shortcut."""
+"""The four fake hospitals of a synthetic study, one with a planted shift and one with a planted shortcut."""
 
 from simulations.dicom_writer import Encoding
 from simulations.scanner import Scanner

@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from client.calibration import lookup_table
-from client.dicom import Reason, Unreadable, read_image
+from client.dicom import read_image
+from client.refusals import Reason, Unreadable
 
 Writer = Callable[..., Path]
 TINY = {"Rows": 1, "Columns": 4}

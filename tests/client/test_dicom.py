@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from client.dicom import Header, Identity, Reason, Unreadable, read_header, read_image
+from client.dicom import Header, Identity, read_header, read_image
+from client.refusals import Reason, Unreadable
 
 Writer = Callable[..., Path]
 TINY = {"Rows": 1, "Columns": 4}
@@ -124,12 +130,21 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     assert refusal_of(tmp_path) is Reason.NO_ACCESS
 
 
-def test_a_file_without_preamble_is_read(write_dicom: Writer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("syntax", "begin"),
+    [
+        (ImplicitVRLittleEndian, b"\x08\x00\x16\x00\x1a"),
+        (ExplicitVRLittleEndian, b"\x08\x00\x16\x00UI"),
+        (ExplicitVRBigEndian, b"\x00\x08\x00\x16UI"),
+    ],
+)
+def test_a_file_without_preamble_is_read(write_dicom: Writer, syntax: str, begin: bytes) -> None:
     """Old exports begin with the data set itself, and say nothing of their transfer syntax."""
-    content = write_dicom(bytes([3, 4, 5, 6]), **TINY).read_bytes()
-    bare = tmp_path / "bare.dcm"
-    bare.write_bytes(content[content.index(b"\x08\x00\x16\x00UI") :])
-    assert read_image(bare, frames="first").pixels_FHWC.ravel().tolist() == [3, 4, 5, 6]
+    stored = np.array([3, 400, 5, 600], ">u2" if syntax == ExplicitVRBigEndian else "<u2")
+    path = write_dicom(stored.tobytes(), syntax=syntax, **TINY, BitsAllocated=16)
+    content = path.read_bytes()
+    path.write_bytes(content[content.index(begin) :])
+    assert read_image(path, frames="first").pixels_FHWC.ravel().tolist() == [3, 400, 5, 600]
 
 
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, None])

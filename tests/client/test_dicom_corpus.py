@@ -10,7 +10,8 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from client.dicom import Image, Reason, Unreadable, read_header, read_image
+from client.dicom import Image, read_header, read_image
+from client.refusals import Reason, Unreadable
 
 REFUSED = {
     "020": Reason.UNSUPPORTED_OBJECT,

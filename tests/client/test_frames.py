@@ -26,7 +26,8 @@ from pydicom.uid import (
 )
 
 from client import frames
-from client.dicom import Reason, Unreadable, read_image
+from client.dicom import read_image
+from client.refusals import Reason, Unreadable
 
 Writer = Callable[..., Path]
 GREY_12 = {"Rows": 24, "Columns": 17, "BitsAllocated": 16, "BitsStored": 12}

@@ -126,8 +126,8 @@ def test_a_figure_is_told_to_those_who_hear_it() -> None:
     assert (figure[0].tag, figure[0].text, figure[1].text) == ("title", "Title", "Text")
     assert figure.attrib["aria-labelledby"] == figure[0].attrib["id"]
     assert figure.attrib["aria-describedby"] == figure[1].attrib["id"]
-    assert 'aria-hidden="true"' in site_key(MARKS["a"])
-    assert "<title" not in site_key(None)
+    assert 'aria-hidden="true"' in site_key(MARKS["a"], name="key")
+    assert "<title" not in site_key(None, name="all")
 
 
 @pytest.mark.parametrize(

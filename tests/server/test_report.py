@@ -289,10 +289,40 @@ def test_a_split_of_which_a_part_is_suppressed_has_no_sum(study_result: StudyRes
     assert page.row("took part: exams").split()[-1] != "suppressed"
 
 
+def test_without_an_operating_point_the_curves_still_stand(study_result: StudyResult) -> None:
+    """Where no threshold could be chosen the page has AUC and ROC curves, and says why it has no sensitivity."""
+    unknown = {
+        site: {
+            "test": {
+                finding: replace(test, sensitivity=None, specificity=None, why=test.why or Why.NO_OPERATING_POINT)
+                for finding, test in splits["test"].items()
+            }
+        }
+        for site, splits in (*study_result.sites.items(), ("", study_result.pooled))
+    }
+    result = replace(study_result, pooled=unknown.pop(""), sites=unknown, operating_point={})
+    page = Page(render(result))
+    assert "northgate, AUC 0.993" in page.text
+    assert "not defined: no operating point" in page.row("northgate")
+    assert "at the shared threshold sensitivity" not in page.text
+
+
+def test_a_value_without_an_interval_is_printed_alone(study_result: StudyResult) -> None:
+    """An AUC that has no interval is shown without one, and said to have none."""
+    test = study_result.of_pool("test", "pneumonia")
+    assert test.auc is not None
+    bare = replace(test, auc=replace(test.auc, value=0.875, low=None, high=None))
+    page = Page(render(replace(study_result, pooled={"test": {"pneumonia": bare, "effusion": test}})))
+    assert "0.875 no interval" in page.row("all sites")
+    assert any(words.endswith("all sites: 0.875") for words in page.words)
+
+
 def test_write_replaces_the_page_whole(study_result: StudyResult, text: str, tmp_path: Path) -> None:
     """The file holds the page and nothing is left beside it; a place that cannot be written is a StorageError."""
     write(study_result, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     with pytest.raises(StorageError, match="cannot be written"):
-        write(study_result, tmp_path / "report.html" / "below_a_file.html")
+        write(
+            replace(study_result, study=replace(study_result.study, findings=())), tmp_path / "report.html" / "x.html"
+        )

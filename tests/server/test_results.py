@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
-from server.results import SiteRound, StudyResult
+from server.results import Baselines, SiteRound, StudyResult
 from server.results_json import from_json, read, to_json, write
 from shared.domain_shift import SiteDifference
 from shared.errors import StorageError
@@ -20,12 +20,12 @@ def _share(k: int, n: int) -> Proportion | None:
     return Proportion(value=k / n, low=0.0, high=1.0, k=k, n=n) if n else None
 
 
-def _measured(positives: int, negatives: int, *, found: int = 0) -> FindingResult:
+def _measured(positives: int, negatives: int, *, found: int = 0, threshold: bool = True) -> FindingResult:
     return finding_result(
         exams=positives + negatives,
         patients=positives + negatives,
-        sensitivity=_share(found, positives),
-        specificity=_share(0, negatives),
+        sensitivity=_share(found, positives) if threshold else None,
+        specificity=_share(0, negatives) if threshold else None,
         auc=None,
         brier=None,
         histogram=ScoreHistogram(positives=(positives,), negatives=(negatives,)),
@@ -40,6 +40,14 @@ def _measured(positives: int, negatives: int, *, found: int = 0) -> FindingResul
 def test_an_undefined_number_says_why(positives: int, negatives: int, why: Why | None) -> None:
     """A class without a unit makes numbers undefined, and names the class."""
     assert _measured(positives, negatives).why is why
+
+
+def test_without_an_operating_point_cases_are_counted_all_the_same() -> None:
+    """Where no threshold could be chosen, positives and negatives are still counted, and the reason is named."""
+    unknown = _measured(40, 50, threshold=False)
+    assert (unknown.positives, unknown.negatives, unknown.sensitivity) == (40, 50, None)
+    assert unknown.why is Why.NO_OPERATING_POINT
+    assert _measured(0, 50, threshold=False).why is Why.NO_POSITIVES
 
 
 def test_zero_found_is_zero_and_not_undefined() -> None:
@@ -122,6 +130,7 @@ def test_every_number_and_text_survives_json(
     auc = AreaUnderCurve(value=value, low=None, high=value, method=note, ties=bounds)
     one = replace(absent(Why.SUPPRESSED), auc=auc, histogram=histogram)
     result = replace(study_result, sites={note: {"test": {"pneumonia": one}}}, notes=(note,), pooled={}, rounds=())
+    result = replace(result, baselines=Baselines(local={}, pooled=None))
     assert from_json(to_json(result), where="here") == result
 
 

@@ -1,0 +1,50 @@
+"""Rows are picked by side, in order, and pixels follow them."""
+
+import numpy as np
+import torch
+
+from client.site_data import Pixels, Records
+from shared.split import Split
+
+NAN = np.nan
+RECORDS = Records(
+    labels_NK=np.array([[1, NAN], [NAN, NAN], [0, 1], [NAN, 0], [1, 1]], np.float32),
+    patients_N=np.array([7, 7, 8, 9, 9]),
+    exams_N=np.array([0, 1, 2, 3, 4]),
+    split_N=np.array(["train", "train", "test", "train", "train"]),
+)
+
+
+def test_a_sides_rows_come_in_order() -> None:
+    """Rows of a side ascend; a side without an image has none."""
+    assert RECORDS.rows(Split.TRAIN).tolist() == [0, 1, 3, 4]
+    assert RECORDS.rows(Split.TEST).tolist() == [2]
+    assert RECORDS.rows(Split.VALIDATION).tolist() == []
+    assert len(RECORDS) == 5
+
+
+def test_an_image_without_any_label_does_not_train() -> None:
+    """An image trains as soon as one target was assessed."""
+    assert RECORDS.training_rows().tolist() == [0, 3, 4]
+
+
+def test_patients_are_counted_once() -> None:
+    """Several images of a patient are one patient."""
+    assert [RECORDS.patients(split) for split in Split] == [2, 0, 1]
+
+
+def test_pixels_are_read_in_the_order_asked_for() -> None:
+    """Rows may come in any order and more than once; the cache's own order does not show."""
+    cached = np.arange(5, dtype=np.uint16)[:, None, None, None] * np.ones((1, 1, 2, 2), np.uint16)
+    pixels = Pixels(cached=cached, cached_row_N=np.array([4, 0, 2]), digest="d")
+    read = pixels.read(np.array([2, 0, 0]))
+    assert read.dtype == torch.uint16
+    assert read[:, 0, 0, 0].tolist() == [2, 4, 4]
+    assert len(pixels) == 3
+
+
+def test_what_is_read_is_not_the_cache() -> None:
+    """Changing a batch never changes the cached images."""
+    cached = np.zeros((2, 1, 2, 2), np.uint8)
+    Pixels(cached=cached, cached_row_N=np.arange(2), digest="d").read(np.arange(2)).add_(1)
+    assert not cached.any()
