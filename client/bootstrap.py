@@ -64,8 +64,6 @@ def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) 
         progress=partial(progress, "images prepared"),
     )
     cohort = found.without(cached.unreadable) if cached.unreadable else found
-    kept = {(image.path, image.frame) for image in cohort.images}
-    readable = [(image.path, image.frame) in kept for image in found.images]
     return PreparedSite(
         config=config,
         cohort=cohort,
@@ -75,7 +73,7 @@ def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) 
             exams_N=cohort.exams_N,
             split_N=cohort.split_N,
         ),
-        pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[readable], digest=cached.digest),
+        pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[cached.rows >= 0], digest=cached.digest),
     )
 
 

@@ -120,7 +120,7 @@ class RowStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatientFlow:
-    """The whole account, exact, without an identifier; steps are in the order of the checks, only those that occurred.
+    """The whole account, exact and without an identifier; the steps are those that occurred.
 
     Invariants: `files` = `files_kept` + the files of all `steps`; `rows` = `rows_used` + the rows of all `row_steps`.
     `uncertain_rows` are rows with a value -1 or "uncertain", which counts as not assessed. `images` is by split.
@@ -162,12 +162,12 @@ def account(
     labels_NK: npt.NDArray[np.float32],
 ) -> PatientFlow:
     """Draw up the account of all files and rows, and of the N images that are kept."""
-    steps, by_reason = _file_steps(files), _rows_by_reason(files, rows)
+    by_reason = _rows_by_reason(files, rows)
     of_split = {split: split_N == split.value for split in Split}
     return PatientFlow(
         files=len(files),
         files_kept=sum(file.reason is None for file in files),
-        steps=steps,
+        steps=_file_steps(files),
         rows=len(rows),
         rows_used=len(by_reason.get(None, ())),
         row_steps=tuple(

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import SiteError
@@ -53,13 +53,24 @@ class Data(Declaration):
         return self.key or self.join
 
 
-class Policy(Declaration):
-    """What the hospital allows at most, whatever a study asks for."""
+NOT_ENFORCED_YET = frozenset({"max_epsilon", "exact_counts", "rounds_per_day"})
+"""Limits that belong to differential privacy and to a deployed site."""
 
-    max_epsilon: Annotated[float, Field(gt=0)] | None = None
+
+class Policy(Declaration):
+    """What the hospital allows at most, whatever a study asks for. No limit is accepted that would not be kept."""
+
     min_cell: Annotated[int, Field(ge=1)] = 10
-    exact_counts: bool = False
-    rounds_per_day: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_not_enforced(cls, data: Any) -> Any:
+        if isinstance(data, dict) and (early := sorted(NOT_ENFORCED_YET & set(data))):
+            raise ValueError(
+                f"this version cannot enforce {', '.join(early)}. "
+                "Remove it only if the hospital agrees to take part without that limit."
+            )
+        return data
 
 
 class Compute(Declaration):

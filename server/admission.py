@@ -3,14 +3,17 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from flwr.app import Message
 
 from shared.evidence import Evidence
 from shared.messages import Answer, EvaluateReply, MalformedError, ReadyReply, RefusalReply, TrainReply, decode_answer
 from shared.parameters import NamedArrays, Wire, l2_norm, same_form
+from shared.released_flow import ReleasedFlow
+from shared.split import Split
 
-Accepted = ReadyReply | TrainReply | EvaluateReply
+Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply)
 
 
 class Reason(StrEnum):
@@ -21,7 +24,7 @@ class Reason(StrEnum):
     OTHER_TASK = "answers_another_task"
     WRONG_FORM = "arrays_of_wrong_form"
     NOT_FINITE = "update_not_finite"
-    WRONG_COUNT = "evidence_of_wrong_form"
+    WRONG_COUNT = "counts_of_wrong_form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +43,27 @@ class Admitted:
     scale: float
 
 
-def open_reply(message: Message | None, *, task_id: str, kind: type[Accepted]) -> Accepted | Refused:
+def open_reply(message: Message, *, task_id: str, kind: type[Accepted]) -> Accepted | Refused:
     """Decode a site's reply and check that it answers this task with this kind of reply."""
-    if message is None or not message.has_content():
+    if not message.has_content():
         return Refused(reason=Reason.NO_REPLY)
     try:
         answer: Answer = decode_answer(message.content)
     except MalformedError:
         return Refused(reason=Reason.MALFORMED)
+    # A site that cannot read its task does not know its id.
+    if isinstance(answer.reply, RefusalReply) and answer.task_id in (task_id, ""):
+        return Refused(reason=answer.reply.code)
     if answer.task_id != task_id:
         return Refused(reason=Reason.OTHER_TASK)
-    if isinstance(answer.reply, RefusalReply):
-        return Refused(reason=answer.reply.code)
     return answer.reply if isinstance(answer.reply, kind) else Refused(reason=Reason.MALFORMED)
+
+
+def admit_flow(reply: ReadyReply, *, targets: int) -> ReleasedFlow | Refused:
+    """Check that a patient flow has every split, and every target in each."""
+    splits = reply.flow.splits
+    fits = splits.keys() == set(Split) and all(len(split.classes) == targets for split in splits.values())
+    return reply.flow if fits else Refused(reason=Reason.WRONG_COUNT)
 
 
 def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_bound: float) -> Admitted | Refused:

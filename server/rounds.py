@@ -19,6 +19,9 @@ from shared.wire import arrays_from_record, record_of
 LOST_ROUNDS_IN_A_ROW = 3
 """After so many rounds without enough usable sites the run stops: it would only go on failing."""
 
+RESEND_SECONDS = 600.0
+"""A site that is silent for so long is sent its task again: a lost HTTP answer leaves a Flower run waiting for ever."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
@@ -50,13 +53,11 @@ def run_rounds(
         FederationError: LOST_ROUNDS_IN_A_ROW rounds in a row had fewer than `min_sites` usable replies.
         StorageError: a finished round cannot be saved.
     """
-    lost = 0
     for number in range(state.round + 1, plan.rounds + 1):
         started = time.monotonic()
         before = record_of({name: state.model[name] for name in plan.trained_names(number)})
         replies = ask(grid, strategy.configure_train(number, before, ConfigRecord(), grid), plan.deadline_seconds)
         after, _ = strategy.aggregate_train(number, replies)
-        lost = lost + 1 if after is None else 0
         if after is not None:
             state.model = {**state.model, **arrays_from_record(after)}
         ask_for = ConfigRecord({"split": str(Split.VALIDATION)})
@@ -67,7 +68,7 @@ def run_rounds(
         state.best = _better(state.best, number, state.history[-1]["validation"]["macro_auc"])
         save(state)
         progress(state.history[-1])
-        if lost == LOST_ROUNDS_IN_A_ROW:
+        if sum(record["lost"] for record in state.history[-LOST_ROUNDS_IN_A_ROW:]) == LOST_ROUNDS_IN_A_ROW:
             raise FederationError(_why_lost(state.history[-1]))
     return state
 
@@ -82,19 +83,26 @@ def ask(
     """
     deadline = time.monotonic() + deadline_seconds
     asked = list(messages)
-    waiting = list(zip(grid.push_messages(asked), asked, strict=True))
-    for message_id, message in waiting:
-        while True:
-            reply = next(iter(grid.pull_messages([message_id])), None)
-            if reply is not None and reply.has_content():
-                yield reply
-                break
-            if time.monotonic() >= deadline:
-                break
-            if reply is not None:
-                (message_id,) = grid.push_messages([_again(message)])
-            time.sleep(poll_seconds)
+    for message_id, message in list(zip(grid.push_messages(asked), asked, strict=True)):
+        if (reply := _await_reply(grid, message_id, message, deadline, poll_seconds)) is not None:
+            yield reply
         del reply
+
+
+def _await_reply(grid: Grid, message_id: str, message: Message, deadline: float, poll_seconds: float) -> Message | None:
+    pushed, resend_at = {message_id}, time.monotonic() + RESEND_SECONDS
+    while True:
+        for reply in grid.pull_messages(sorted(pushed)):
+            if reply.has_content():
+                return reply
+            pushed.discard(reply.metadata.reply_to_message_id)
+        now = time.monotonic()
+        if now >= deadline:
+            return None
+        if not pushed or now >= resend_at:
+            pushed.update(grid.push_messages([_again(message)]))
+            resend_at = now + RESEND_SECONDS
+        time.sleep(poll_seconds)
 
 
 def _again(message: Message) -> Message:

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.admission import Admitted, Refused, admit_evidence, admit_update, open_reply
+from server.admission import Admitted, Reason, Refused, admit_evidence, admit_update, open_reply
 from server.aggregation import ServerOptimiser, StreamingMean, capped_shares
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.parameters import Array, NamedArrays, Wire, cast
@@ -94,7 +94,7 @@ class FederatedStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and add up the updates, one in memory at a time; None when fewer than `min_sites` could be used."""
         mean = StreamingMean(self._model)
-        self.outcome.training = {site.name: SiteRound(refusal="no_reply") for site in self.sites}
+        self.outcome.training = {site.name: SiteRound(refusal=Reason.NO_REPLY) for site in self.sites}
         for message in replies:
             site = self._by_node[message.metadata.src_node_id]
             self.outcome.training[site.name] = self._add(mean, message, site)
@@ -123,14 +123,14 @@ class FederatedStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep each site's evidence; merging it is the results' work (server/results.py)."""
-        self.outcome.evaluation = {site.name: Refused(reason="no_reply") for site in self.sites}
+        self.outcome.evaluation = {site.name: Refused(reason=Reason.NO_REPLY) for site in self.sites}
         for message in replies:
             site = self._by_node[message.metadata.src_node_id]
             reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=EvaluateReply)
             if isinstance(reply, EvaluateReply):
                 rules = self._rules
                 reply = admit_evidence(reply, targets=len(rules.targets), bins=rules.bins, counted=self._counted)
-            self.outcome.evaluation[site.name] = reply  # type: ignore[assignment]  # open_reply gave this kind
+            self.outcome.evaluation[site.name] = reply
         return None
 
     def _ask(
@@ -160,7 +160,7 @@ class FederatedStrategy(Strategy):
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
         reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply)
-        if isinstance(reply, TrainReply):
-            rules = self._rules
-            return admit_update(reply, model=self._model, wire=rules.wire, norm_bound=rules.norm_bound)
-        return reply if isinstance(reply, Refused) else Refused(reason="malformed_reply")
+        if isinstance(reply, Refused):
+            return reply
+        rules = self._rules
+        return admit_update(reply, model=self._model, wire=rules.wire, norm_bound=rules.norm_bound)

@@ -168,7 +168,7 @@ def _pooled(items: list[Evidence], known: bool, protocol: StudyProtocol) -> Find
     """Merge what was released; sites that withheld theirs are not in it, and the report says who they are."""
     full = [item for item in items if item.units]
     if not full:
-        return absent(Why.SUPPRESSED)
+        return absent(Why.NOT_ASSESSED if items else Why.SUPPRESSED)
     wish = protocol.evaluation
     merged = sum((item.histogram for item in full[1:]), start=full[0].histogram)
     counts = [item.confusion for item in full if item.confusion]

@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from server.admission import Refused, open_reply
+from server.admission import Reason, Refused, admit_flow, open_reply
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState, write_rounds
 from server.rounds import Progress, ask, chosen_round, run_rounds
@@ -64,12 +64,13 @@ class StudyRun:
             Message(encode_task(ReadyTask(header=header)), self.nodes[site], str(Kind.READY))
             for site, header in headers.items()
         ]
-        flows: dict[str, ReleasedFlow | Refused] = {site: Refused(reason="no_reply") for site in headers}
+        flows: dict[str, ReleasedFlow | Refused] = {site: Refused(reason=Reason.NO_REPLY) for site in headers}
         sites = {node: site for site, node in self.nodes.items()}
+        targets = len(self.coordinator.protocol.task.targets)
         for message in ask(self.grid, messages, self.deadline_seconds):
             site = sites[message.metadata.src_node_id]
             reply = open_reply(message, task_id=headers[site].task_id, kind=ReadyReply)
-            flows[site] = reply.flow if isinstance(reply, ReadyReply) else reply  # type: ignore[assignment]
+            flows[site] = reply if isinstance(reply, Refused) else admit_flow(reply, targets=targets)
         return flows
 
     def run(self, flows: Mapping[str, ReleasedFlow | Refused], *, progress: Progress) -> Conclusion:
@@ -88,6 +89,7 @@ class StudyRun:
             checkpoints.save(state)
             write_rounds(self.folder / "rounds.jsonl", state)
 
+        write_rounds(self.folder / "rounds.jsonl", state)  # a kill may have come between the two
         state = run_rounds(grid=self.grid, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
         return self._conclude(state, checkpoints)
 
@@ -139,12 +141,12 @@ class StudyRun:
         for site in self.train_on:
             flow = flows[site]
             patients = None if isinstance(flow, Refused) else flow.splits[Split.TRAIN].patients
-            if patients is None:
+            if patients:
+                weights[site] = float(patients) if by_patients else 1.0
+            else:
                 reasons[site] = (
                     flow.reason if isinstance(flow, Refused) else "fewer training patients than its min_cell"
                 )
-            else:
-                weights[site] = float(patients) if by_patients else 1.0
         if len(weights) < self.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in reasons.items()) or "no others were named"
             raise FederationError(

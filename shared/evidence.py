@@ -1,5 +1,6 @@
 """What one site's split shows about one target, as counts that can be merged; or that it is withheld."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -19,9 +20,15 @@ class Estimate:
 
     @classmethod
     def from_list(cls, numbers: list[float]) -> Self:
-        """Read [value, low, high]."""
-        value, low, high = numbers
-        return cls(value=float(value), low=float(low), high=float(high))
+        """Read [value, low, high].
+
+        Raises:
+            ValueError: they are not three numbers in [0, 1], or the interval does not hold the value.
+        """
+        value, low, high = map(float, numbers)
+        if not 0 <= low <= value <= high <= 1:
+            raise ValueError("an estimate lies within its interval, and that within [0, 1]")
+        return cls(value=value, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +102,25 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
         histogram=histogram,
         confusion=confusion,
         auc=None if auc is None else Estimate.from_list(list(auc)),  # type: ignore[arg-type]  # a number raises here
-        brier=None if brier is None else float(brier),  # type: ignore[arg-type]
+        brier=None if brier is None else _fraction(brier),
     )
 
 
 def _confusion(numbers: Mapping[str, Number]) -> Confusion:
     tp, fp, tn, fn = _counts(numbers["confusion"])
     of_positives, of_negatives = (float(effect) for effect in numbers["design_effects"])  # type: ignore[union-attr]
-    if not min(of_positives, of_negatives) >= 1:
-        raise ValueError("a design effect is at least 1")
+    if not (1 <= of_positives < math.inf and 1 <= of_negatives < math.inf):
+        raise ValueError("a design effect is finite and at least 1")
     return Confusion(
         tp=tp, fp=fp, tn=tn, fn=fn, positives_design_effect=of_positives, negatives_design_effect=of_negatives
     )
+
+
+def _fraction(value: Number) -> float:
+    fraction = float(value)  # type: ignore[arg-type]  # a list raises, as the caller says
+    if not 0 <= fraction <= 1:
+        raise ValueError("a Brier score lies within [0, 1]")
+    return fraction
 
 
 def _counts(values: object) -> list[int]:

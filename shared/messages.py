@@ -1,6 +1,7 @@
 """Typed tasks and replies, and their one encoding to and from Flower's RecordDict."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -193,7 +194,7 @@ def decode_task(content: RecordDict) -> Task:
         return EvaluateTask(header=header, arrays=arrays, split=Split(_text(config, "split")), thresholds=thresholds)
     except MalformedError:
         raise
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, OverflowError) as fault:
         raise MalformedError(type(fault).__name__) from None
 
 
@@ -246,7 +247,7 @@ def decode_answer(content: RecordDict) -> Answer:
         return Answer(task_id=_text(state, "task_id"), reply=_reply(content, _text(state, "kind"), state))
     except MalformedError:
         raise
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, OverflowError) as fault:
         raise MalformedError(type(fault).__name__) from None
 
 
@@ -260,15 +261,22 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
             metrics = content.metric_records["metrics"]
             return TrainReply(
                 update=arrays_from_record(content.array_records["arrays"]),
-                loss_by_epoch=tuple(float(value) for value in metrics["loss_by_epoch"]),  # type: ignore[union-attr]
-                update_norm=float(metrics["update_norm"]),  # type: ignore[arg-type]
-                images_per_second=float(metrics["images_per_second"]),  # type: ignore[arg-type]
-                seconds=float(metrics["seconds"]),  # type: ignore[arg-type]
+                loss_by_epoch=tuple(map(_finite, metrics["loss_by_epoch"])),  # type: ignore[arg-type]
+                update_norm=_finite(metrics["update_norm"]),
+                images_per_second=_finite(metrics["images_per_second"]),
+                seconds=_finite(metrics["seconds"]),
             )
         case Kind.EVALUATE:
             places = sum(name.startswith("evidence") for name in content.metric_records)
             items = (evidence_from_numbers(_numbers(content, f"evidence{place}")) for place in range(places))
             return EvaluateReply(evidence=tuple(items))
+
+
+def _finite(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]  # a wrong type raises, and is MalformedError
+    if not math.isfinite(number):
+        raise ValueError("a figure is not finite")
+    return number
 
 
 def _numbers(content: RecordDict, name: str) -> Mapping[str, int | float | list[int] | list[float]]:

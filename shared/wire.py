@@ -21,7 +21,10 @@ ACCEPTED_DTYPES = frozenset({"float32", "float16"})
 
 def record_of(arrays: NamedArrays) -> ArrayRecord:
     """Encode arrays as Flower does (one .npy each), with a single copy of their bytes."""
-    return ArrayRecord({name: _encode(array) for name, array in arrays.items()})
+    record = ArrayRecord()  # ArrayRecord(a dictionary) would make each Array a second time
+    for name, array in arrays.items():
+        record[name] = _encode(array)
+    return record
 
 
 def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
@@ -84,7 +87,7 @@ def from_frames(frames: Iterable[bytes]) -> RecordDict:
         entries = [
             (str(r), str(n), str(d), tuple(map(int, s)), str(t), int(size)) for r, n, d, s, t, size in header["arrays"]
         ]
-        records: dict[str, dict[str, Array]] = {str(name): {} for name in header["records"]}
+        records = {str(name): ArrayRecord() for name in header["records"]}
         metrics, configs = dict(header["metrics"]), dict(header["configs"])
     except (StopIteration, KeyError, TypeError, ValueError):
         raise ValueError("the first frame is not a header of this encoding") from None
@@ -92,7 +95,7 @@ def from_frames(frames: Iterable[bytes]) -> RecordDict:
         raise ValueError("the content is larger than is accepted")
     for record, name, dtype, shape, stype, size in entries:
         array = Array(dtype=dtype, shape=shape, stype=stype, data=_take(stream, size))
-        records.setdefault(record, {})[name] = array
+        records.setdefault(record, ArrayRecord())[name] = array
     if next(stream, None) is not None:
         raise ValueError("frames go on after the last array")
     return _content(records, metrics, configs)
@@ -115,11 +118,9 @@ def _take(stream: Iterator[bytes], size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _content(
-    records: Mapping[str, dict[str, Array]], metrics: Mapping[str, Any], configs: Mapping[str, Any]
-) -> RecordDict:
+def _content(records: Mapping[str, ArrayRecord], metrics: Mapping[str, Any], configs: Mapping[str, Any]) -> RecordDict:
     try:
-        content = RecordDict({name: ArrayRecord(arrays) for name, arrays in records.items()})
+        content = RecordDict(dict(records))
         for name, numbers in metrics.items():
             content[name] = MetricRecord(numbers)
         for name, values in configs.items():

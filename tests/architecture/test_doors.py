@@ -24,7 +24,7 @@ DOORS = {
     "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
     "safetensors": {"client/local_norm.py", "server/checkpoint.py", "shared/weights.py"},
     "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
-    "tomli_w": {"simulations/run_folder.py"},
+    "tomli_w": {"shared/protocol.py"},
     "torchvision": {"shared/vision.py"},
     "typer": {"client/cli.py", "server/cli.py", "shared/cli.py", "simulations/cli.py"},
 }

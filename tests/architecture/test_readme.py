@@ -1,4 +1,4 @@
-"""The README's tables say what the code does: every key of study.toml and site.toml, what may leave, exit codes."""
+"""What the documents list is what there is: keys of study.toml and site.toml, what may leave, exit codes, decisions."""
 
 import dataclasses
 import json
@@ -120,6 +120,16 @@ def test_the_table_of_exit_codes_is_complete_and_true(house):
     expected = {(str(kind.exit_code), f"`{kind.__name__}`", kind.__doc__.splitlines()[0].lower()) for kind in kinds}
     rows = ROW.findall(section(house.text("README.md"), "## Exit codes"))
     assert {(code, name, f"{meaning}.".lower()) for code, name, meaning in rows if int(code) > 2} == expected
+
+
+def test_the_index_of_decisions_is_complete_and_true(house):
+    """Each decision stands there under its number, with its title."""
+    pages = [path for path in house.files() if re.match(r"docs/decisions/\d{4}-", path)]
+    titles = {page: re.match(r"# (\d{4})\. (.+)\n", house.text(page)).groups() for page in pages}
+    rows = re.findall(r"^\| \[(\d{4})\]\((.+)\) \| (.+) \|$", house.text("docs/decisions/README.md"), re.MULTILINE)
+    assert [(number, f"docs/decisions/{page}", title) for number, page, title in rows] == [
+        (number, page, title) for page, (number, title) in titles.items()
+    ]
 
 
 def test_sections_and_rows_are_found():

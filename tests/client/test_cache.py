@@ -73,8 +73,10 @@ def test_a_second_study_reads_no_file_again(hospital: Any, monkeypatch: pytest.M
 def test_new_and_changed_files_alone_are_read(hospital: Any) -> None:
     """A file is known by its path, size and time; a file that is gone leaves its row behind, unused."""
     first = fill_all(hospital, films(hospital, 4))
-    hospital.image("001.dcm", patient="P", exam="1", seed=99)
-    hospital.image("new.dcm", patient="P", exam="1", seed=5)
+    before = (hospital.dicom / "001.dcm").stat()
+    after = hospital.image("001.dcm", patient="Doe^Jane", exam="1", seed=99).stat()
+    assert after.st_size == before.st_size
+    hospital.image("new.dcm", patient="Doe^Jane", exam="1", seed=5)
     (hospital.dicom / "002.dcm").unlink()
     images = images_of(hospital)
     second = fill_all(hospital, images)
@@ -138,6 +140,10 @@ def test_all_frames_have_rows_of_their_own(hospital: Any) -> None:
     for frame in range(3):
         expected = prepare(film.pixels_FHWC[frame], spacing_mm=None, window=None, contract=CONTRACT)
         assert np.array_equal(cached.array[frame], expected)
+    middle = fill_all(hospital, images_of(hospital), frames="middle")
+    assert np.array_equal(middle.array[middle.rows[0]], cached.array[1])
+    first = fill_all(hospital, images_of(hospital), frames="first")
+    assert np.array_equal(first.array[first.rows[0]], cached.array[0])
     short = fill_all(hospital, images_of(hospital, frames=4), frames="all")
     assert short.unreadable == dict.fromkeys(range(4), Reason.TRUNCATED)
 

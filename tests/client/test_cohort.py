@@ -20,7 +20,7 @@ from client.refusals import Reason
 from client.site import SiteConfig
 from shared.errors import DataError, SiteError
 from shared.preprocessing import Contract
-from shared.split import Split
+from shared.split import Split, assign
 
 
 def build(site: SiteConfig, **changes: Any) -> Cohort:
@@ -110,8 +110,9 @@ def test_each_file_is_left_out_for_its_first_reason(hospital: Any) -> None:
     }
     flow = cohort.flow
     assert (flow.files, flow.files_kept, flow.rows, flow.rows_used) == (15, 3, 10, 1)
-    of_modality = next(step for step in flow.steps if step.reason is Reason.WRONG_MODALITY)
-    assert (of_modality.files, of_modality.patients) == (2, 2)
+    counts = {step.reason: (step.files, step.patients) for step in flow.steps}
+    assert counts[Reason.WRONG_MODALITY] == (2, 2)
+    assert counts[Reason.NO_ACCESS] == (2, 0)
 
 
 def test_nothing_that_is_shown_names_anyone(hospital: Any) -> None:
@@ -185,7 +186,8 @@ def test_linked_folders_are_followed_once(hospital: Any) -> None:
     hospital.image("y.dcm", patient="P2", exam="2").rename(elsewhere / "y.dcm")
     (hospital.dicom / "linked").symlink_to(elsewhere, target_is_directory=True)
     hospital.labels("PatientID,label", "P1,1", "P2,1")
-    assert build(hospital.site(join="PatientID", pna="label")).flow.files_kept == 2
+    flow = build(hospital.site(join="PatientID", pna="label")).flow
+    assert (flow.files, flow.files_kept) == (2, 2)
 
 
 def test_names_that_are_not_utf8_are_listed(hospital: Any) -> None:
@@ -276,6 +278,29 @@ def test_the_copy_that_has_labels_is_kept(hospital: Any) -> None:
     assert reasons(build(hospital.site(join="path", pna="label"))) == {"a": "duplicate_image"}
     hospital.labels("path,label", "b,1", "a,0", "c,1")
     assert set(reasons(build(hospital.site(join="path", pna="label"))).values()) == {"conflicting_labels"}
+
+
+def test_images_without_an_identity_are_not_copies(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old files without a SOPInstanceUID are told apart by their path."""
+    header = Header(identity=_identity("", "", "", "P1"), modality="DX", frames=1, photometric="", manufacturer="")
+    files = [IndexedFile(relative=name, found=header) for name in ("b", "a")]
+    monkeypatch.setattr(cohort_module, "index_images", lambda *_, **__: files)
+    hospital.labels("PatientID,label", "P1,1")
+    cohort = build(hospital.site(join="PatientID", pna="label"))
+    assert [image.path.name for image in cohort.images] == ["a", "b"]
+    assert cohort.exams_N.tolist() == [0, 1]
+
+
+def test_patients_are_where_the_study_puts_them(hospital: Any) -> None:
+    """The side is that of the study's name, its seed, the site's name and the PatientID."""
+    for n in range(12):
+        hospital.image(f"{n:02}.dcm", patient=f"P{n:02}", exam=str(n))
+    hospital.labels("PatientID,label", *(f"P{n:02},1" for n in range(12)))
+    cohort = build(hospital.site(join="PatientID", pna="label"), seed=5)
+    for image in cohort.images:
+        patient = f"P{image.path.stem}"
+        expected = assign(study="lungs", seed=5, site="north", patient=patient, train=0.6, validation=0.2)
+        assert image.split is expected
 
 
 def test_a_copy_that_cannot_be_used_does_not_stand_in_the_way(hospital: Any) -> None:
@@ -378,17 +403,21 @@ def test_every_code_has_its_own_name_and_sentence() -> None:
 
 
 few = st.sampled_from(["", "1", "2", "3"])
+
+
+def _identity(sop: str, study: str, accession: str, patient: str) -> Identity:
+    return Identity(sop_instance_uid=sop, study_instance_uid=study, accession_number=accession, patient_id=patient)
+
+
 headers = st.builds(
-    lambda sop, study, accession, patient, modality: Header(
-        identity=Identity(
-            sop_instance_uid=sop, study_instance_uid=study, accession_number=accession, patient_id=patient
-        ),
+    lambda modality, *identity: Header(
+        identity=_identity(*identity),
         modality=modality,
         frames=2,
         photometric="MONOCHROME2",
         manufacturer="",
     ),
-    few, few, few, few, st.sampled_from(["DX", "DX", "CT"]),
+    st.sampled_from(["DX", "DX", "CT"]), few, few, few, few,
 )  # fmt: skip
 tables = st.lists(
     st.tuples(st.sampled_from(["", "1", "2", "3", "4"]), st.sampled_from(["", "0", "1", "?", "-1", "0,0"])), max_size=12

@@ -83,6 +83,11 @@ def test_classes_in_one_column(tmp_path: Path) -> None:
     assert [row.uncertain for row in rows] == [False, False, False, True, False]
 
 
+def test_a_site_may_have_one_of_the_classes(tmp_path: Path) -> None:
+    """Its mark settles the class; without it, the class is one that the site did not assess."""
+    assert rows_of(read(table(tmp_path, "id,dx", "x,1", "y,0"), exclusive=True, a="dx")) == [(1, 0), (-9, -9)]
+
+
 def test_classes_that_differ_in_case_only_are_told_apart(tmp_path: Path) -> None:
     """The exact name wins; where only the case could decide, the row is not guessed."""
     path = table(tmp_path, "id,dx", "x,T1", "y,t1", "z,Tt", "w,TT")

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def test_a_writer_killed_at_any_byte_goes_on(tmp_path: Path, journal_bytes: int,
     rows.write_bytes(rows.read_bytes() + extra)
     assert_true(tmp_path, complete=False)
     whole_lines = journal.read_bytes().count(b"\n")
+    assert rows.stat().st_size == sum(len(rows_of(key)) for key in KEYS[:whole_lines]) * ROW_BYTES
     assert fill(tmp_path) == len(KEYS) - whole_lines
     assert_true(tmp_path, complete=True)
 
@@ -120,6 +122,20 @@ def test_who_reads_is_not_disturbed_by_a_new_start(tmp_path: Path) -> None:
     (tmp_path / "finished.jsonl").unlink()
     fill(tmp_path, KEYS[::-1])
     assert np.array_equal(reader, before)
+
+
+def test_a_second_writer_waits(tmp_path: Path) -> None:
+    """Two studies that start together on one cache do not write over each other: the second finds all done."""
+    counts: list[int] = []
+    second = threading.Thread(target=lambda: counts.append(fill(tmp_path)))
+    with RowStore.open(tmp_path, shape=SHAPE, dtype=DTYPE) as store:
+        second.start()
+        second.join(0.2)
+        for key in KEYS:
+            store.add(key, rows_of(key))
+    second.join()
+    assert counts == [0]
+    assert_true(tmp_path, complete=True)
 
 
 def test_the_journal_is_written_after_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

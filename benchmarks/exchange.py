@@ -1,0 +1,130 @@
+"""A round in which nobody trains: what it costs to send a whole ResNet-18 out, and its updates back into one model."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import client.agent
+import client.egress
+from benchmarks import simulation
+from benchmarks.record import Record, Target
+from benchmarks.sides import Work, cpu_ratio, interleaved, median_of, side
+from benchmarks.workload import Scale
+from client.trainer import Outcome
+
+TARGET = Target(limit=1.3, side="at most")
+
+SETTLE = 3
+"""Rounds before the first that counts: until then the allocator asks the system for memory that it later has."""
+
+ROUNDS_A_SAMPLE = 3
+"""One round takes less than the clock ticks that other processes are counted in."""
+
+
+def run(scale: Scale) -> Iterator[Record]:
+    """Compare with load_state_dict, the difference and a weighted sum, one site after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        makes = (ours, plain, textbook, ours_without_digest)
+        sides = [side(make, scale=scale, folder=Path(folder)) for make in makes]
+        samples = interleaved(sides, times=scale.pairs, warm_up=scale.warm_up * SETTLE)
+        ratios = [cpu_ratio(samples[0], other) for other in samples]
+        milliseconds = [
+            median_of([s.cpu_seconds for s in side]).value / ROUNDS_A_SAMPLE / scale.sites * 1e3 for side in samples
+        ]
+        yield Record(
+            name="exchange",
+            value=ratios[1].value,
+            unit="x CPU seconds",
+            target=TARGET,
+            against=f"plain PyTorch loop that adds up site by site, {scale.sites} sites, 11.2 M fp32; {ratios[1]}",
+        )
+        yield Record(
+            name="exchange_against_textbook",
+            value=ratios[2].value,
+            unit="x CPU seconds",
+            against=f"plain PyTorch loop that keeps every site's state_dict and averages at the end; {ratios[2]}",
+        )
+        yield Record(
+            name="exchange_without_digest",
+            value=cpu_ratio(samples[3], samples[1]).value,
+            unit="x CPU seconds",
+            against="the same as exchange, if the guard did not write each departure's SHA-256 into the audit log",
+        )
+        yield Record(
+            name="exchange_milliseconds_a_site",
+            value=milliseconds[0],
+            unit="ms",
+            against=f"plain loop {milliseconds[1]:.1f}, textbook {milliseconds[2]:.1f}, ours without the digest "
+            f"{milliseconds[3]:.1f}",
+        )
+
+
+def ours(*, scale: Scale, folder: Path) -> Work:
+    """Prepare our rounds, with agents that skip their training."""
+    _replace(client.agent, "train_round", _no_training)
+    rounds = simulation.rounds(scale, folder / "ours", "cpu")
+    return _several(rounds.exchange)
+
+
+def ours_without_digest(*, scale: Scale, folder: Path) -> Work:
+    """Prepare the same with a digest that looks at nothing."""
+    _replace(client.egress, "hashlib", _NoHashing)
+    _replace(client.agent, "train_round", _no_training)
+    rounds = simulation.rounds(scale, folder / "ours_without_digest", "cpu")
+    return _several(rounds.exchange)
+
+
+def plain(*, scale: Scale, folder: Path) -> Work:
+    """Prepare the plain loop without its training."""
+    loop = simulation.loop(scale, folder / "plain", "cpu")
+    _replace(loop, "train", lambda site, number: 0.0)
+    weights = {name: value.clone() for name, value in loop.model.state_dict().items()}
+    return _several(lambda: weights.update(loop.exchange(weights, 1)))
+
+
+def textbook(*, scale: Scale, folder: Path) -> Work:
+    """Prepare the loop of the textbooks: a copy of every site's weights, averaged in the end."""
+    loop = simulation.loop(scale, folder / "textbook", "cpu")
+    weights = {name: value.clone() for name, value in loop.model.state_dict().items()}
+    share = 1 / scale.sites
+
+    def exchange() -> None:
+        trained = []
+        for _ in loop.sites:
+            loop.model.load_state_dict(weights)
+            trained.append({name: value.clone() for name, value in loop.model.state_dict().items()})
+        for name, value in weights.items():
+            if value.is_floating_point():
+                weights[name] = sum((one[name] * share for one in trained[1:]), trained[0][name] * share)
+
+    return _several(exchange)
+
+
+def _several(work: Work) -> Callable[[], None]:
+    def several() -> None:
+        for _ in range(ROUNDS_A_SAMPLE):
+            work()
+
+    return several
+
+
+def _no_training(*inputs: Any, **settings: Any) -> Outcome:
+    return Outcome(loss_by_epoch=(0.5,), images=1, seconds=1.0)
+
+
+class _NoHashing:
+    """Stands in for hashlib."""
+
+    class sha256:  # noqa: N801  # hashlib's name
+        def update(self, content: bytes) -> None:
+            """Look at nothing."""
+
+        def hexdigest(self) -> str:
+            """Give what stands for no digest."""
+            return ""
+
+
+def _replace(owner: Any, name: str, stand_in: Any) -> None:
+    """Replace a part in this process, which does nothing else."""
+    setattr(owner, name, stand_in)

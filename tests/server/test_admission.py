@@ -1,0 +1,245 @@
+"""What does not answer the task, in form and in kind, does not enter; each refusal has its reason."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.admission import Admitted, Reason, Refused, admit_evidence, admit_flow, admit_update, open_reply
+from shared.evidence import Estimate, Evidence, Withheld
+from shared.messages import (
+    Answer,
+    EvaluateReply,
+    ReadyReply,
+    Refusal,
+    RefusalReply,
+    Reply,
+    TrainReply,
+    encode_answer,
+)
+from shared.metrics import Confusion, ScoreHistogram
+from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from simulations.in_process_grid import InProcessGrid
+
+MODEL = {"fc.weight": np.zeros((1, 3), np.float32), "fc.bias": np.zeros(1, np.float32)}
+
+
+def update(arrays: Any = None, **figures: Any) -> TrainReply:
+    own = {"loss_by_epoch": (0.5,), "update_norm": 2.0, "images_per_second": 10.0, "seconds": 1.0}
+    return TrainReply(update=arrays or {name: array + 1 for name, array in MODEL.items()}, **own | figures)
+
+
+def evidence(*, bins: int = 4, counted: bool = True, **changes: Any) -> Evidence:
+    own: dict[str, Any] = {
+        "units": 5,
+        "patients": 5,
+        "positive_patients": 2,
+        "negative_patients": 3,
+        "histogram": ScoreHistogram(positives=(0,) * (bins - 1) + (2,), negatives=(3,) + (0,) * (bins - 1)),
+        "confusion": Confusion(tp=2, fp=0, tn=3, fn=0) if counted else None,
+        "auc": Estimate(value=0.8, low=0.6, high=0.9),
+        "brier": 0.2,
+    }
+    return Evidence(**own | changes)
+
+
+def flow(*, splits: tuple[str, ...] = ("train", "validation", "test"), targets: int = 1) -> ReleasedFlow:
+    counts = ClassCounts(positive_patients=1, negative_patients=1, positive_exams=1, negative_exams=1)
+    split = SplitCounts(patients=2, exams=2, classes=(counts,) * targets)
+    return ReleasedFlow(found=6, excluded={}, splits=dict.fromkeys(splits, split))
+
+
+def message(content: RecordDict | Error) -> Message:
+    """Give a message as it comes from a site."""
+    grid = InProcessGrid({})
+    (_,) = grid.push_messages([asked := grid.create_message(RecordDict(), "train", 7, "1")])
+    return Message(content, reply_to=asked)
+
+
+def answered(reply: Reply, *, task_id: str = "task") -> Message:
+    return message(encode_answer(Answer(task_id=task_id, reply=reply)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (ReadyReply(flow=flow()), ReadyReply),
+        (update(), TrainReply),
+        (EvaluateReply(evidence=(evidence(), Withheld())), EvaluateReply),
+    ],
+    ids=["ready", "train", "evaluate"],
+)
+def test_an_answer_to_the_task_is_opened_and_any_other_kind_refused(reply: Any, kind: Any) -> None:
+    """A reply of the kind that was asked for comes back as it was sent; every other kind is malformed."""
+    opened = open_reply(answered(reply), task_id="task", kind=kind)
+    assert type(opened) is kind
+    if kind is not TrainReply:
+        assert opened == reply
+    for other in {ReadyReply, TrainReply, EvaluateReply} - {kind}:
+        assert open_reply(answered(reply), task_id="task", kind=other) == Refused(reason=Reason.MALFORMED)
+
+
+def test_an_answer_to_another_task_does_not_enter() -> None:
+    """A reply of another round, or a replayed one, carries another task's id."""
+    refused = Refused(reason=Reason.OTHER_TASK)
+    assert open_reply(answered(update(), task_id="other"), task_id="task", kind=TrainReply) == refused
+    refusal = answered(RefusalReply(code=Refusal.DATA), task_id="other")
+    assert open_reply(refusal, task_id="task", kind=TrainReply) == refused
+
+
+@pytest.mark.parametrize("code", list(Refusal))
+def test_a_sites_own_refusal_keeps_its_code(code: Refusal) -> None:
+    """The site's fixed code is the reason, also where it could not read the task and so not its id."""
+    for task_id in ("task", ""):
+        reply = answered(RefusalReply(code=code), task_id=task_id)
+        assert open_reply(reply, task_id="task", kind=TrainReply) == Refused(reason=code)
+
+
+def test_an_error_of_flowers_is_no_reply() -> None:
+    """Flower's error message says nothing of the site; its text is not looked at."""
+    lost = message(Error(0, "DOE^JOHN"))
+    assert open_reply(lost, task_id="task", kind=TrainReply) == Refused(reason=Reason.NO_REPLY)
+
+
+BROKEN: dict[str, Any] = {
+    "loss": update(loss_by_epoch=(0.5, math.nan)),
+    "norm": update(update_norm=math.inf),
+    "rate": update(images_per_second=math.nan),
+    "seconds": update(seconds=-math.inf),
+    "auc": EvaluateReply(evidence=(evidence(auc=Estimate(value=math.nan, low=0.1, high=0.9)),)),
+    "auc beyond 1": EvaluateReply(evidence=(evidence(auc=Estimate(value=1.0, low=0.1, high=1.5)),)),
+    "auc outside its interval": EvaluateReply(evidence=(evidence(auc=Estimate(value=0.5, low=0.6, high=0.9)),)),
+    "brier": EvaluateReply(evidence=(evidence(brier=math.nan),)),
+    "brier beyond 1": EvaluateReply(evidence=(evidence(brier=1.5),)),
+    "design effect": EvaluateReply(
+        evidence=(evidence(confusion=Confusion(tp=2, fp=0, tn=3, fn=0, positives_design_effect=math.inf)),)
+    ),
+    "units": EvaluateReply(evidence=(evidence(units=6),)),
+    "counts": EvaluateReply(evidence=(evidence(confusion=Confusion(tp=1, fp=0, tn=3, fn=0)),)),
+}
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
+def test_figures_that_no_report_could_print_are_malformed(reply: Any) -> None:
+    """A figure that is not finite, out of its range or contradicts another one enters neither history nor results."""
+    assert open_reply(answered(reply), task_id="task", kind=type(reply)) == Refused(reason=Reason.MALFORMED)
+
+
+NUMBERS = st.one_of(st.integers(-(10**400), 10**400), st.floats(), st.lists(st.integers(-5, 5), max_size=5))
+WORDS = st.sampled_from(["", "1", "task", "query", "train", "evaluate", "refusal", "storage", "arrays", "flow"])
+
+KEYS = (
+    *("found", "excluded/x", "split/train", "loss_by_epoch", "update_norm", "images_per_second", "seconds"),
+    *("units", "patients", "positives", "negatives", "confusion", "design_effects", "auc", "brier", "withheld"),
+)
+
+
+@given(
+    state=st.dictionaries(st.sampled_from(["version", "task_id", "kind", "code"]), WORDS),
+    records=st.dictionaries(
+        st.sampled_from(["flow", "metrics", "evidence0", "evidence7"]),
+        st.dictionaries(st.sampled_from(KEYS), NUMBERS),
+    ),
+    arrays=st.booleans(),
+)
+def test_garbage_is_refused_and_never_raises(state: Any, records: Any, arrays: bool) -> None:
+    """Whatever a site sends in place of a reply, the coordinator has a reason for it and goes on."""
+    content = RecordDict({name: MetricRecord(numbers) for name, numbers in records.items()})
+    content["state"] = ConfigRecord({"version": "1", "task_id": "task"} | state)
+    if arrays:
+        content["arrays"] = ArrayRecord({})
+    for kind in (ReadyReply, TrainReply, EvaluateReply):
+        opened = open_reply(message(content), task_id="task", kind=kind)
+        assert isinstance(opened, Refused | kind)
+
+
+def admit(reply: TrainReply, **changes: Any) -> Admitted | Refused:
+    return admit_update(reply, **{"model": MODEL, "wire": "fp32", "norm_bound": 0.0} | changes)
+
+
+def test_a_good_update_enters_with_its_norm() -> None:
+    """The norm is the coordinator's own, not the one that the site says."""
+    verdict = admit(update(update_norm=99.0))
+    assert isinstance(verdict, Admitted)
+    assert (verdict.norm, verdict.scale) == (2.0, 1.0)
+
+
+WRONG = {
+    "a name": {"fc.weight": MODEL["fc.weight"], "bias": MODEL["fc.bias"]},
+    "the order": dict(reversed(MODEL.items())),
+    "one too many": MODEL | {"more": np.zeros(1, np.float32)},
+    "one too few": {"fc.weight": MODEL["fc.weight"]},
+    "a shape": MODEL | {"fc.bias": np.zeros((1, 1), np.float32)},
+    "a dtype": MODEL | {"fc.bias": np.zeros(1, np.float16)},
+}
+
+
+@pytest.mark.parametrize("arrays", WRONG.values(), ids=WRONG)
+def test_an_update_of_another_form_does_not_enter(arrays: Any) -> None:
+    """Names, order, shapes and dtypes must be those of the model that was sent."""
+    assert admit(update(arrays)) == Refused(reason=Reason.WRONG_FORM)
+
+
+def test_half_precision_enters_where_it_travels() -> None:
+    """With wire = "fp16" an update is fp16, and an fp32 one is refused."""
+    half = {name: array.astype(np.float16) for name, array in MODEL.items()}
+    assert isinstance(admit(update(half), wire="fp16"), Admitted)
+    assert admit(update(), wire="fp16") == Refused(reason=Reason.WRONG_FORM)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_element_that_is_not_finite_refuses_the_update(value: float) -> None:
+    """A single NaN would make every weight of every site NaN."""
+    broken = {name: array.copy() for name, array in MODEL.items()}
+    broken["fc.weight"][0, 2] = value
+    assert admit(update(broken)) == Refused(reason=Reason.NOT_FINITE)
+
+
+@pytest.mark.parametrize(("bound", "scale"), [(0.0, 1.0), (4.0, 1.0), (2.0, 1.0), (1.0, 0.5), (0.25, 0.125)])
+def test_an_update_beyond_the_norm_bound_is_shrunk_to_it(bound: float, scale: float) -> None:
+    """A norm of 2 is halved at a bound of 1, left alone within the bound, and 0 switches the bound off."""
+    verdict = admit(update(), norm_bound=bound)
+    assert isinstance(verdict, Admitted)
+    assert verdict.scale == scale
+
+
+def test_an_update_of_zero_enters_as_it_is() -> None:
+    """A site that learnt nothing has nothing to shrink."""
+    verdict = admit(update({name: array.copy() for name, array in MODEL.items()}), norm_bound=1.0)
+    assert isinstance(verdict, Admitted)
+    assert (verdict.norm, verdict.scale) == (0.0, 1.0)
+
+
+def test_evidence_of_the_studys_form_enters() -> None:
+    """One entry a target, in the study's bins, with counts exactly where thresholds were sent."""
+    for counted in (True, False):
+        reply = EvaluateReply(evidence=(evidence(counted=counted), Withheld()))
+        assert admit_evidence(reply, targets=2, bins=4, counted=counted) is reply
+
+
+@pytest.mark.parametrize(
+    "items",
+    [(evidence(),), (evidence(),) * 3, (evidence(), evidence(bins=5)), (evidence(), evidence(counted=False)), ()],
+    ids=["one too few", "one too many", "other bins", "no counts", "nothing"],
+)
+def test_evidence_of_another_form_does_not_enter(items: Any) -> None:
+    """Other numbers of targets or bins, or missing counts, could not be merged."""
+    refused = Refused(reason=Reason.WRONG_COUNT)
+    assert admit_evidence(EvaluateReply(evidence=items), targets=2, bins=4, counted=True) == refused
+
+
+def test_counts_that_nobody_asked_for_do_not_enter() -> None:
+    """Without thresholds there can be no counts at them."""
+    reply = EvaluateReply(evidence=(evidence(),))
+    assert admit_evidence(reply, targets=1, bins=4, counted=False) == Refused(reason=Reason.WRONG_COUNT)
+
+
+def test_a_flow_has_every_split_and_target() -> None:
+    """A flow without a split, with a strange one, or with other targets does not enter."""
+    assert admit_flow(ReadyReply(flow=flow()), targets=1) == flow()
+    for wrong in (flow(splits=("train",)), flow(splits=("train", "validation", "test", "x")), flow(targets=2)):
+        assert admit_flow(ReadyReply(flow=wrong), targets=1) == Refused(reason=Reason.WRONG_COUNT)
