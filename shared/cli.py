@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from shared.errors import PolyclinicError
+from shared.errors import MissingPartError, PolyclinicError
 
 GROUP = "polyclinic.commands"
 """Entry points of this group are commands; pyproject.toml names them, so that no room imports another for it."""
 
 ABOUT = """Train one medical-imaging model across hospitals without moving an image.
 
-A hospital's data manager uses `site`; a researcher with one machine uses `simulate`, `partition` and `report`.
+A hospital's data manager uses `site`; a researcher with one machine uses `study`, `partition`, `simulate` and `report`.
 """
 
 
@@ -63,6 +63,6 @@ def _remedy(entry: EntryPoint) -> str:
 
 def _absent(entry: EntryPoint, missing: ModuleNotFoundError) -> Callable[[], None]:
     def command() -> None:
-        raise PolyclinicError(f"'{entry.name}' needs {missing.name}, which is not installed. {_remedy(entry)}")
+        raise MissingPartError(f"'{entry.name}' needs {missing.name}, which is not installed. {_remedy(entry)}")
 
     return command

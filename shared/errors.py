@@ -9,7 +9,8 @@ PolyclinicError                       exit code
 ├── StorageError                      15   a disk is full, or a file is half-written, foreign or unreadable
 ├── FederationError                   16   too few sites, or a round in which no site could be used
 ├── EgressError                       18   the guard refused to let something leave
-└── TaskError                         19   a site refused a task
+├── TaskError                         19   a site refused a task
+└── MissingPartError                  20   the command's part of Polyclinic is not installed here
 
 Exit code 1 is a bug in Polyclinic and 2 a wrong command line; 17 is kept for the privacy ledger.
 """
@@ -79,3 +80,9 @@ class TaskError(PolyclinicError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class MissingPartError(PolyclinicError):
+    """The command's part of Polyclinic is not installed here."""
+
+    exit_code = 20

@@ -168,17 +168,152 @@ def test_a_silent_site_is_not_waited_for_for_ever(trial: Any) -> None:
                 return Message(Error(0, "lost"), reply_to=message)
             return super()._answer(message)
 
-    run = trial({"a": {}, "b": {}})
-    flows = trial({"a": {}, "b": {}}, grid=Deaf(run.study.grid._agents)).study.flows()
+    agents = trial({"a": {}, "b": {}}).study.grid._agents
+    flows = trial({"a": {}, "b": {}}, grid=Deaf(agents)).study.flows()
     assert (flows["a"], flows["b"]) == (Refused(reason="no_reply"), flow(20))
 
 
-def test_sites_weigh_by_their_patients_or_alike(trial: Any) -> None:
+@pytest.mark.parametrize(("weighting", "moved"), [("patients", 0.25), ("equal", 0.5)])
+def test_sites_weigh_by_their_patients_or_alike(trial: Any, weighting: str, moved: float) -> None:
     """With 30 and 10 training patients the mean is a quarter of the way; with equal weights half of it."""
-    for weighting, moved in (("patients", 0.25), ("equal", 0.5)):
-        sections = {"federation": {"weighting": weighting, "rounds": 1}}
-        wards = {"a": {"patients": 30, "step": 0.0}, "b": {"patients": 10, "step": 1.0}}
-        run = trial(wards, sections=sections, folder=trial.__globals__["Path"](run_folder(trial, weighting)))
-        initial = run.study.coordinator.initial
-        model = run.run().model
-        np.testing.assert_allclose(model["fc.bias"], initial["fc.bias"] + moved, rtol=1e-5)
+    wards = {"a": {"patients": 30, "step": 0.0}, "b": {"patients": 10, "step": 1.0}}
+    run = trial(wards, sections={"federation": {"weighting": weighting, "rounds": 1}})
+    initial = run.study.coordinator.initial
+    np.testing.assert_allclose(run.run().model["fc.bias"], initial["fc.bias"] + moved, rtol=1e-5)
+
+
+def test_who_is_not_ready_does_not_train(trial: Any) -> None:
+    """Suppressed or zero training patients and a refusal keep a site from training; the others go on without it."""
+    wards = {"a": {}, "b": {}, "few": {"patients": None}, "none": {"patients": 0}, "ill": {"refuses": (ReadyTask,)}}
+    run = trial(wards)
+    conclusion = run.run()
+    assert [bool(ward.asked(TrainTask)) for ward in run.wards.values()] == [True, True, False, False, False]
+    assert set(conclusion.state.history[0]["sites"]) == {"a", "b"}
+    assert set(conclusion.test) == set(wards)
+
+
+def test_too_few_sites_are_told_with_the_reasons(trial: Any) -> None:
+    """The message names who cannot take part and why, and what to do; nobody was asked to train."""
+    run = trial({"a": {}, "few": {"patients": None}, "ill": {"refuses": (ReadyTask,)}})
+    with pytest.raises(FederationError) as fault:
+        run.run()
+    said = str(fault.value)
+    assert "1 of 3 sites can take part, and the study needs 2" in said
+    assert "few: fewer training patients than its min_cell; ill: data_unusable" in said
+    assert "polyclinic site check" in said
+    assert run.wards["a"].asked(TrainTask) == []
+
+
+def test_too_few_sites_in_all_are_told_too(trial: Any) -> None:
+    """Where nobody refused, there simply are no others."""
+    with pytest.raises(FederationError, match="no others were named"):
+        trial({"a": {}}).run()
+
+
+def test_the_last_round_is_chosen_and_tested_once(trial: Any) -> None:
+    """After the rounds each site scores validation twice (to choose, to count) and its test split a single time."""
+    run = trial({"a": {}, "b": {}})
+    conclusion = run.run()
+    assert (conclusion.chosen, conclusion.state.round, [record["round"] for record in run.shown]) == (2, 2, [1, 2])
+    assert digest(conclusion.model) == digest(conclusion.state.model)
+    for ward in run.wards.values():
+        asked = [(task.header.round, task.split, bool(task.thresholds)) for task in ward.asked(EvaluateTask)]
+        rounds = [(1, "validation", False), (2, "validation", False)]
+        assert asked == [*rounds, (2, "validation", False), (2, "validation", True), (2, "test", True)]
+        assert all(digest(task.arrays) == digest(conclusion.model) for task in ward.asked(EvaluateTask)[2:])
+
+
+def test_the_operating_point_is_chosen_on_merged_validation_and_travels_as_it_is(trial: Any) -> None:
+    """It equals `choose` on the sum of the released histograms; the sites count at that very float."""
+    run = trial({"a": {}, "b": {"quality": lambda _: 0.5}, "c": {"withholds": (Split.VALIDATION,)}})
+    conclusion = run.run()
+    released = [conclusion.validation[site].evidence[0].histogram for site in "ab"]
+    wish = run.study.coordinator.protocol.evaluation
+    expected = choose(
+        released[0] + released[1], target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence
+    )
+    assert conclusion.operating_point == {"opacity": expected}
+    for ward in run.wards.values():
+        assert [task.thresholds for task in ward.asked(EvaluateTask)[-2:]] == [(expected.threshold,)] * 2
+    assert conclusion.validation["c"].evidence == (Withheld(),)
+    assert conclusion.test["c"].evidence[0].confusion is not None
+
+
+@pytest.mark.parametrize(
+    "script", [{"withholds": (Split.VALIDATION,)}, {"positives": 0}], ids=["withheld", "no positive"]
+)
+def test_without_validation_evidence_there_is_no_operating_point(trial: Any, script: Any) -> None:
+    """Counts are asked for at some threshold all the same, so that nothing of a target's fate is told by silence."""
+    run = trial({"a": script, "b": script})
+    conclusion = run.run()
+    assert conclusion.operating_point == {}
+    assert run.wards["a"].asked(EvaluateTask)[-1].thresholds == (UNREACHED_THRESHOLD,)
+
+
+BEST = {"federation": {"rounds": 4, "select": "best_validation"}}
+
+
+def rising_and_falling(number: int) -> float:
+    return {1: 0.0, 2: 3.0, 3: 1.0, 4: 0.0}[number]
+
+
+def test_the_best_round_is_loaded_back_and_tested(trial: Any) -> None:
+    """With select = "best_validation" the model of round 2 is the result, though four rounds were run."""
+    run = trial({name: {"quality": rising_and_falling} for name in "ab"}, sections=BEST)
+    conclusion = run.run()
+    initial = run.study.coordinator.initial
+    assert (conclusion.chosen, conclusion.state.round) == (2, 4)
+    np.testing.assert_allclose(conclusion.model["fc.bias"], initial["fc.bias"] + 2, rtol=1e-5)
+    np.testing.assert_allclose(conclusion.state.model["fc.bias"], initial["fc.bias"] + 4, rtol=1e-5)
+    final = run.wards["a"].asked(EvaluateTask)[-3:]
+    assert [task.header.round for task in final] == [2, 2, 2]
+    assert all(digest(task.arrays) == digest(conclusion.model) for task in final)
+
+
+def test_training_and_testing_sites_may_differ(trial: Any) -> None:
+    """A baseline trains and validates at one site and is tested at all."""
+    run = trial({"a": {}, "b": {}, "c": {}}, train_on=["b"], min_sites=1)
+    conclusion = run.run()
+    assert set(conclusion.validation) == {"b"}
+    assert set(conclusion.test) == {"a", "b", "c"}
+    assert [len(ward.asked(TrainTask)) for ward in run.wards.values()] == [0, 2, 0]
+    assert {task.split for task in run.wards["a"].asked(EvaluateTask)} == {Split.TEST}
+
+
+def test_each_round_is_on_disk(trial: Any, tmp_path: Path) -> None:
+    """A checkpoint and a line of rounds.jsonl for each finished round."""
+    conclusion = trial({"a": {}, "b": {}}).run()
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "round-00001.safetensors",
+        "round-00002.safetensors",
+    ]
+    lines = (tmp_path / "rounds.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == conclusion.state.history
+
+
+def test_a_finished_run_is_concluded_again_without_training(trial: Any, tmp_path: Path) -> None:
+    """Resumed, a run asks for no round a second time; what a kill left out of rounds.jsonl is written."""
+    first = trial({"a": {}, "b": {}}).run()
+    (tmp_path / "rounds.jsonl").write_text("")
+    run = trial({"a": {}, "b": {}})
+    again = run.run()
+    assert digest(again.model) == digest(first.model)
+    assert again.test == first.test
+    assert run.wards["a"].asked(TrainTask) == []
+    assert len((tmp_path / "rounds.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_goes_on_after_its_last_checkpoint(trial: Any, tmp_path: Path) -> None:
+    """With the second round's checkpoint gone, the second round alone is run, and the model is the same."""
+    first = trial({"a": {}, "b": {"step": 3.0}}).run()
+    (tmp_path / "checkpoints" / "round-00002.safetensors").unlink()
+    run = trial({"a": {}, "b": {"step": 3.0}})
+    assert digest(run.run().model) == digest(first.model)
+    assert [task.header.round for task in run.wards["a"].asked(TrainTask)] == [2]
+
+
+def test_another_studys_checkpoints_are_refused(trial: Any) -> None:
+    """A folder with another study's rounds is not gone on with."""
+    trial({"a": {}, "b": {}}).run()
+    with pytest.raises(StorageError, match="belongs to another study"):
+        trial({"a": {}, "b": {}}, sections={"study": {"seed": 1}}).run()

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from shared import cli
-from shared.errors import DataError, PolyclinicError
+from shared.errors import DataError, MissingPartError
 
 
 def greet(name: str) -> None:
@@ -85,7 +85,7 @@ def test_a_command_whose_parts_are_missing_says_what_to_install(polyclinic):
     """Whatever the arguments are, the answer is the remedy and not a complaint about them."""
     for arguments in ([], ["study.toml", "--out", "runs/a"]):
         code, _, err = polyclinic("simulate", *arguments)
-        assert code == PolyclinicError.exit_code
+        assert code == MissingPartError.exit_code
         assert "no_such_library" in err
         assert "pip install 'polyclinic[simulate]'" in err
 

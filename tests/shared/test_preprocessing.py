@@ -141,9 +141,9 @@ def test_the_percentile_window_ignores_a_few_bright_letters() -> None:
 def test_specks_on_one_value_are_seen() -> None:
     """Where the percentiles coincide, the range of the image is its window."""
     image = np.zeros((64, 64))
-    image[30, 40] = 5
+    image[30, 40], image[10, 10] = 10, 4
     found = prepared(image, size=64, window="percentile")[0]
-    assert (found[30, 40], found.sum()) == (255, 255)
+    assert (found[30, 40], found[10, 10], np.count_nonzero(found)) == (255, 102, 2)
 
 
 def test_colour_stays_or_becomes_luminance() -> None:
