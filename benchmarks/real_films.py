@@ -1,6 +1,6 @@
 """A study on real films over several patient splits: federated against each site alone and against pooled.
 
-python -m benchmarks.real_films STUDY.toml --sites DIR --weights FILE --out RUNS [--splits 5] [--set key=value ...]
+python -m benchmarks.real_films STUDY.toml --sites DIR --weights FILE --out RUNS [--first 0] [--splits 5] [--set key=value ...]
 """
 
 import argparse
@@ -39,12 +39,14 @@ def main() -> None:
     parser.add_argument("--sites", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--set", action="append", default=[])
     asked = parser.parse_args()
-    results = [_run(asked, seed) for seed in range(asked.splits)]
-    for finding in results[0].study.findings:
-        scores = [score for split, result in enumerate(results) for score in _scores(split, result, finding)]
+    seeds = range(asked.first, asked.first + asked.splits)
+    results = {seed: _run(asked, seed) for seed in seeds}
+    for finding in results[asked.first].study.findings:
+        scores = [score for split, result in results.items() for score in _scores(split, result, finding)]
         print(f"\n### {finding}\n\n{_mean_table(scores)}\n\n{_verdict(scores)}\n\n{_split_table(scores)}")
 
 

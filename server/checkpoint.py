@@ -117,7 +117,7 @@ def write_rounds(path: Path, state: RunState) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str, str]) -> None:
-    """Write a safetensors file with what one must know to use it.
+    """Write a safetensors file with what one must know to use it; equal content gives equal bytes.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -127,3 +127,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str
             save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, part, dict(facts))
         except SafetensorError as fault:
             raise OSError(str(fault)) from None
+        _sort_facts(part)
+
+
+def _sort_facts(path: Path) -> None:
+    """Put the facts in the file's header in order, in place: safetensors leaves their order to chance."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(length))

@@ -48,30 +48,38 @@ class RunFolder:
 def open_run(path: Path, protocol: StudyProtocol, *, resume: bool) -> RunFolder:
     """Begin a run in a new folder, or go on with one.
 
+    A study that was refused before it did anything leaves its folder free for the next try.
+
     Raises:
         StorageError: there is a run already and `resume` is False, there is none and it is True, or the run belongs
             to another study.
     """
     run = RunFolder(path=path)
-    begun = run.protocol.exists()
-    if begun and not resume:
+    if resume:
+        _refuse_to_resume_another(run, protocol)
+        return run
+    if run.protocol.exists() and any(entry != run.protocol for entry in path.iterdir()):
         raise StorageError(f"{path} holds a run already. Add --resume to go on with it, or choose another --out.")
-    if resume and not begun:
-        raise StorageError(f"{path} holds no run to resume. Leave out --resume, or name the run's folder with --out.")
-    if begun and _digest_of(run.protocol) != protocol.digest():
-        raise StorageError(
-            f"{path} holds a run of another study, or of this one with other settings. "
-            f"Resume it with `polyclinic simulate {run.protocol} --resume --out {path}`, or choose another --out."
-        )
-    if not begun:
-        with atomic_file(run.protocol) as part:
-            part.write_text(protocol.to_toml(), encoding="utf-8")
+    with atomic_file(run.protocol) as part:
+        part.write_text(protocol.to_toml(), encoding="utf-8")
     return run
 
 
 def default_folder(protocol: StudyProtocol) -> Path:
     """Name a run's folder after its study."""
     return Path("runs") / (re.sub(r"[^a-z0-9]+", "-", protocol.study.name.lower()).strip("-") or "study")
+
+
+def _refuse_to_resume_another(run: RunFolder, protocol: StudyProtocol) -> None:
+    if not run.protocol.exists():
+        raise StorageError(
+            f"{run.path} holds no run to resume. Leave out --resume, or name the run's folder with --out."
+        )
+    if _digest_of(run.protocol) != protocol.digest():
+        raise StorageError(
+            f"{run.path} holds a run of another study, or of this one with other settings. "
+            f"Resume it with `polyclinic simulate {run.protocol} --resume --out {run.path}`, or choose another --out."
+        )
 
 
 def _digest_of(path: Path) -> str | None:

@@ -1,6 +1,7 @@
 """The main job: prepare the hospitals, run the study and its baselines, write results, report and model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from server.model_file import write_model
 from server.report import write as write_report
 from server.results_json import write as write_results
 from server.study_results import study_result
-from shared.errors import FederationError, StudyError
+from server.study_run import Conclusion
+from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
 from simulations.baselines import POOLED
 from simulations.console import Console
@@ -60,22 +62,18 @@ def simulate(job: Simulation, console: Console) -> None:
     minimum = protocol.federation.min_sites
     federated = _run(federation, "federated", names, minimum, job.run.path, console)
     write_model(job.run.model, federated.coordinator, federated.conclusion)
-    local = {
-        name: _run(federation, f"local-{name}", (name,), 1, job.run.baseline(f"local-{name}"), console)
-        for name in names
-        if "local" in job.baselines
+    alone = {
+        name: _baseline(federation, f"local-{name}", name, job, console) for name in names if "local" in job.baselines
     }
-    pooled = None
-    if "pooled" in job.baselines:
-        pooled = _run(federation, "pooled", (POOLED,), 1, job.run.baseline("pooled"), console)
+    pooled = _baseline(federation, "pooled", POOLED, job, console) if "pooled" in job.baselines else None
     result = study_result(
         protocol,
         federated.conclusion,
         federated.flows,
         federated.coordinator.provenance,
         environment(device, seed=protocol.study.seed),
-        local={name: run.conclusion for name, run in local.items()},
-        pooled=pooled.conclusion if pooled else None,
+        local={name: conclusion for name, conclusion in alone.items() if conclusion},
+        pooled=pooled,
     )
     write_results(result, job.run.results)
     write_report(result, job.run.report)
@@ -107,14 +105,31 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
     files = sorted(folder.glob("*/site.toml"))
     if not files:
         raise FederationError(f"{folder}: no hospital is there. It needs one folder a hospital, each with a site.toml.")
-    prepared = []
+    for other in sorted(set(folder.iterdir()) - {file.parent for file in files}):
+        if other.is_dir():
+            console.say(f"{other}: left out, because it has no site.toml")
+    configs = {}
     for file in files:
-        config = read_site(file)
-        prepared.append(prepare(config, job.protocol, progress=console.site(config.site.name)))
-    names = [site.name for site in prepared]
+        with _naming(file):
+            configs[file] = read_site(file)
+    names = [config.site.name for config in configs.values()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FederationError(f"{folder}: two hospitals are called {twice[0]!r}. Give each its own [site] name.")
+    prepared = []
+    for file, config in configs.items():
+        with _naming(file):
+            prepared.append(prepare(config, job.protocol, progress=console.site(config.site.name)))
     return prepared
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say in an error which hospital it is about: each one's file is called site.toml."""
+    try:
+        yield
+    except (SiteError, DataError) as fault:
+        kind = SiteError if isinstance(fault, SiteError) else DataError
+        raise kind(f"{file.parent}: {fault}") from None
 
 
 def _synthetic(job: Simulation, console: Console) -> Path:
@@ -138,3 +153,14 @@ def _run(
 ) -> Run:
     console.begin(run_id)
     return federation.run(run_id, train_on=train_on, min_sites=min_sites, folder=folder, progress=console.round)
+
+
+def _baseline(
+    federation: Federation, run_id: str, train_on: str, job: Simulation, console: Console
+) -> Conclusion | None:
+    """Run a baseline; where its site cannot train, it is left out, and the study's result stands without it."""
+    try:
+        return _run(federation, run_id, (train_on,), 1, job.run.baseline(run_id), console).conclusion
+    except FederationError as fault:
+        console.say(f"  left out: {fault}")
+        return None

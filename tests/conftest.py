@@ -177,3 +177,41 @@ class ScriptedSite:
 def scripted_site() -> type[ScriptedSite]:
     """Give a site without patients or model, for tests of the coordinator."""
     return ScriptedSite
+
+
+@pytest.fixture(scope="session")
+def hospitals_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with two small synthetic hospitals, north and south, as DICOM files; do not change them."""
+    from simulations.dicom_writer import Encoding
+    from simulations.scanner import Scanner
+    from simulations.synthetic_site import LabelStyle, SyntheticSite, write
+
+    folder = tmp_path_factory.mktemp("hospitals")
+    for name in ("north", "south"):
+        site = SyntheticSite(
+            name=name,
+            seed=3,
+            patients=24,
+            prevalence=0.5,
+            marked_diseased=0.0,
+            marked_clear=0.0,
+            labels=LabelStyle(join="SOPInstanceUID", key="SOPInstanceUID", yes="1", no="0", untidy=0.0),
+            scanner=Scanner(
+                manufacturer="SYNTHETIC",
+                model_name="SMALL",
+                rows=64,
+                columns=64,
+                spacing_mm=5.0,
+                encoding=Encoding.EXPLICIT,
+            ),
+        )
+        write(site, folder / name, findings=["opacity"], exclusive=False, workers=1, progress=lambda *_: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory, tiny: TinyStudy) -> Path:
+    """Give the file of a study that trains the head of a ResNet-18 at 32 px for two rounds."""
+    path = tmp_path_factory.mktemp("study") / "study.toml"
+    path.write_text(tiny.protocol().to_toml(), encoding="utf-8")
+    return path

@@ -243,7 +243,7 @@ def test_the_operating_point_is_chosen_on_merged_validation_and_travels_as_it_is
     "script", [{"withholds": (Split.VALIDATION,)}, {"positives": 0}], ids=["withheld", "no positive"]
 )
 def test_without_validation_evidence_there_is_no_operating_point(trial: Any, script: Any) -> None:
-    """Counts are asked for at some threshold all the same, so that nothing of a target's fate is told by silence."""
+    """Counts need some threshold; the one that stands in is not an operating point, and results do not report it."""
     run = trial({"a": script, "b": script})
     conclusion = run.run()
     assert conclusion.operating_point == {}

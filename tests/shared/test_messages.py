@@ -151,7 +151,7 @@ def frames_of_a_task() -> list[bytes]:
         [b"[]"],
         [b'{"records": [], "arrays": [["a", "b"]], "metrics": {}, "configs": {}}'],
         [b'{"records": [], "arrays": [], "metrics": {"m": {"k": {}}}, "configs": {}}'],
-        [b'{"records": [], "arrays": [["a", "w", "float32", [1], "numpy.ndarray", 99999999999]], "metrics": {}, "configs": {}}'],
+        [b'{"records": [], "arrays": [["a", "w", "float32", [1], "npy", 9999999999]], "metrics": {}, "configs": {}}'],
         [b'{"records": [], "arrays": [["a", "w", "float32", [1], "numpy.ndarray", -1]], "metrics": {}, "configs": {}}'],
         frames_of_a_task()[:1],
         [frames_of_a_task()[0], frames_of_a_task()[1][:-3]],

@@ -1,0 +1,251 @@
+"""The main job from DICOM files to a report: what is in the run's folder, and what is refused before it costs time."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from server.finding_result import Why
+from server.results import StudyResult
+from server.results_json import read
+from shared.audit import verify
+from shared.errors import DataError, FederationError, SiteError, StudyError
+from shared.protocol import read_protocol
+from simulations import simulate as main_job
+from simulations.console import Console
+from simulations.run_folder import RunFolder, open_run
+from simulations.simulate import Simulation, prepare_sites, refuse_impossible, simulate
+from simulations.synthetic_site import SyntheticSite
+
+
+class Heard(Console):
+    """A console that keeps what it would print."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def deterministic() -> Iterator[None]:
+    """Put back what the main job switches on for the whole process, and compute on one thread."""
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def sites(hospitals_on_disk: Path, tmp_path: Path) -> Path:
+    """Give a copy of the two hospitals that a test may spoil."""
+    return Path(shutil.copytree(hospitals_on_disk, tmp_path / "sites"))
+
+
+def job(tiny: Any, folder: Path, sites: Path | None, *, baselines: tuple[str, ...] = (), **sections: Any) -> Simulation:
+    protocol = tiny.protocol(**sections)
+    return Simulation(
+        protocol=protocol,
+        run=open_run(folder, protocol, resume=False),
+        sites=sites,
+        baselines=baselines,
+        weights_file=None,
+        device="cpu",
+    )
+
+
+class Finished:
+    """A finished study of three hospitals with both baselines; `west` is too small to train."""
+
+    def __init__(self, tiny: Any, folder: Path, hospitals: Path) -> None:
+        sites = Path(shutil.copytree(hospitals, folder / "sites"))
+        shutil.copytree(sites / "south", sites / "west")
+        text = (sites / "west" / "site.toml").read_text()
+        (sites / "west" / "site.toml").write_text(
+            text.replace('"south"', '"west"').replace("min_cell = 1", "min_cell = 99")
+        )
+        (sites / "notes").mkdir()
+        self.job = job(tiny, folder / "run", sites, baselines=("local", "pooled"))
+        self.console = Heard()
+        simulate(self.job, self.console)
+        self.run: RunFolder = self.job.run
+        self.result: StudyResult = read(self.run.results)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny: Any, tmp_path_factory: pytest.TempPathFactory, hospitals_on_disk: Path, deterministic: None
+) -> Finished:
+    return Finished(tiny, tmp_path_factory.mktemp("finished"), hospitals_on_disk)
+
+
+def test_the_runs_folder_holds_everything(finished: Finished) -> None:
+    """The six things that a user is promised, and no half-written file."""
+    promised = {"protocol.toml", "rounds.jsonl", "checkpoints", "results.json", "report.html", "model.safetensors"}
+    assert {path.name for path in finished.run.path.iterdir()} == promised | {"sites", "baselines"}
+    assert not list(finished.run.path.rglob("*.part"))
+
+
+def test_one_digest_holds_it_together(finished: Finished) -> None:
+    """protocol.toml, results.json and the model name the same study."""
+    digest = finished.job.protocol.digest()
+    assert read_protocol(finished.run.protocol).digest() == digest
+    assert finished.result.study.digest == digest
+    with safe_open(finished.run.model, framework="numpy") as file:
+        assert file.metadata()["protocol_sha256"] == digest
+
+
+def test_results_say_what_happened(finished: Finished) -> None:
+    """Rounds as in rounds.jsonl, an operating point, every hospital's test facts or why not, flows, environment."""
+    result = finished.result
+    lines = [json.loads(line) for line in (finished.run.path / "rounds.jsonl").read_text().splitlines()]
+    assert [one.round for one in result.rounds] == [line["round"] for line in lines] == [1, 2]
+    assert result.selected.round == 2
+    assert set(result.operating_point) == {"opacity"}
+    assert set(result.sites) == set(result.patient_flow) == {"north", "south", "west"}
+    north = result.of_site("north", "test", "opacity")
+    assert north.sensitivity is not None
+    assert north.sensitivity.n + north.specificity.n == north.exams
+    assert result.of_site("west", "test", "opacity").why == Why.SUPPRESSED
+    assert result.of_pool("test", "opacity").exams == north.exams + result.of_site("south", "test", "opacity").exams
+    assert result.environment.deterministic
+    assert result.weights.source == "none"
+
+
+def test_a_baseline_that_cannot_be_trained_is_left_out(finished: Finished) -> None:
+    """A hospital with too few patients has no local model; the other models are there, tested everywhere."""
+    baselines = finished.result.baselines
+    assert set(baselines.local) == {"north", "south"}
+    assert baselines.pooled is not None
+    for model in (*baselines.local.values(), baselines.pooled):
+        assert set(model.sites) == {"north", "south", "west"}
+    assert any("left out: 0 of 1 sites can take part" in line for line in finished.console.lines)
+
+
+def test_the_report_is_about_this_study(finished: Finished) -> None:
+    """The page is there, whole, and names study and hospitals."""
+    page = finished.run.report.read_text()
+    assert page.rstrip().endswith("</html>")
+    assert all(word in page for word in ("Tiny", "north", "south", "west", "opacity"))
+
+
+def test_every_departure_is_in_the_hospitals_log(finished: Finished) -> None:
+    """Each run has a chained log at each hospital, that of the pooled baseline included."""
+    logs = {path.relative_to(finished.run.path / "sites").as_posix() for path in finished.run.path.rglob("audit.jsonl")}
+    runs = ("federated", "local-north", "local-south", "local-west", "pooled")
+    assert logs == {
+        "(pooled)/audit.jsonl",
+        *(f"{site}/{run}/audit.jsonl" for site in ("north", "south", "west") for run in runs),
+    }
+    for log in logs:
+        assert list(verify(finished.run.path / "sites" / log))
+
+
+def test_a_folder_without_site_toml_is_named(finished: Finished) -> None:
+    """What lies among the hospitals and is none is left out, and said."""
+    assert [line for line in finished.console.lines if "left out, because" in line] == [
+        f"{finished.job.sites / 'notes'}: left out, because it has no site.toml"
+    ]
+
+
+def test_a_finished_run_resumed_gives_the_same_files(finished: Finished) -> None:
+    """Nothing is trained again; model and results are the same bytes."""
+    before = {path: path.read_bytes() for path in (finished.run.model, finished.run.results)}
+    finished.run.report.unlink()
+    console = Heard()
+    simulate(finished.job, console)
+    assert {path: path.read_bytes() for path in before} == before
+    assert finished.run.report.exists()
+    assert not any("round" in line for line in console.lines)
+
+
+def test_unknown_baselines_are_refused(tiny: Any, tmp_path: Path) -> None:
+    """A misspelt baseline is named, with those that there are."""
+    with pytest.raises(StudyError, match=r"--baselines lokal: .*local, pooled"):
+        refuse_impossible(job(tiny, tmp_path, None, baselines=("local", "lokal")))
+
+
+def test_baselines_of_local_norm_are_refused(tiny: Any, tmp_path: Path) -> None:
+    """A model whose layers never leave its site cannot be tested elsewhere; without baselines the study is fine."""
+    study = job(tiny, tmp_path, None, baselines=("pooled",), federation={"local_norm": True})
+    with pytest.raises(StudyError, match="local_norm"):
+        refuse_impossible(study)
+    refuse_impossible(replace(study, baselines=()))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_without_hospitals_is_refused(tiny: Any, tmp_path: Path, there: bool) -> None:
+    """Whether it is empty or missing, the message says what such a folder needs."""
+    folder = tmp_path / "sites"
+    if there:
+        folder.mkdir()
+    with pytest.raises(FederationError, match=r"sites: no hospital is there\. .*site\.toml"):
+        prepare_sites(job(tiny, tmp_path / "run", folder), Heard())
+
+
+def test_two_hospitals_of_one_name_are_refused_at_once(
+    tiny: Any, tmp_path: Path, sites: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is part of every patient's split, so that it must be one hospital's; nothing is prepared before."""
+    file = sites / "south" / "site.toml"
+    file.write_text(file.read_text().replace('"south"', '"north"'))
+    monkeypatch.setattr(main_job, "prepare", None)
+    with pytest.raises(FederationError, match="two hospitals are called 'north'"):
+        prepare_sites(job(tiny, tmp_path / "run", sites), Heard())
+
+
+def test_a_fault_names_its_hospital(tiny: Any, tmp_path: Path, sites: Path) -> None:
+    """All files are called site.toml and dicom: the message says whose is wrong, and no patient is in it."""
+    study = job(tiny, tmp_path / "run", sites)
+    shutil.rmtree(sites / "south" / "dicom")
+    with pytest.raises(DataError) as missing:
+        prepare_sites(study, Heard())
+    (sites / "south" / "dicom").mkdir()
+    with pytest.raises(DataError, match="holds no file") as empty:
+        prepare_sites(study, Heard())
+    (sites / "south" / "dicom" / "DOE^JOHN.dcm").write_bytes(b"no image")
+    with pytest.raises(DataError, match="has no image that the study can use") as unreadable:
+        prepare_sites(study, Heard())
+    file = sites / "south" / "site.toml"
+    file.write_text(file.read_text().replace("[site]", "[site]\nnme = 1"))
+    with pytest.raises(SiteError, match="Did you mean 'name'") as misspelt:
+        prepare_sites(study, Heard())
+    for fault in (missing, empty, unreadable, misspelt):
+        assert str(fault.value).startswith(f"{sites / 'south'}: ")
+        assert "DOE" not in str(fault.value)
+
+
+def test_synthetic_hospitals_are_made_once(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --sites the study's own hospitals are written into the run; a hospital that is whole is kept."""
+    made: list[str] = []
+    original = main_job.hospitals
+
+    def two_small(seed: int) -> tuple[SyntheticSite, ...]:
+        assert seed == study.protocol.random_seed("hospitals")
+        return tuple(replace(site, patients=6) for site in original(seed)[:2])
+
+    write = main_job.write
+
+    def counted(site: SyntheticSite, *args: Any, **kwargs: Any) -> Any:
+        made.append(site.name)
+        return write(site, *args, **kwargs)
+
+    monkeypatch.setattr(main_job, "hospitals", two_small)
+    monkeypatch.setattr(main_job, "write", counted)
+    study = job(tiny, tmp_path, None)
+    first = prepare_sites(study, Heard())
+    assert sorted(site.name for site in first) == sorted(made) == ["east", "north"]
+    (study.run.hospitals / "east" / "site.toml").unlink()
+    again = prepare_sites(study, Heard())
+    assert sorted(made) == ["east", "east", "north"]
+    assert [site.pixels.digest for site in again][1:] == [site.pixels.digest for site in first][1:]
+    assert [site.cohort.flow for site in again] == [site.cohort.flow for site in first]
