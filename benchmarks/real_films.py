@@ -1,6 +1,6 @@
 """A study on real films over several patient splits: federated against each site alone and against pooled.
 
-python -m benchmarks.real_films STUDY.toml --sites DIR --weights FILE --out RUNS [--first 0] [--splits 5] [--set key=value ...]
+python -m benchmarks.real_films STUDY.toml --sites DIR --weights FILE --out RUNS [--first 0] [--splits 5] [--set ...]
 """
 
 import argparse

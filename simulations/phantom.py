@@ -32,7 +32,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(radius=(0.06, 0.12), depth=(0.2, 0.8), contrast=(0.13, 0.42)),
+    Kind(radius=(0.07, 0.13), depth=(0.2, 0.8), contrast=(0.12, 0.55)),
     Kind(radius=(0.10, 0.16), depth=(0.9, 1.0), contrast=(0.15, 0.4), flatness=0.5, hardness=2.0),
     Kind(radius=(0.012, 0.022), depth=(0.1, 0.9), contrast=(0.15, 0.35), hardness=3.0, pieces=7),
     Kind(radius=(0.12, 0.18), depth=(0.1, 0.6), contrast=(0.12, 0.3), flatness=0.12, hardness=2.0),
