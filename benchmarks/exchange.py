@@ -1,15 +1,15 @@
 """A round in which nobody trains: what it costs to send a whole ResNet-18 out, and its updates back into one model."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import client.agent
 import client.egress
 from benchmarks import simulation
 from benchmarks.record import Record, Target
-from benchmarks.sides import Work, cpu_ratio, interleaved, median_of, side
+from benchmarks.sides import TIMED, Work, cpu_ratio, interleaved, median_of, side
 from benchmarks.workload import Scale
 from client.trainer import Outcome
 
@@ -26,7 +26,7 @@ def run(scale: Scale) -> Iterator[Record]:
     """Compare with load_state_dict, the difference and a weighted sum, one site after the other."""
     with tempfile.TemporaryDirectory() as folder:
         makes = (ours, plain, textbook, ours_without_digest)
-        sides = [side(make, scale=scale, folder=Path(folder)) for make in makes]
+        sides = [side(make, environment=TIMED, scale=scale, folder=Path(folder)) for make in makes]
         samples = interleaved(sides, times=scale.pairs, warm_up=scale.warm_up * SETTLE)
         ratios = [cpu_ratio(samples[0], other) for other in samples]
         milliseconds = [
@@ -64,23 +64,23 @@ def ours(*, scale: Scale, folder: Path) -> Work:
     """Prepare our rounds, with agents that skip their training."""
     _replace(client.agent, "train_round", _no_training)
     rounds = simulation.rounds(scale, folder / "ours", "cpu")
-    return _several(rounds.exchange)
+    return partial(_several, rounds.exchange)
 
 
 def ours_without_digest(*, scale: Scale, folder: Path) -> Work:
     """Prepare the same with a digest that looks at nothing."""
-    _replace(client.egress, "hashlib", _NoHashing)
     _replace(client.agent, "train_round", _no_training)
+    _replace(client.egress, "hashlib", _NoHashing)
     rounds = simulation.rounds(scale, folder / "ours_without_digest", "cpu")
-    return _several(rounds.exchange)
+    return partial(_several, rounds.exchange)
 
 
 def plain(*, scale: Scale, folder: Path) -> Work:
     """Prepare the plain loop without its training."""
     loop = simulation.loop(scale, folder / "plain", "cpu")
-    _replace(loop, "train", lambda site, number: 0.0)
+    _replace(loop, "train", _no_training)
     weights = {name: value.clone() for name, value in loop.model.state_dict().items()}
-    return _several(lambda: weights.update(loop.exchange(weights, 1)))
+    return partial(_several, lambda: weights.update(loop.exchange(weights, 1)))
 
 
 def textbook(*, scale: Scale, folder: Path) -> Work:
@@ -98,18 +98,15 @@ def textbook(*, scale: Scale, folder: Path) -> Work:
             if value.is_floating_point():
                 weights[name] = sum((one[name] * share for one in trained[1:]), trained[0][name] * share)
 
-    return _several(exchange)
+    return partial(_several, exchange)
 
 
-def _several(work: Work) -> Callable[[], None]:
-    def several() -> None:
-        for _ in range(ROUNDS_A_SAMPLE):
-            work()
-
-    return several
+def _several(work: Work) -> None:
+    for _ in range(ROUNDS_A_SAMPLE):
+        work()
 
 
-def _no_training(*inputs: Any, **settings: Any) -> Outcome:
+def _no_training(*_inputs: object, **_settings: object) -> Outcome:
     return Outcome(loss_by_epoch=(0.5,), images=1, seconds=1.0)
 
 
@@ -117,7 +114,7 @@ class _NoHashing:
     """Stands in for hashlib."""
 
     class sha256:  # noqa: N801  # hashlib's name
-        def update(self, content: bytes) -> None:
+        def update(self, _content: bytes) -> None:
             """Look at nothing."""
 
         def hexdigest(self) -> str:
@@ -125,6 +122,6 @@ class _NoHashing:
             return ""
 
 
-def _replace(owner: Any, name: str, stand_in: Any) -> None:
+def _replace(owner: object, name: str, stand_in: object) -> None:
     """Replace a part in this process, which does nothing else."""
     setattr(owner, name, stand_in)

@@ -1,8 +1,9 @@
-"""The same federated rounds as anyone would write them in plain PyTorch: no messages, no guard, no checkpoint."""
+"""The same federated rounds as anyone would write them in plain PyTorch: no messages, no guard, no resuming."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -58,14 +59,15 @@ class PlainLoop:
             training.loss, exclusive=False, gamma=training.gamma, alpha=training.alpha, positive_weights_K=None
         )
 
-    def run(self, rounds: int) -> State:
-        """Run rounds from the initial weights, with every site's validation after each, and give the last weights."""
+    def run(self, rounds: int, file: Path) -> State:
+        """Run rounds from the initial weights, each with every site's validation, saved to `file`; give the weights."""
         weights = self._initial
         for number in range(1, rounds + 1):
             weights = self.exchange(weights, number)
             self.model.load_state_dict(weights)
             for site in self.sites:
                 self.validate(site)
+            torch.save(weights, file)
         return weights
 
     def exchange(self, weights: State, number: int) -> State:
@@ -101,7 +103,7 @@ class PlainLoop:
                 logits = self.model(normalise(apply(images, draws), dtype=torch.float32))
                 loss = self._loss(logits, site.labels_NK[batch])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stubs
             optimiser.step()
         return float(loss.detach())
 

@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -17,7 +17,14 @@ from unittest.mock import patch
 Work = Callable[[], Any]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""For every side: CPU seconds then don't depend on how long idle threads spin while they wait for each other."""
+"""The environment of sides whose memory counts."""
+
+TIMED = ONE_THREAD | {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+"""The environment of sides whose time counts.
+
+One thread, because idle ones spin while they wait for others. And glibc keeps what is freed: whether it gives that back
+to the system, and must fault it in again, is luck that moves either side by up to a tenth (docs/benchmarks.md).
+"""
 
 CONFIDENCE = 0.95
 
@@ -41,12 +48,12 @@ Side = Callable[[], Sample]
 
 
 @contextmanager
-def side(make: Callable[..., Work], **settings: Any) -> Iterator[Side]:
+def side(make: Callable[..., Work], *, environment: Mapping[str, str], **settings: Any) -> Iterator[Side]:
     """Start a side: `make(**settings)` prepares the work in a fresh process, and none of that is counted."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, settings))
-    with patch.dict(os.environ, ONE_THREAD):
+    with patch.dict(os.environ, environment):
         process.start()
     theirs.close()
 

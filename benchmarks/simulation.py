@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,10 @@ import torch
 from benchmarks.federated_rounds import FederatedRounds, compose_rounds
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.record import Record, Target
-from benchmarks.sides import Sample, Work, cpu_ratio, interleaved, side, wall_ratio
-from benchmarks.workload import Scale, device, hospitals, study
+from benchmarks.sides import TIMED, Median, Sample, Work, cpu_ratio, interleaved, median_of, side, wall_ratio
+from benchmarks.workload import Hospital, Scale, device, hospitals, study
 from shared.parameters import NamedArrays
+from shared.protocol import StudyProtocol
 
 TARGET = Target(limit=1.05, side="at most")
 
@@ -22,37 +22,19 @@ def run(scale: Scale) -> Iterator[Record]:
     """Compare CPU seconds; on a GPU, where there is one, wall-clock seconds."""
     with tempfile.TemporaryDirectory() as folder:
         ours, plain = _samples(scale, Path(folder), "cpu")
-        ratio = cpu_ratio(ours, plain)
-        yield Record(
-            name="simulation",
-            value=ratio.value,
-            unit="x CPU seconds",
-            target=TARGET,
-            against=f"plain PyTorch loop, 1 thread, {_work(scale)}, {_how_alike(ours, plain)}; {ratio}",
-        )
+        yield _record("simulation", "x CPU seconds", cpu_ratio(ours, plain), "1 thread", scale, _how_alike(ours, plain))
         yield Record(
             name="simulation_cpu_seconds",
-            value=ours[-1].cpu_seconds,
+            value=median_of([sample.cpu_seconds for sample in ours]).value,
             unit="s",
-            against=f"plain PyTorch loop: {plain[-1].cpu_seconds:.2f} s (the last pair)",
+            against=f"plain PyTorch loop: {median_of([sample.cpu_seconds for sample in plain]).value:.2f} s",
         )
         if not torch.cuda.is_available():
             yield Record(name="simulation_cuda", value=None, unit="x wall seconds", against="no CUDA device here")
             return
         ours, plain = _samples(scale, Path(folder), "cuda")
-        ratio = wall_ratio(ours, plain)
-        yield Record(
-            name="simulation_cuda",
-            value=ratio.value,
-            unit="x wall seconds",
-            target=TARGET,
-            against=f"plain PyTorch loop on the GPU, bf16, {_work(scale)}, {_how_alike(ours, plain)}; {ratio}",
-        )
-
-
-def _samples(scale: Scale, folder: Path, where: str) -> tuple[list[Sample], list[Sample]]:
-    sides = [side(make, scale=scale, folder=folder, where=where) for make in (ours, plain)]
-    return tuple(interleaved(sides, times=scale.pairs, warm_up=scale.warm_up))  # type: ignore[return-value]  # two
+        alike = _how_alike(ours, plain)
+        yield _record("simulation_cuda", "x wall seconds", wall_ratio(ours, plain), "on the GPU, bf16", scale, alike)
 
 
 def ours(*, scale: Scale, folder: Path, where: str) -> Work:
@@ -60,35 +42,46 @@ def ours(*, scale: Scale, folder: Path, where: str) -> Work:
     return rounds(scale, folder / "ours", where).run
 
 
+def plain(*, scale: Scale, folder: Path, where: str) -> Work:
+    """Prepare the plain side; its work is the same."""
+    plain = loop(scale, folder / "plain", where)
+
+    def run() -> NamedArrays:
+        weights = plain.run(scale.rounds, folder / "plain" / "weights.pt")
+        return {name: value.cpu().numpy() for name, value in weights.items()}
+
+    return run
+
+
 def rounds(scale: Scale, folder: Path, where: str) -> FederatedRounds:
     """Compose our rounds."""
-    folder.mkdir(exist_ok=True)
-    sites = hospitals(scale.sites, images=scale.images, size=scale.size, channels=3, folder=folder)
-    return compose_rounds(_study(scale, where), sites, folder=folder, device=device(where))
-
-
-def plain(*, scale: Scale, folder: Path, where: str) -> Work:
-    """Prepare the plain side."""
-    return partial(_run_plain, loop(scale, folder / "plain", where), scale.rounds)
+    return compose_rounds(_study(scale, where), _sites(scale, folder), folder=folder, device=device(where))
 
 
 def loop(scale: Scale, folder: Path, where: str) -> PlainLoop:
     """Compose the plain loop."""
-    folder.mkdir(exist_ok=True)
-    sites = hospitals(scale.sites, images=scale.images, size=scale.size, channels=3, folder=folder)
-    return PlainLoop(_study(scale, where), sites, device=device(where))
+    return PlainLoop(_study(scale, where), _sites(scale, folder), device=device(where))
 
 
-def _study(scale: Scale, where: str):  # type: ignore[no-untyped-def]
+def _study(scale: Scale, where: str) -> StudyProtocol:
     return study(rounds=scale.rounds, training={"precision": "bf16" if where == "cuda" else "fp32"})
 
 
-def _run_plain(loop: PlainLoop, rounds: int) -> NamedArrays:
-    return {name: value.cpu().numpy() for name, value in loop.run(rounds).items()}
+def _sites(scale: Scale, folder: Path) -> list[Hospital]:
+    folder.mkdir(exist_ok=True)
+    return hospitals(scale.sites, images=scale.images, size=scale.size, channels=3, folder=folder)
 
 
-def _work(scale: Scale) -> str:
-    return f"ResNet-18, {scale.size} px, {scale.sites} sites of {scale.images} images, {scale.rounds} rounds"
+def _samples(scale: Scale, folder: Path, where: str) -> list[list[Sample]]:
+    makes = (ours, plain)
+    sides = [side(make, environment=TIMED, scale=scale, folder=folder, where=where) for make in makes]
+    return interleaved(sides, times=scale.pairs, warm_up=scale.warm_up)
+
+
+def _record(name: str, unit: str, ratio: Median, how: str, scale: Scale, alike: str) -> Record:
+    work = f"ResNet-18, {scale.size} px, {scale.sites} sites of {scale.images} images, {scale.rounds} rounds"
+    against = f"plain PyTorch loop, {how}, {work}, {alike}; {ratio}"
+    return Record(name=name, value=ratio.value, unit=unit, target=TARGET, against=against)
 
 
 def _how_alike(ours: list[Sample], plain: list[Sample]) -> str:

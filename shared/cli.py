@@ -26,6 +26,8 @@ def main() -> None:
     # Set before flwr is imported: nothing of a hospital's run is reported to anybody.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    # On a GPU torch computes deterministically only with this, and must find it before it first uses one.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
         application()()
