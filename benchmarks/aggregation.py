@@ -1,4 +1,4 @@
-"""Adding up updates of 25.6 M parameters: memory beside the model, and time beside what the memory's bandwidth allows."""
+"""Adding up updates of 25.6 M parameters: memory beside the model, and time beside what its bandwidth allows."""
 
 import time
 import tracemalloc

@@ -60,8 +60,9 @@ class StreamingMean:
         except where fewer than 1/cap sites were asked.
         """
         divisor = np.float32(max(sum(self._shares), max(self._shares) / cap))
-        for total in self._sum.values():
-            total /= divisor
+        if divisor != 1:  # it is 1 where no site is missing
+            for total in self._sum.values():
+                total /= divisor
         return self._sum
 
 

@@ -12,7 +12,7 @@ from shared.evidence import Evidence, Withheld, evidence_from_numbers, evidence_
 from shared.parameters import NamedArrays
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
-from shared.wire import arrays_from_record, record_of
+from shared.wire import arrays_from_record, record_of, records_of
 
 WIRE_VERSION = "1"
 """Changes whenever a message of one version could be misread by another."""
@@ -172,7 +172,7 @@ def decode_task(content: RecordDict) -> Task:
         MalformedError: a field is missing, of the wrong type or contradicts another.
     """
     try:
-        config = content.config_records["task"]
+        config = records_of(content, ConfigRecord)["task"]
         if config["version"] != WIRE_VERSION:
             raise MalformedError("version")
         header = Header(
@@ -187,7 +187,7 @@ def decode_task(content: RecordDict) -> Task:
             raise MalformedError("task_id")
         if header.kind is Kind.READY:
             return ReadyTask(header=header)
-        arrays = arrays_from_record(content.array_records["arrays"])
+        arrays = arrays_from_record(records_of(content, ArrayRecord)["arrays"])
         if header.kind is Kind.TRAIN:
             return TrainTask(header=header, arrays=arrays)
         thresholds = tuple(float(value) for value in config["thresholds"])  # type: ignore[union-attr]
@@ -241,7 +241,7 @@ def decode_answer(content: RecordDict) -> Answer:
         MalformedError: a field is missing, of the wrong type or of another version.
     """
     try:
-        state = content.config_records["state"]
+        state = records_of(content, ConfigRecord)["state"]
         if state["version"] != WIRE_VERSION:
             raise MalformedError("version")
         return Answer(task_id=_text(state, "task_id"), reply=_reply(content, _text(state, "kind"), state))
@@ -258,16 +258,16 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
         case Kind.READY:
             return ReadyReply(flow=ReleasedFlow.from_numbers(_numbers(content, "flow")))
         case Kind.TRAIN:
-            metrics = content.metric_records["metrics"]
+            metrics = records_of(content, MetricRecord)["metrics"]
             return TrainReply(
-                update=arrays_from_record(content.array_records["arrays"]),
+                update=arrays_from_record(records_of(content, ArrayRecord)["arrays"]),
                 loss_by_epoch=tuple(map(_finite, metrics["loss_by_epoch"])),  # type: ignore[arg-type]
                 update_norm=_finite(metrics["update_norm"]),
                 images_per_second=_finite(metrics["images_per_second"]),
                 seconds=_finite(metrics["seconds"]),
             )
         case Kind.EVALUATE:
-            places = sum(name.startswith("evidence") for name in content.metric_records)
+            places = sum(name.startswith("evidence") for name in records_of(content, MetricRecord))
             items = (evidence_from_numbers(_numbers(content, f"evidence{place}")) for place in range(places))
             return EvaluateReply(evidence=tuple(items))
 
@@ -280,4 +280,4 @@ def _finite(value: object) -> float:
 
 
 def _numbers(content: RecordDict, name: str) -> Mapping[str, int | float | list[int] | list[float]]:
-    return dict(content.metric_records[name].items())
+    return dict(records_of(content, MetricRecord)[name].items())

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -17,6 +17,8 @@ MAX_CONTENT_BYTES = 2 << 30
 
 NUMPY_STYPE = "numpy.ndarray"
 ACCEPTED_DTYPES = frozenset({"float32", "float16"})
+
+RecordKind = TypeVar("RecordKind", ArrayRecord, MetricRecord, ConfigRecord)
 
 
 def record_of(arrays: NamedArrays) -> ArrayRecord:
@@ -34,6 +36,15 @@ def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
         ValueError: an array is of another kind, dtype or length than it says.
     """
     return {name: _decode(array) for name, array in record.items()}
+
+
+def records_of(content: RecordDict, kind: type[RecordKind]) -> dict[str, RecordKind]:
+    """Pick a content's records of one kind.
+
+    What RecordDict's own properties give (`array_records` and its like, flwr 1.41) refers to itself and to the content:
+    the arrays would stay in memory until Python's cycle collector happens to run.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
 def _encode(array: np.ndarray[Any, Any]) -> Array:
@@ -63,12 +74,13 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 def to_frames(content: RecordDict) -> Iterator[bytes]:
     """Yield a JSON header, then each array's bytes as they are; a transport may cut the latter into smaller frames."""
-    arrays = [(record, name, array) for record, item in content.array_records.items() for name, array in item.items()]
+    array_records = records_of(content, ArrayRecord)
+    arrays = [(record, name, array) for record, item in array_records.items() for name, array in item.items()]
     header = {
-        "records": list(content.array_records),  # an empty one has no array to show it
+        "records": list(array_records),  # an empty one has no array to show it
         "arrays": [[r, name, a.dtype, list(a.shape), a.stype, len(a.data)] for r, name, a in arrays],
-        "metrics": {name: dict(record.items()) for name, record in content.metric_records.items()},
-        "configs": {name: dict(record.items()) for name, record in content.config_records.items()},
+        "metrics": {name: dict(record.items()) for name, record in records_of(content, MetricRecord).items()},
+        "configs": {name: dict(record.items()) for name, record in records_of(content, ConfigRecord).items()},
     }
     yield json.dumps(header).encode()
     for _, _, array in arrays:

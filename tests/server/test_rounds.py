@@ -1,6 +1,5 @@
 """The round loop asks until it has a reply, adds up in canonical order, and outlives any one site."""
 
-import gc
 import json
 import weakref
 from collections.abc import Callable, Iterable
@@ -392,7 +391,6 @@ class CountingGrid(InProcessGrid):
 
     def _answer(self, message: Message) -> Message:
         reply = super()._answer(message)
-        gc.collect()
         self.alive = [known for known in self.alive if known() is not None] + [
             weakref.ref(array) for record in reply.content.array_records.values() for array in record.values()
         ]

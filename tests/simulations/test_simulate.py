@@ -157,14 +157,15 @@ def test_a_folder_without_site_toml_is_named(finished: Finished) -> None:
     ]
 
 
-def test_a_finished_run_resumed_gives_the_same_files(finished: Finished) -> None:
-    """Nothing is trained again; model and results are the same bytes."""
+def test_a_finished_run_resumed_gives_the_same_files(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained again; the model and the results, from which the report is drawn, are the same bytes."""
     before = {path: path.read_bytes() for path in (finished.run.model, finished.run.results)}
-    finished.run.report.unlink()
+    drawn: list[Path] = []
+    monkeypatch.setattr(main_job, "write_report", lambda _, path: drawn.append(path))
     console = Heard()
     simulate(finished.job, console)
     assert {path: path.read_bytes() for path in before} == before
-    assert finished.run.report.exists()
+    assert drawn == [finished.run.report]
     assert not any("round" in line for line in console.lines)
 
 
