@@ -49,8 +49,8 @@ def run(scale: Scale) -> Iterator[Record]:
     for replies in scale.replies:
         yield _time(backbone, replies, scale)
     few = scale.replies[1]
-    settings = {"environment": TIMED, "backbone": backbone, "replies": few}
-    timed = interleaved([side(ours, **settings), side(flower, **settings)], times=scale.pairs, warm_up=scale.warm_up)  # type: ignore[arg-type]  # they are what `side` takes
+    sides = [side(make, environment=TIMED, backbone=backbone, replies=few) for make in (ours, flower)]
+    timed = interleaved(sides, times=scale.pairs, warm_up=scale.warm_up)
     ratio = median_of([b.result.seconds / a.result.seconds for a, b in zip(*timed, strict=True)])
     milliseconds = [median_of([s.result.seconds for s in samples]).value / few * 1e3 for samples in timed]
     yield Record(
@@ -83,8 +83,8 @@ def _memory(backbone: str, replies: int) -> Record:
 
 
 def _time(backbone: str, replies: int, scale: Scale) -> Record:
-    settings = {"environment": TIMED, "backbone": backbone, "replies": replies}
-    (samples,) = interleaved([side(ours, **settings)], times=scale.pairs, warm_up=scale.warm_up)  # type: ignore[arg-type]
+    alone = side(ours, environment=TIMED, backbone=backbone, replies=replies)
+    (samples,) = interleaved([alone], times=scale.pairs, warm_up=scale.warm_up)
     ratio = median_of([sample.result.seconds / sample.result.bandwidth_seconds for sample in samples])
     return Record(
         name=f"aggregation_time_{replies}_sites",

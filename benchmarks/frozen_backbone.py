@@ -27,7 +27,7 @@ VIEWS = 2
 CACHED_EPOCHS = 10
 """A sample of the cached side has so many epochs, because one takes milliseconds."""
 
-OFF = {"rotation_degrees": 0.0, "translate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0}
+OFF: dict[str, object] = {"rotation_degrees": 0.0, "translate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0}
 
 
 def run(scale: Scale) -> Iterator[Record]:
@@ -38,8 +38,8 @@ def run(scale: Scale) -> Iterator[Record]:
 
 def _compare(name: str, scale: Scale, *, views: int, how: str) -> Record:
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"environment": TIMED, "scale": scale, "folder": Path(folder), "views": views}
-        sides = [side(make, **settings) for make in (cached, live)]  # type: ignore[arg-type]  # they are what it takes
+        start = partial(side, environment=TIMED, scale=scale, folder=Path(folder), views=views)
+        sides = [start(make) for make in (cached, live)]
         samples = interleaved(sides, times=scale.few_pairs, warm_up=1)  # the first round fills the cache
     ratio = median_of([CACHED_EPOCHS * b.cpu_seconds / a.cpu_seconds for a, b in zip(*samples, strict=True)])
     milliseconds = median_of([sample.cpu_seconds for sample in samples[0]]).value / CACHED_EPOCHS * 1e3

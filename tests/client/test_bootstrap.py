@@ -19,25 +19,31 @@ from shared.split import Split
 NOTHING = lambda *_: None  # noqa: E731
 
 
+SPACED = {"images": {"size": 32, "channels": 1, "spacing_mm": 1.0}}
+"""A study for which an image without a pixel spacing is of no use, which shows only when its pixels are prepared."""
+
+
 @pytest.fixture
 def site(hospital: Any, tiny: Any) -> Callable[[], PreparedSite]:
-    """Give a way to prepare a hospital of eight patients with two films each, one film of which is cut short."""
+    """Give a way to prepare a hospital of eight patients with two films each, one of which says no spacing."""
     rows = ["PatientID,opacity"]
     for patient in range(8):
         for film in range(2):
-            hospital.image(f"{patient}/{film}.dcm", patient=f"P{patient}", exam=f"{patient}", seed=2 * patient + film)
+            spacing = None if (patient, film) == (3, 0) else [1.0, 1.0]
+            name = f"{patient}/{film}.dcm"
+            hospital.image(
+                name, patient=f"P{patient}", exam=f"{patient}", seed=2 * patient + film, PixelSpacing=spacing
+            )
         rows.append(f"P{patient},{patient % 2}")
     hospital.labels(*rows)
-    cut = hospital.dicom / "3" / "0.dcm"
-    cut.write_bytes(cut.read_bytes()[:-40])
     config = hospital.site(join="PatientID", opacity="opacity")
-    return lambda: prepare(config, tiny.protocol(), progress=NOTHING)
+    return lambda: prepare(config, tiny.protocol(**SPACED), progress=NOTHING)
 
 
 def test_records_and_pixels_are_of_the_same_images(site: Callable[[], PreparedSite], tiny: Any) -> None:
-    """Image i of the pixels is image i of the cohort, also after an unreadable one was dropped."""
+    """Image i of the pixels is image i of the cohort, also after one that could not be prepared was dropped."""
     prepared = site()
-    images, study = prepared.cohort.images, contract(tiny.protocol())
+    images, study = prepared.cohort.images, contract(tiny.protocol(**SPACED))
     assert (prepared.name, len(images), len(prepared.pixels), len(prepared.records)) == ("north", 15, 15, 15)
     pixels = prepared.pixels.read(np.arange(15)).numpy()
     for place, image in enumerate(images):
@@ -52,9 +58,9 @@ def test_records_and_pixels_are_of_the_same_images(site: Callable[[], PreparedSi
 
 
 def test_what_the_pixels_hold_against_an_image_is_counted(site: Callable[[], PreparedSite]) -> None:
-    """The film that is cut short stands in the patient flow with its reason."""
+    """The film without spacing stands in the patient flow with its reason."""
     flow = site().cohort.flow
-    assert [(step.reason.value, step.files) for step in flow.steps] == [("truncated", 1)]
+    assert [(step.reason.value, step.files) for step in flow.steps] == [("no_spacing", 1)]
     assert (flow.files, flow.files_kept) == (16, 15)
 
 

@@ -129,6 +129,13 @@ def test_figures_that_no_report_could_print_are_malformed(reply: Any) -> None:
     assert open_reply(answered(reply), task_id="task", kind=type(reply)) == Refused(reason=Reason.MALFORMED)
 
 
+def test_a_number_that_no_float_holds_is_malformed() -> None:
+    """A whole number of 400 digits is a form of garbage, too."""
+    content = encode_answer(Answer(task_id="task", reply=update()))
+    content["metrics"]["update_norm"] = 10**400  # type: ignore[index]
+    assert open_reply(message(content), task_id="task", kind=TrainReply) == Refused(reason=Reason.MALFORMED)
+
+
 NUMBERS = st.one_of(st.integers(-(10**400), 10**400), st.floats(), st.lists(st.integers(-5, 5), max_size=5))
 WORDS = st.sampled_from(["", "1", "task", "query", "train", "evaluate", "refusal", "storage", "arrays", "flow"])
 

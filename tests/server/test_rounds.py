@@ -235,7 +235,7 @@ class Trial:
             targets=("opacity",),
             deadline_seconds=deadline,
         )
-        strategy = FederatedStrategy(sites=self.roster, rules=self.rules, optimiser_state=state.optimiser)
+        strategy = FederatedStrategy(sites=self.roster, rules=self.rules, optimiser_state=dict(state.optimiser))
         return run_rounds(
             grid=self.grid,
             strategy=strategy,

@@ -67,6 +67,7 @@ def test_a_study_runs_from_flows_to_test_evidence(federation: Any) -> None:
     """Both hospitals say who they are, train, validate and test; each one's log says what left it."""
     study = federation()
     made = run(study)
+    assert set(made.flows) == {"north", "south"}
     assert [made.flows[site].splits["train"].patients for site in ("north", "south")] == [4, 4]
     assert [record["sites"]["north"]["refusal"] for record in made.conclusion.state.history] == [None, None]
     assert not np.array_equal(made.conclusion.model["fc.weight"], made.coordinator.initial["fc.weight"])
