@@ -54,8 +54,8 @@ def hospitals(seed: int) -> tuple[SyntheticSite, ...]:
         SyntheticSite(
             name="south",
             seed=seed,
-            patients=200,
-            prevalence=0.3,
+            patients=150,
+            prevalence=0.45,
             marked_diseased=0.5,
             marked_clear=0.5,
             labels=LabelStyle(join="StudyInstanceUID", key="study", yes="positive", no="negative", untidy=0.02),
