@@ -167,17 +167,17 @@ def roc(
             axes.axhline(target, color=TARGET, linewidth=1, dashes=(4, 3))
             write(axes, corner, target, f"target {target:.0%}", dy=-12, color=TARGET, fontsize=SMALL_PX, ha="right")
         for curve in sorted(curves, key=lambda curve: (curve.mark is None, curve.ranked)):
-            _curve(page, axes, curve)
+            _curve(page, axes, curve, corner=corner)
     return page.svg
 
 
-def _curve(page: Board, axes: Axes, curve: RocCurve) -> None:
+def _curve(page: Board, axes: Axes, curve: RocCurve, *, corner: float) -> None:
     colour = INK if curve.mark is None else curve.mark.colour if curve.ranked else MUTED
     width = 2.5 if curve.mark is None else 1.6
     rates = curve.false_positive_rates, curve.true_positive_rates
     (line,) = axes.plot(*rates, color=colour, linewidth=width, linestyle=_style(curve))
     page.tip(line, curve.tip)
-    if curve.operating_point is not None:
+    if curve.operating_point is not None and _in_view(curve.operating_point, corner):
         (point,) = axes.plot(
             *([at] for at in curve.operating_point),
             color=colour,
@@ -189,6 +189,12 @@ def _curve(page: Board, axes: Axes, curve: RocCurve) -> None:
             zorder=4,
         )
         page.tip(point, curve.tip)
+
+
+def _in_view(point: tuple[float, float], corner: float) -> bool:
+    """Tell whether a mark lies in what is shown: marks are not clipped, so that one on the edge is whole."""
+    false_positive_rate, true_positive_rate = point
+    return false_positive_rate <= corner and true_positive_rate >= 1 - corner
 
 
 def _style(drawn: ForestRow | RocCurve) -> Any:

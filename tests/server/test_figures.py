@@ -234,6 +234,16 @@ def test_the_corner_shows_the_same_curves_from_closer() -> None:
     assert "0%" in labels
 
 
+def test_a_mark_outside_the_corner_is_not_drawn_over_the_page() -> None:
+    """A mark is drawn in the corner, its edge included, and not beside it."""
+    rates = {"false_positive_rates": (0.0, 0.2, 1.0), "true_positive_rates": (0.0, 0.9, 1.0)}
+    tips = {}
+    for point in ((0.5, 0.5), (0.51, 0.9), (0.2, 0.49)):
+        curve = RocCurve(mark=MARKS["a"], ranked=True, operating_point=point, tip="a", **rates)
+        tips[point] = [title.text for title in _roc(curve, corner=0.5).iter("title")].count("a")
+    assert tips == {(0.5, 0.5): 2, (0.51, 0.9): 1, (0.2, 0.49): 1}
+
+
 def _training(*curves: Curve, rounds: int = 5, refused: tuple[int, ...] = ()) -> ET.Element:
     along = RoundAxis(rounds=range(1, rounds + 1), chosen=2, stages={3: "layer4"} if rounds > 2 else {})
     crosses = [(number, MARKS["b"], f"refused in {number}") for number in refused]
