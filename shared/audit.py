@@ -37,7 +37,7 @@ class AuditLog:
     def _open(self) -> None:
         self.lines, self.head, self._whole = 0, GENESIS, True
         if self._path.exists():
-            content = self._path.read_bytes()
+            content = _read(self._path)
             torn = _torn(content)
             for entry in _chain(self._path, BytesIO(content[: len(content) - len(torn)])):
                 self.lines, self.head = entry["line"], entry["hash"]
@@ -107,6 +107,13 @@ def _chain(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             raise StorageError(f"{path}: the audit log's chain breaks at line {number}. Keep the file and ask why.")
         before = entry["hash"]
         yield entry
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise StorageError(f"{path}: the audit log cannot be read ({fault.strerror}). Mend the disk.") from None
 
 
 def _torn(content: bytes) -> bytes:
