@@ -40,7 +40,7 @@ class AuditLog:
         """
         entry = {
             "line": self.lines + 1,
-            "time": datetime.now(UTC).isoformat(),
+            "time": now().isoformat(),
             "event": event,
             **facts,
             "prev": self.head,
@@ -57,6 +57,11 @@ class AuditLog:
                 f"{self._path}: the audit log cannot be written ({fault.strerror}). Free the disk."
             ) from None
         self.lines, self.head = self.lines + 1, str(entry["hash"])
+
+
+def now() -> datetime:
+    """Tell the time, in UTC: the one clock of what is recorded at a site."""
+    return datetime.now(UTC)
 
 
 def verify(path: Path) -> Iterator[dict[str, Any]]:
