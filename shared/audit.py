@@ -78,10 +78,15 @@ class AuditLog:
 
     def _line(self, event: str, facts: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
         """Write the next line of the chain, and give what it says."""
-        time = datetime.now(UTC).isoformat()
-        entry: dict[str, Any] = {"line": self.lines + 1, "time": time, "event": event, **facts, "prev": self.head}
+        place = {"line": self.lines + 1, "time": now().isoformat(), "event": event}
+        entry: dict[str, Any] = {**place, **facts, "prev": self.head}
         entry["hash"] = _hash(entry)
         return json.dumps(entry).encode() + b"\n", entry
+
+
+def now() -> datetime:
+    """Tell the time, in UTC: the one clock of what is recorded at a site."""
+    return datetime.now(UTC)
 
 
 def verify(path: Path) -> Iterator[dict[str, Any]]:
