@@ -42,8 +42,16 @@ class Coordinator:
             deadline_seconds=deadline_seconds,
         )
 
-    def strategy(self, sites: Iterable[Site], *, run_id: str, min_sites: int, state: RunState) -> FederatedStrategy:
-        """Compose the strategy of one run over these sites."""
+    def strategy(
+        self,
+        sites: Iterable[Site],
+        *,
+        run_id: str,
+        min_sites: int,
+        state: RunState,
+        keys: Mapping[str, str] | None = None,
+    ) -> FederatedStrategy:
+        """Compose the strategy of one run over these sites; `keys` are their signing keys, None in simulation."""
         federation = self.protocol.federation
         rules = Rules(
             protocol_digest=self.protocol.digest(),
@@ -55,6 +63,7 @@ class Coordinator:
             targets=self.protocol.task.targets,
             bins=self.protocol.evaluation.score_bins,
             wire=federation.wire,
+            keys=keys,
         )
         return FederatedStrategy(sites=sites, rules=rules, optimiser_state=state.optimiser)
 

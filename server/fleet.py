@@ -1,4 +1,4 @@
-"""SuperLink and its nodes: how they are started, which keys they know, and Flower's runs (flwr 1.41, contract-tested)."""
+"""SuperLink and its nodes: how they are started, which keys they know, and Flower's runs."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -92,7 +92,7 @@ def superlink_command(folder: CoordinatorFolder, config: CoordinatorConfig) -> l
 
 
 def superexec_command(folder: CoordinatorFolder, config: CoordinatorConfig) -> list[str]:
-    """Say how the process is started that starts a ServerApp for each run; the secret lets it, and nobody else, do so."""
+    """Say how the process is started that starts ServerApps; its secret lets it, and nobody else, take a run."""
     return [
         str(Path(sys.executable).parent / "flower-superexec"),
         *("--runtime-api-address", f"{config.superlink.host}:{config.superlink.port}"),
@@ -140,7 +140,7 @@ class Fleet:
         with _spoken():
             response = self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
         if not response.node_id:
-            raise CoordinatorError(f"{name}: the SuperLink refused the key; it was used or revoked before. Ask for new keys.")
+            raise CoordinatorError(f"{name}: the SuperLink refused the key. Ask the site for new keys.")
         return response.node_id
 
     def unregister(self, node_id: int) -> None:

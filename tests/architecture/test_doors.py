@@ -6,9 +6,14 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
-    "cryptography": {"shared/signing.py"},
+    "cryptography": {"server/certificates.py", "server/fleet.py", "shared/signing.py"},
     "flwr": {
         "server/admission.py",
+        "server/app.py",
+        "server/asking.py",
+        "server/bundle.py",
+        "server/deployed_run.py",
+        "server/fleet.py",
         "server/rounds.py",
         "server/strategy.py",
         "server/study_run.py",
@@ -17,11 +22,18 @@ DOORS = {
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
+    "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
     "markupsafe": {"server/report.py"},
     "matplotlib": {"server/figures.py"},
-    "pydantic": {"client/site.py", "shared/declaration.py", "shared/invitation.py", "shared/protocol.py"},
+    "pydantic": {
+        "client/site.py",
+        "server/coordinator_config.py",
+        "shared/declaration.py",
+        "shared/invitation.py",
+        "shared/protocol.py",
+    },
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
     "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
     "safetensors": {"client/delivery.py", "client/local_norm.py", "server/checkpoint.py", "shared/weights.py"},
@@ -47,7 +59,7 @@ ROLES = {
 """The extras with which each room must work; shared must work with either."""
 
 IMPORT_NAMES = {"pillow": "PIL", "tomli-w": "tomli_w"}
-COMES_WITH = {"markupsafe": "jinja2"}
+COMES_WITH = {"httpx": "flwr", "markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
 
