@@ -23,6 +23,11 @@ PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})"
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.()-]{0,127}")
+"""A run's name becomes a folder's at a site: no path can be written there."""
+
+MOST_ROUNDS = 1_000_000
+
 
 class Kind(StrEnum):
     """What a task asks for; also Flower's message type."""
@@ -241,8 +246,8 @@ def decode_task(content: RecordDict) -> Task:
             raise OtherVersionError("version")
         header = Header(
             protocol_digest=_text(config, "protocol"),
-            run_id=_text(config, "run"),
-            round=int(config["round"]),  # type: ignore[arg-type]  # a wrong type raises, and is MalformedError below
+            run_id=_matching(config, "run", RUN_ID),
+            round=_count(config, "round"),
             site=_text(config, "site"),
             kind=Kind(_text(config, "kind")),
             detail=_text(config, "detail"),
@@ -263,6 +268,13 @@ def decode_task(content: RecordDict) -> Task:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as fault:
         raise MalformedError(type(fault).__name__) from None
+
+
+def _count(config: ConfigRecord, key: str) -> int:
+    value = config[key]
+    if type(value) is not int or not 0 <= value <= MOST_ROUNDS:
+        raise MalformedError(key)
+    return value
 
 
 def _text(config: ConfigRecord, key: str) -> str:
