@@ -21,6 +21,7 @@ DOORS = {
     "jinja2": {"server/report.py"},
     "markupsafe": {"server/report.py"},
     "matplotlib": {"server/figures.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
     "pydantic": {"client/site.py", "shared/declaration.py", "shared/invitation.py", "shared/protocol.py"},
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
     "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
