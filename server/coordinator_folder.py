@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.invitation import BUNDLE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorFolder:
@@ -52,7 +54,7 @@ class CoordinatorFolder:
     @property
     def bundle(self) -> Path:
         """The manifest that travels to the sites (a FAB without code)."""
-        return self.path / "polyclinic.fab"
+        return self.path / BUNDLE
 
     @property
     def sites(self) -> Path:

@@ -47,8 +47,8 @@ class Register:
         absent = [site for site in wanted if site not in records or records[site].revoked]
         if absent:
             raise CoordinatorError(
-                f"not enrolled: {', '.join(absent)}. `polyclinic coordinator invite` each of them and `enroll` the keys "
-                "that it sends back, or take its name out of [sites] names in coordinator.toml."
+                f"not enrolled: {', '.join(absent)}. `polyclinic coordinator invite` each of them and `enroll` "
+                "the keys that it sends back, or take its name out of [sites] names in coordinator.toml."
             )
         return {site: records[site] for site in wanted}
 

@@ -44,6 +44,10 @@ COORDINATOR_VARIABLE = "POLYCLINIC_COORDINATOR"
 """Tells the ServerApp, which Flower starts, where the coordinator's folder is."""
 
 
+class RefusedBySuperLinkError(FederationError):
+    """The SuperLink understood what was asked, and refused it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One key that the SuperLink knows; `online` means that its site's link was heard within the last minute."""
@@ -137,10 +141,11 @@ class Fleet:
 
     def register(self, public_key: bytes, name: str) -> int:
         """Enrol a node's key and give its node id; a key that was ever revoked cannot come back."""
-        with _spoken():
-            response = self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
-        if not response.node_id:
-            raise CoordinatorError(f"{name}: the SuperLink refused the key. Ask the site for new keys.")
+        try:
+            with _spoken():
+                response = self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
+        except RefusedBySuperLinkError as fault:
+            raise CoordinatorError(f"{name}: {fault} A key that was revoked stays so: ask for new ones.") from None
         return response.node_id
 
     def unregister(self, node_id: int) -> None:
@@ -199,9 +204,8 @@ def _spoken() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as fault:
-        raise FederationError(
-            f"the SuperLink refused ({fault.response.status_code}: {fault.response.text[:200]})."
-        ) from None
+        said = fault.response.text[:200]
+        raise RefusedBySuperLinkError(f"the SuperLink refused ({fault.response.status_code}: {said}).") from None
     except httpx.HTTPError as fault:
         raise FederationError(
             f"the SuperLink does not answer ({type(fault).__name__}). Start it with `polyclinic coordinator serve`."
