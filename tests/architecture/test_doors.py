@@ -17,6 +17,8 @@ DOORS = {
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
+    "grpc": {"client/agent_service.py"},
+    "grpc_health": {"client/agent_service.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
     "markupsafe": {"server/report.py"},
@@ -53,7 +55,7 @@ ROLES = {
 }
 """The extras with which each room must work; shared must work with either."""
 
-IMPORT_NAMES = {"pillow": "PIL", "tomli-w": "tomli_w"}
+IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
 COMES_WITH = {"markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
