@@ -9,7 +9,6 @@ from flwr.app import Message
 
 from shared.evidence import Evidence
 from shared.messages import (
-    FROM_THE_COURIER,
     Answer,
     DeliverReply,
     EvaluateReply,
@@ -20,6 +19,7 @@ from shared.messages import (
     decode_answer,
 )
 from shared.parameters import NamedArrays, Wire, l2_norm, same_form
+from shared.refusal_codes import FROM_THE_COURIER
 from shared.released_flow import ReleasedFlow
 from shared.signing import is_signed_by
 from shared.split import Split

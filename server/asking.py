@@ -9,7 +9,7 @@ from typing import IO
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from shared.messages import ASK_AGAIN
+from shared.refusal_codes import ASK_AGAIN
 from shared.wire import from_frames, records_of, to_frames
 
 RESEND_SECONDS = 600.0

@@ -22,6 +22,8 @@ DOORS = {
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
+    "grpc": {"client/agent_service.py"},
+    "grpc_health": {"client/agent_service.py"},
     "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
@@ -66,7 +68,7 @@ ROLES = {
 }
 """The extras with which each room must work; shared must work with either."""
 
-IMPORT_NAMES = {"pillow": "PIL", "tomli-w": "tomli_w"}
+IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
 COMES_WITH = {"httpx": "flwr", "markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
