@@ -54,7 +54,7 @@ class Caller:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Caller]]:
-    """Give `serve(handler)`: a service at a socket of its own, and somebody who calls it; all are stopped at the end."""
+    """Give `serve(handler)`: a service at a socket of its own, and somebody who calls it."""
     running: list[AgentService] = []
     callers: list[Caller] = []
 
@@ -176,17 +176,26 @@ def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
 
 def bad_requests(protocol: Any) -> list[tuple[str, list[bytes], str]]:
     """List what somebody at the socket could send: its name, its frames, and the reason of its refusal."""
-    head = Header(protocol_digest=protocol.digest(), run_id="run", round=1, site="north", kind=Kind.TRAIN)
-    task = TrainTask(
-        header=head, arrays={"fc.weight": np.zeros((1, 512), np.float32), "fc.bias": np.zeros(1, np.float32)}
-    )
-    good = list(to_frames(encode_task(task)))
+    digest, other = protocol.digest(), "0" * 64
+
+    def head_of(kind: Kind, **changes: Any) -> Header:
+        own = {"protocol_digest": digest, "run_id": "run", "round": 1, "site": "north", "kind": kind}
+        return Header(**own | changes)
+
+    def train(**arrays: np.ndarray[Any, Any]) -> list[bytes]:
+        named = {name.replace("_", "."): array for name, array in arrays.items()}
+        return list(to_frames(encode_task(TrainTask(header=head, arrays=named))))
+
+    def ready(**changes: Any) -> list[bytes]:
+        return list(to_frames(encode_task(ReadyTask(header=head_of(Kind.READY, **changes)))))
+
+    head, bias = head_of(Kind.TRAIN), np.zeros(1, np.float32)
+    good = train(fc_weight=np.zeros((1, 512), np.float32), fc_bias=bias)
 
     def changed(old: str, new: str) -> list[bytes]:
         assert old in good[0].decode()
         return [good[0].decode().replace(old, new, 1).encode(), *good[1:]]
 
-    digest, other = protocol.digest(), "0" * 64
     size = len(good[1])
     nested = b'{"records": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     return [
@@ -209,10 +218,10 @@ def bad_requests(protocol: Any) -> list[tuple[str, list[bytes], str]]:
         ("a path for a run", changed('"run": "run"', '"run": "../../run"'), "malformed"),
         ("a round that is no number", changed('"round": 1', '"round": "1; DROP"'), "malformed"),
         ("a kind that is none", changed('"kind": "train"', '"kind": "delete"'), "malformed"),
-        ("another study", list(to_frames(encode_task(ReadyTask(header=Header(protocol_digest=other, run_id="run", round=0, site="north", kind=Kind.READY))))), "unknown_protocol"),
-        ("another site", list(to_frames(encode_task(ReadyTask(header=Header(protocol_digest=digest, run_id="run", round=0, site="south", kind=Kind.READY))))), "wrong_site"),
-        ("arrays of another model", list(to_frames(encode_task(TrainTask(header=head, arrays={"fc.weight": np.zeros((7, 7), np.float32), "fc.bias": np.zeros(1, np.float32)})))), "arrays_of_wrong_form"),
-    ]  # fmt: skip
+        ("another study", ready(protocol_digest=other), "unknown_protocol"),
+        ("another site", ready(site="south"), "wrong_site"),
+        ("another model", train(fc_weight=np.zeros((7, 7), np.float32), fc_bias=bias), "arrays_of_wrong_form"),
+    ]
 
 
 def test_bad_requests_are_refused_with_their_reason_and_the_agent_goes_on(
