@@ -11,7 +11,8 @@ PolyclinicError                       exit code
 ├── PrivacyError                      17   the privacy budget does not allow it, or the ledger cannot be trusted
 ├── EgressError                       18   the guard refused to let something leave
 ├── TaskError                         19   a site refused a task
-└── MissingPartError                  20   the command's part of Polyclinic is not installed here
+├── MissingPartError                  20   the command's part of Polyclinic is not installed here
+└── CoordinatorError                  21   the coordinator's settings, keys or records do not allow it
 
 Exit code 1 is a bug in Polyclinic and 2 a wrong command line.
 """
@@ -93,3 +94,9 @@ class MissingPartError(PolyclinicError):
     """The command's part of Polyclinic is not installed here."""
 
     exit_code = 20
+
+
+class CoordinatorError(PolyclinicError):
+    """The coordinator's settings, keys or records do not allow it."""
+
+    exit_code = 21
