@@ -27,9 +27,9 @@ DOORS = {
     "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
-    "markupsafe": {"server/report.py"},
+    "markupsafe": {"server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},
-    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py", "server/monitor_metrics.py"},
     "pydantic": {
         "client/site.py",
         "server/coordinator_config.py",

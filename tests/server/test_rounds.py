@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from shared.messages import (
     encode_task,
 )
 from shared.metrics import ScoreHistogram
+from shared.operating_point import choose
 from simulations.in_process_grid import InProcessGrid
 
 BINS = 8
@@ -239,6 +241,7 @@ class Trial:
             rounds=rounds,
             trained_names=lambda _: ["fc.weight"],
             select="last",
+            choose=partial(choose, target=0.9, claim="point", confidence=0.95),
             targets=("opacity",),
             deadline_seconds=deadline,
         )
