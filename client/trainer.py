@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from client.workbench import Workbench
 from shared.errors import TaskError
 from shared.loss import Loss, balanced_weights
 from shared.messages import Refusal
-from shared.model import parameter_groups, set_trainable
+from shared.model import Classifier, parameter_groups, set_trainable
 from shared.protocol import Training
 
 
@@ -42,7 +42,8 @@ def train_round(
 ) -> Outcome:
     """Train the stages from `start` on, over `rows`, for the study's epochs; the bench's model is changed in place.
 
-    The result depends on `seed`, the data and the loaded model alone (same build, device and thread count).
+    The result depends on `seed`, the data and the loaded model alone (same build, device and thread count). The head's
+    rows of findings that no image of `rows` was assessed for end as they began: the decay of weights moves them not.
 
     Raises:
         TaskError: the loss is not finite; the model must not be used then.
@@ -53,6 +54,7 @@ def train_round(
     optimiser = _optimiser(
         model_groups := parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
     )
+    keep_unlabelled = _unlabelled_head(model, labels_NK[rows])
     anchors = [(weight, weight.detach().clone()) for group in model_groups for weight in group["params"] if proximal_mu]
     targets_NK = torch.from_numpy(labels_NK).to(bench.device)
     # Dropout alone draws from torch's global generator; it is keyed like all else, and put back afterwards.
@@ -74,8 +76,28 @@ def train_round(
             losses.append(total / count)
             if not math.isfinite(total):
                 raise TaskError(Refusal.DIVERGED, "the training loss is not finite; lower the study's learning rates")
+    keep_unlabelled()
     model.eval()
     return Outcome(loss_by_epoch=tuple(losses), images=count * len(losses), seconds=time.perf_counter() - began)
+
+
+def _unlabelled_head(
+    model: Classifier, labels_NK: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+) -> Callable[[], None]:
+    """Remember the head's rows of findings without a label here; calling the result puts them back.
+
+    What a site has not labelled gives these rows no gradient, and no other row or stage depends on them: put back at
+    the end, they are as if the optimiser had never decayed them.
+    """
+    unlabelled_K = torch.from_numpy(np.isnan(labels_NK).all(axis=0))
+    before = [(weight, weight.detach()[unlabelled_K].clone()) for weight in model.fc.parameters()]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for weight, rows in before:
+            weight[unlabelled_K] = rows
+
+    return put_back
 
 
 def _optimiser(groups: list[dict[str, object]], training: Training) -> torch.optim.Optimizer:

@@ -181,11 +181,12 @@ def test_momentum_and_weight_decay_are_the_studys(train: Train) -> None:
     assert digest(train(**one_step)[1]) == digest(train(**one_step | with_momentum)[1])
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_a_finding_that_was_not_assessed_is_not_trained(train: Train, optimiser: str) -> None:
+def test_a_finding_that_was_not_assessed_is_not_trained(train: Train, optimiser: str, decay: float) -> None:
     """Where no image of a site has a finding assessed, the finding's row of the head stays bit for bit."""
     labels = np.stack([np.arange(10) % 2, np.full(10, np.nan)], axis=1).astype(np.float32)
-    _, moved, _ = train(labels_NK=labels, optimiser=optimiser, weight_decay=0.0, local_epochs=2)
+    _, moved, _ = train(labels_NK=labels, optimiser=optimiser, weight_decay=decay, local_epochs=2)
     assert not moved["fc.weight"][1].any()
     assert not moved["fc.bias"][1]
     assert moved["fc.weight"][0].all()
