@@ -97,6 +97,7 @@ def model_spec(protocol: StudyProtocol) -> ModelSpec:
         weights=protocol.model.weights,
         weights_fallback=protocol.model.weights_fallback,
         norm=protocol.model.norm,
+        features=protocol.model.features,
         dropout=protocol.model.dropout,
         outputs=len(protocol.task.targets),
         seed=protocol.random_seed("model"),

@@ -275,7 +275,7 @@ class StudyProtocol(Declaration):
             return data
         sections = {name: data.get(name, {}) for name in UNDER_PRIVACY}
         return data | {
-            name: UNDER_PRIVACY[name] | given for name, given in sections.items() if isinstance(given, dict)
+            name: {**UNDER_PRIVACY[name], **given} for name, given in sections.items() if isinstance(given, dict)
         }
 
     @model_validator(mode="after")
