@@ -1,9 +1,11 @@
 """The site's worker: answers one task at a time, from frames to frames; the same in simulation and deployment."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -11,7 +13,9 @@ from client.delivery import Deliveries
 from client.egress import EgressGuard
 from client.evaluation import evaluate_split
 from client.inputs import Inputs
+from client.intake import Intake
 from client.local_norm import LocalNorm
+from client.round_checkpoint import RoundCheckpoint
 from client.site_data import Records, Rows
 from client.task_store import TaskStore, request_digest
 from client.trainer import train_round
@@ -39,7 +43,7 @@ from shared.parameters import difference, digest, l2_norm
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
-from shared.wire import from_frames
+from shared.wire import MAX_CONTENT_BYTES, TooLargeError, from_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,8 @@ class Agent:
 
     Nothing that a task says can change preprocessing or what leaves: the protocol is the agent's own. `flow` is exact;
     the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site.
-    `store` and `deliveries` are a deployed site's: in simulation no reply is stored and no model delivered.
+    What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
+    no round goes on from its middle, and no model is delivered.
     """
 
     site: str
@@ -62,6 +67,9 @@ class Agent:
     local_norm: LocalNorm | None
     approval: Approval = Approval.SIMULATED
     store: TaskStore | None = None
+    intake: Intake | None = None
+    checkpoints: Path | None = None
+    most_bytes: int = MAX_CONTENT_BYTES
     deliveries: Deliveries | None = None
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
@@ -72,7 +80,7 @@ class Agent:
         """
         task_id = ""
         try:
-            task = _decode(frames)
+            task = _decode(frames, self.most_bytes)
             task_id = task.header.task_id
             self._refuse_foreign(task)
             reply = self._answer(task)
@@ -93,9 +101,13 @@ class Agent:
         task_id, request = task.header.task_id, request_digest(task)
         if (kept := self.store.answer(task_id, request)) is not None:
             return self.guard.release_again(task, kept)
-        self.store.begin(task.header, request)
+        if self.intake is not None:
+            self.intake.admit(task)
+        self.store.begin(task, request)
         frames = self.guard.release(task, self._work(task))
         self.store.keep(task_id, request, frames)
+        if checkpoint := self._checkpoint(task):
+            checkpoint.forget()
         return frames
 
     def _work(self, task: Task) -> Reply:
@@ -129,17 +141,28 @@ class Agent:
             proximal_mu=self.protocol.federation.proximal_mu or 0.0,
             loss=self._loss(rows),
             seed=partial(self.protocol.random_seed, "train", self.site, number),
+            checkpoint=self._checkpoint(task),
         )
         if self.local_norm:
             self.local_norm.save(task.header.run_id, after=number)
         update = difference(self.bench.arrays(names), task.arrays, wire=self.protocol.federation.wire)
+        norm = l2_norm(update)
+        if self.intake is not None:
+            self.intake.remember(task, update_norm=norm)
         return TrainReply(
             update=update,
             loss_by_epoch=outcome.loss_by_epoch,
-            update_norm=l2_norm(update),
+            update_norm=norm,
             images_per_second=outcome.images / outcome.seconds,
             seconds=outcome.seconds,
         )
+
+    def _checkpoint(self, task: Task) -> RoundCheckpoint | None:
+        """Give the task's place on disk to go on from: only for the same request, over the same rows."""
+        if self.checkpoints is None or not isinstance(task, TrainTask):
+            return None
+        rows = hashlib.sha256(self.records.training_rows().tobytes() + self.records.labels_NK.tobytes()).hexdigest()
+        return RoundCheckpoint(self.checkpoints / f"{task.header.task_id}.pt", f"{request_digest(task)} {rows}")
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
         self._load(task)
@@ -191,9 +214,11 @@ class Agent:
         )
 
 
-def _decode(frames: Iterable[bytes]) -> Task:
+def _decode(frames: Iterable[bytes], most_bytes: int) -> Task:
     try:
-        return decode_task(from_frames(frames))
+        return decode_task(from_frames(frames, most_bytes=most_bytes))
+    except TooLargeError:
+        raise TaskError(Refusal.TOO_LARGE, f"the task announces more than {most_bytes} bytes") from None
     except OtherVersionError:
         raise TaskError(Refusal.OTHER_VERSION, "the task is of another version of the encoding") from None
     except ValueError as fault:  # it names a part of the message, never its content

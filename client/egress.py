@@ -88,7 +88,7 @@ class EgressGuard:
             case TrainTask(), TrainReply():
                 released = self._update(task.arrays, reply)
                 what = ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"]
-            case EvaluateTask(), EvaluateReply(evidence=evidence):
+            case EvaluateTask(split=Split.VALIDATION | Split.TEST), EvaluateReply(evidence=evidence):
                 kept = suppress_evidence(evidence, min_cell=self.min_cell, exclusive=self.exclusive)
                 released = EvaluateReply(evidence=kept)
                 what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]

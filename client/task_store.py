@@ -9,21 +9,24 @@ from datetime import datetime
 from pathlib import Path
 
 from shared.errors import StorageError, TaskError
-from shared.messages import DeliverTask, EvaluateTask, Header, ReadyTask, Refusal, Task
+from shared.messages import DeliverTask, EvaluateTask, ReadyTask, Refusal, Task
 from shared.parameters import digest
 from shared.storage import atomic_file, sync
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A task that was begun, whether or not it was finished; `request` is the digest of all that it asked."""
+    """A task that was begun, whether or not it was finished.
+
+    `request` is the digest of all that it asked, `split` what an evaluation scores.
+    """
 
     task_id: str
     request: str
     run_id: str
     round: int
     kind: str
-    detail: str
+    split: str
     at: str
 
     @property
@@ -56,26 +59,32 @@ class TaskStore:
         """Every task that was begun, in that order."""
         return tuple(self._begun.values())
 
-    def begin(self, header: Header, request: str) -> None:
+    @property
+    def now(self) -> datetime:
+        """Tell the time by the store's clock."""
+        return self._now()
+
+    def begin(self, task: Task, request: str) -> None:
         """Bind a task id to its request; nothing happens if it is bound to it already.
 
         Raises:
             TaskError: the id belongs to another request.
             StorageError: the list cannot be written; the task must not be worked on then.
         """
+        header = task.header
         if self._known(header.task_id, request):
             return
-        task = Begun(
+        begun = Begun(
             task_id=header.task_id,
             request=request,
             run_id=header.run_id,
             round=header.round,
             kind=str(header.kind),
-            detail=header.detail,
+            split=str(task.split) if isinstance(task, EvaluateTask) else "",
             at=self._now().isoformat(),
         )
-        _append(self._list, json.dumps(asdict(task)) + "\n")
-        self._begun[task.task_id] = task
+        _append(self._list, json.dumps(asdict(begun)) + "\n")
+        self._begun[begun.task_id] = begun
 
     def answer(self, task_id: str, request: str) -> list[bytes] | None:
         """Give the reply that was kept for this request, or None if there is none yet.

@@ -10,7 +10,8 @@ PolyclinicError                       exit code
 ├── FederationError                   16   too few sites, or a round in which no site could be used
 ├── EgressError                       18   the guard refused to let something leave
 ├── TaskError                         19   a site refused a task
-└── MissingPartError                  20   the command's part of Polyclinic is not installed here
+├── MissingPartError                  20   the command's part of Polyclinic is not installed here
+└── CoordinatorError                  21   the coordinator's settings, keys or records do not allow it
 
 Exit code 1 is a bug in Polyclinic and 2 a wrong command line; 17 is kept for the privacy ledger.
 """
@@ -86,3 +87,9 @@ class MissingPartError(PolyclinicError):
     """The command's part of Polyclinic is not installed here."""
 
     exit_code = 20
+
+
+class CoordinatorError(PolyclinicError):
+    """The coordinator's settings, keys or records do not allow it."""
+
+    exit_code = 21

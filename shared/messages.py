@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from shared.evidence import Evidence, Withheld, evidence_from_numbers, evidence_to_numbers
 from shared.parameters import NamedArrays
+from shared.refusal_codes import Refusal as Refusal  # tasks, replies and their codes are read about in one place
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
 from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
@@ -23,6 +24,11 @@ PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})"
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.()-]{0,127}")
+"""A run's name becomes a folder's at a site: no path can be written there."""
+
+MOST_ROUNDS = 1_000_000
+
 
 class Kind(StrEnum):
     """What a task asks for; also Flower's message type."""
@@ -31,41 +37,6 @@ class Kind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     DELIVER = "query.deliver"
-
-
-class Refusal(StrEnum):
-    """The fixed codes with which a site refuses or fails: all that ever leaves of an exception."""
-
-    UNKNOWN_PROTOCOL = "unknown_protocol"
-    OTHER_VERSION = "other_version"
-    MALFORMED = "malformed"
-    ID_REUSED = "task_id_reused"
-    WRONG_SITE = "wrong_site"
-    WRONG_FORM = "arrays_of_wrong_form"
-    TOO_FEW_PATIENTS = "too_few_patients"
-    DATA = "data_unusable"
-    STORAGE = "storage"
-    DEVICE = "device"
-    EGRESS = "egress"
-    DIVERGED = "training_diverged"
-    PREPARING = "preparing"
-    BUSY = "busy"
-    UNREACHABLE = "agent_unreachable"
-    TOO_LARGE = "too_large"
-    OTHER_WEIGHTS = "initial_weights_differ"
-    MOVED_TOO_FAR = "model_moved_too_far"
-    ROUNDS_USED_UP = "rounds_used_up"
-    TOO_MANY_A_DAY = "rounds_per_day"
-    EVALUATIONS_USED_UP = "evaluations_used_up"
-    TEST_RELEASED = "test_already_released"
-    INTERNAL = "internal"
-
-
-ASK_AGAIN = frozenset({Refusal.PREPARING, Refusal.BUSY, Refusal.UNREACHABLE, Refusal.TOO_MANY_A_DAY})
-"""Refusals that pass by themselves: the same task may be asked again until its deadline."""
-
-FROM_THE_COURIER = frozenset({Refusal.BUSY, Refusal.UNREACHABLE, Refusal.TOO_LARGE, Refusal.MALFORMED})
-"""Refusals that may come unsigned: the courier, which has no key, says that the agent gave no answer at all."""
 
 
 class Approval(StrEnum):
@@ -241,8 +212,8 @@ def decode_task(content: RecordDict) -> Task:
             raise OtherVersionError("version")
         header = Header(
             protocol_digest=_text(config, "protocol"),
-            run_id=_text(config, "run"),
-            round=int(config["round"]),  # type: ignore[arg-type]  # a wrong type raises, and is MalformedError below
+            run_id=_matching(config, "run", RUN_ID),
+            round=_count(config, "round"),
             site=_text(config, "site"),
             kind=Kind(_text(config, "kind")),
             detail=_text(config, "detail"),
@@ -263,6 +234,13 @@ def decode_task(content: RecordDict) -> Task:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as fault:
         raise MalformedError(type(fault).__name__) from None
+
+
+def _count(config: ConfigRecord, key: str) -> int:
+    value = config[key]
+    if type(value) is not int or not 0 <= value <= MOST_ROUNDS:
+        raise MalformedError(key)
+    return value
 
 
 def _text(config: ConfigRecord, key: str) -> str:

@@ -270,7 +270,7 @@ class StudyProtocol(Declaration):
     @model_validator(mode="before")
     @classmethod
     def _defaults_under_privacy(cls, data: Any) -> Any:
-        """Where [privacy] is asked for and a key is left out, fill in the value that privacy needs or goes well with."""
+        """Where [privacy] is asked for and a key is left out, fill in the value that goes well with it."""
         if not isinstance(data, dict) or data.get("privacy") is None:
             return data
         sections = {name: data.get(name, {}) for name in UNDER_PRIVACY}

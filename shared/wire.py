@@ -22,6 +22,10 @@ ACCEPTED_DTYPES = frozenset({"float32", "float16"})
 RecordKind = TypeVar("RecordKind", ArrayRecord, MetricRecord, ConfigRecord)
 
 
+class TooLargeError(ValueError):
+    """A content announces more bytes than its receiver takes; none of them was read."""
+
+
 def record_of(arrays: NamedArrays) -> ArrayRecord:
     """Encode arrays as Flower does (one .npy each), with a single copy of their bytes."""
     record = ArrayRecord()  # ArrayRecord(a dictionary) would make each Array a second time
@@ -111,7 +115,8 @@ def from_frames(frames: Iterable[bytes], *, most_bytes: int = MAX_CONTENT_BYTES)
     """Put a content together from its frames, however the arrays were cut.
 
     Raises:
-        ValueError: the header is not ours, the frames end early, run over, or are larger than is accepted.
+        TooLargeError: the header announces more than `most_bytes`.
+        ValueError: the header is not ours, or the frames end early or run over.
     """
     stream = iter(frames)
     try:
@@ -121,10 +126,12 @@ def from_frames(frames: Iterable[bytes], *, most_bytes: int = MAX_CONTENT_BYTES)
         ]
         records = {str(name): ArrayRecord() for name in header["records"]}
         metrics, configs = dict(header["metrics"]), dict(header["configs"])
-    except (StopIteration, KeyError, TypeError, ValueError):
+    except (StopIteration, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError("the first frame is not a header of this encoding") from None
-    if sum(entry[-1] for entry in entries) > most_bytes or any(entry[-1] < 0 for entry in entries):
-        raise ValueError("the content is larger than is accepted")
+    if any(entry[-1] < 0 for entry in entries):
+        raise ValueError("an array has a negative size")
+    if sum(entry[-1] for entry in entries) > most_bytes:
+        raise TooLargeError("the content is larger than is accepted")
     for record, name, dtype, shape, stype, size in entries:
         array = Array(dtype=dtype, shape=shape, stype=stype, data=_take(stream, size))
         records.setdefault(record, ArrayRecord())[name] = array

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from client.agent import Agent
 from client.delivery import Deliveries
+from client.intake import Intake, Limits
 from client.task_store import TaskStore
 from client.trainer import train_round
 from shared.audit import now, verify
@@ -170,3 +171,38 @@ def test_a_simulated_site_takes_no_model(tiny: Any, tmp_path: Path) -> None:
     agent = tiny.agent(tiny.protocol(), tmp_path)
     task = DeliverTask(header=header(agent.protocol, Kind.DELIVER), arrays=head_of(agent), thresholds=(), documents={})
     assert reply(ask(agent, task)).code == "arrays_of_wrong_form"
+
+
+def test_an_approval_limits_what_the_agent_does(tiny: Any, deploy: Any, tmp_path: Path) -> None:
+    """A round too many and weights of somebody's own are refused before any training, by their codes."""
+    agent = deploy(tiny.protocol())
+    sent = head_of(agent)
+    limits = Limits(rounds=2, since=now(), rounds_per_day=None, max_change=100.0)
+    intake = Intake(store=agent.store, limits=limits, initial=sent, wire="fp32", folder=tmp_path / "models")
+    agent = replace(agent, intake=intake, checkpoints=tmp_path / "rounds")
+    other = {name: array + 1 for name, array in sent.items()}
+    refused = reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=other)))
+    assert refused.code == "initial_weights_differ"
+    update = reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=sent))).update
+    following = {name: sent[name] + update[name] for name in sent}
+    crafted = {name: array + 1e6 for name, array in following.items()}
+    assert reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN, 2), arrays=crafted))).code == (
+        "model_moved_too_far"
+    )
+    second = reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN, 2), arrays=following)))
+    assert second.update_norm > 0
+    assert reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN, 3), arrays=following))).code == (
+        "rounds_used_up"
+    )
+    assert [begun.round for begun in agent.store.begun] == [1, 2]
+    assert not list((tmp_path / "rounds").glob("*"))
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_is_read(tiny: Any, deploy: Any) -> None:
+    """The agent takes as much as its model needs, and no more."""
+    agent = replace(deploy(tiny.protocol()), most_bytes=100)
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+    assert reply(ask(agent, task)).code == "too_large"
+    other = encode_task(task)
+    other.config_records["task"]["version"] = "0"
+    assert reply(list(replace(agent, most_bytes=1 << 20).handle(to_frames(other)))).code == "other_version"

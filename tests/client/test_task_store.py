@@ -22,28 +22,32 @@ def header(kind: Kind = Kind.TRAIN, **changes: Any) -> Header:
     return Header(**own | changes)
 
 
+def train(**changes: Any) -> TrainTask:
+    return TrainTask(header=header(**changes), arrays={})
+
+
 def open_store(folder: Path) -> TaskStore:
     return TaskStore(folder, now=lambda: NOW)
 
 
 def test_a_kept_reply_comes_back_byte_for_byte(tmp_path: Path) -> None:
     """Also to another process that opens the folder later; before it was kept there is none."""
-    store, task = open_store(tmp_path), header()
-    assert store.answer(task.task_id, "r") is None
+    store, task = open_store(tmp_path), train()
+    assert store.answer(task.header.task_id, "r") is None
     store.begin(task, "r")
-    assert store.answer(task.task_id, "r") is None
-    store.keep(task.task_id, "r", FRAMES)
-    assert store.answer(task.task_id, "r") == FRAMES
-    assert open_store(tmp_path).answer(task.task_id, "r") == FRAMES
+    assert store.answer(task.header.task_id, "r") is None
+    store.keep(task.header.task_id, "r", FRAMES)
+    assert store.answer(task.header.task_id, "r") == FRAMES
+    assert open_store(tmp_path).answer(task.header.task_id, "r") == FRAMES
 
 
 def test_an_id_belongs_to_its_first_request(tmp_path: Path) -> None:
     """Another request is refused once the first was begun, finished or not, in this process or a later one."""
-    store, task = open_store(tmp_path), header()
+    store, task = open_store(tmp_path), train()
     store.begin(task, "r")
     for one in (store, open_store(tmp_path)):
         with pytest.raises(TaskError) as refused:
-            one.answer(task.task_id, "other")
+            one.answer(task.header.task_id, "other")
         assert refused.value.code == "task_id_reused"
         with pytest.raises(TaskError):
             one.begin(task, "other")
@@ -52,38 +56,38 @@ def test_an_id_belongs_to_its_first_request(tmp_path: Path) -> None:
 def test_what_was_begun_is_listed_once(tmp_path: Path) -> None:
     """A task that is begun again is not counted again; round, kind, detail and time are there."""
     store = open_store(tmp_path)
-    test = header(Kind.EVALUATE, detail="test+counts", round=4)
-    for task in (header(), header(), test):
+    test = EvaluateTask(header=header(Kind.EVALUATE, round=4), arrays={}, split=Split.TEST)
+    for task in (train(), train(), test):
         store.begin(task, "r")
     again = open_store(tmp_path).begun
     assert again == store.begun
-    assert [(task.kind, task.round, task.detail, task.when) for task in again] == [
+    assert [(task.kind, task.round, task.split, task.when) for task in again] == [
         ("train", 1, "", NOW),
-        ("evaluate", 4, "test+counts", NOW),
+        ("evaluate", 4, "test", NOW),
     ]
 
 
 def test_a_line_that_a_crash_cut_off_is_forgotten(tmp_path: Path) -> None:
     """Nothing was done for a task whose line is not whole; the list goes on after it."""
     store = open_store(tmp_path)
-    store.begin(header(), "r")
+    store.begin(train(), "r")
     with (tmp_path / "tasks.jsonl").open("a") as file:
         file.write('{"task_id": "half')
     again = open_store(tmp_path)
-    again.begin(header(round=2), "s")
+    again.begin(train(round=2), "s")
     assert [task.round for task in open_store(tmp_path).begun] == [1, 2]
 
 
 def test_a_broken_list_or_reply_is_refused(tmp_path: Path) -> None:
     """A damaged file is an error, and not an empty memory."""
-    store, task = open_store(tmp_path), header()
+    store, task = open_store(tmp_path), train()
     store.begin(task, "r")
-    store.keep(task.task_id, "r", FRAMES)
+    store.keep(task.header.task_id, "r", FRAMES)
     (reply,) = (tmp_path / "replies").iterdir()
     for damage in (reply.read_bytes()[:-1], reply.read_bytes() + b"x", b"no header\n", b'{"frames": [1]}\nx'):
         reply.write_bytes(damage)
         with pytest.raises(StorageError, match="stored reply"):
-            store.answer(task.task_id, "r")
+            store.answer(task.header.task_id, "r")
     (tmp_path / "tasks.jsonl").write_text("[]\n{}\n")
     with pytest.raises(StorageError, match="list of tasks"):
         open_store(tmp_path)
@@ -91,12 +95,12 @@ def test_a_broken_list_or_reply_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     """A task that cannot be remembered is not begun, and a reply that cannot be stored is not sent."""
-    store, task = open_store(tmp_path / "store"), header()
+    store, task = open_store(tmp_path / "store"), train()
     (tmp_path / "store").write_text("in the way")
     with pytest.raises(StorageError):
         store.begin(task, "r")
     with pytest.raises(StorageError):
-        store.keep(task.task_id, "r", FRAMES)
+        store.keep(task.header.task_id, "r", FRAMES)
     assert store.begun == ()
 
 

@@ -244,7 +244,7 @@ def test_a_built_model_is_ready(trained_files: Any) -> None:
 
 
 def test_unit_features_have_their_own_mean_taken_off_and_length_one() -> None:
-    """Row by row, with no statistic of the batch: a row's features do not depend on the others, and zeros stay zeros."""
+    """Row by row, with no statistic of the batch: a row does not depend on the others, and zeros stay zeros."""
     features_ND = torch.rand(5, 32, generator=torch.Generator().manual_seed(1)) * 7 + 3
     made_ND = model.unit(features_ND)
     expected_ND = (features_ND - features_ND.mean(1, keepdim=True)) / (
