@@ -18,7 +18,7 @@ File = Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(v
 class Address(Declaration):
     """Where sites reach the coordinator: `host` is in its certificate, and `listen` is the proxy's own address."""
 
-    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")] = "Polyclinic coordinator"
+    called: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")] = "Polyclinic coordinator"
     host: Host
     port: Port = 443
     listen: Host = "0.0.0.0"  # noqa: S104  # the one port that sites reach
@@ -51,7 +51,7 @@ class Deadlines(Declaration):
     deliver_minutes: Minutes = 60.0
 
 
-class Weights(Declaration):
+class Pretrained(Declaration):
     """The file with the pretrained weights, where the study starts from some."""
 
     file: File | None = None
@@ -64,7 +64,7 @@ class CoordinatorConfig(Declaration):
     sites: Sites
     superlink: SuperLink = SuperLink()
     deadlines: Deadlines = Deadlines()
-    weights: Weights = Weights()
+    pretrained: Pretrained = Pretrained()
 
 
 def read_coordinator(path: Path) -> CoordinatorConfig:
@@ -74,6 +74,6 @@ def read_coordinator(path: Path) -> CoordinatorConfig:
         CoordinatorError: every fault in the file, with section, key and the nearest known key.
     """
     config = read_toml(path, CoordinatorConfig, error=CoordinatorError)
-    if config.weights.file is None:
+    if config.pretrained.file is None:
         return config
-    return config.model_copy(update={"weights": Weights(file=path.parent / config.weights.file)})
+    return config.model_copy(update={"pretrained": Pretrained(file=path.parent / config.pretrained.file)})

@@ -59,7 +59,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
     records = Register(folder.sites).of(config.sites.names)
     board = StatusBoard(run.status, sorted(records), rounds=protocol.federation.rounds, now=partial(datetime.now, UTC))
     names = {record.node_id: site for site, record in records.items()}
-    coordinator, _ = compose(protocol, weights_file=config.weights.file)
+    coordinator, _ = compose(protocol, weights_file=config.pretrained.file)
     study = StudyRun(
         coordinator=coordinator,
         desk=Desk(

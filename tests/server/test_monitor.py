@@ -21,7 +21,7 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture
 def runs(tmp_path: Path, tiny: Any) -> Path:
-    """Give a folder of runs: one under way, with a reason of refusal that holds a script, and a secret beside the runs."""
+    """Give a folder of runs: one under way, with a script for a reason of refusal, and a secret beside the runs."""
     folder = tmp_path / "runs" / "tiny run"
     folder.mkdir(parents=True)
     (tmp_path / "secret").write_text("secret")
