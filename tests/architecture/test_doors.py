@@ -6,10 +6,15 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
-    "cryptography": {"client/site_keys.py", "shared/signing.py"},
+    "cryptography": {"client/site_keys.py", "server/certificates.py", "server/fleet.py", "shared/signing.py"},
     "flwr": {
         "client/courier.py",
         "server/admission.py",
+        "server/app.py",
+        "server/asking.py",
+        "server/bundle.py",
+        "server/deployed_run.py",
+        "server/fleet.py",
         "server/rounds.py",
         "server/strategy.py",
         "server/study_run.py",
@@ -20,14 +25,18 @@ DOORS = {
     },
     "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
     "grpc_health": {"client/agent_service.py", "client/site_status.py"},
+    "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
-    "markupsafe": {"server/report.py"},
+    "markupsafe": {"server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},
-    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
+    "opacus": {"shared/privacy.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py", "server/monitor_metrics.py"},
     "pydantic": {
         "client/approval.py",
         "client/site.py",
+        "server/coordinator_config.py",
+        "server/enrolment.py",
         "shared/declaration.py",
         "shared/invitation.py",
         "shared/protocol.py",
@@ -42,9 +51,15 @@ DOORS = {
         "shared/weights.py",
     },
     "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
-    "tomli_w": {"client/approval.py", "shared/invitation.py", "shared/protocol.py"},
+    "tomli_w": {
+        "client/approval.py",
+        "server/coordinator.py",
+        "server/enrolment.py",
+        "shared/invitation.py",
+        "shared/protocol.py",
+    },
     "torchvision": {"shared/vision.py"},
-    "typer": {"client/cli.py", "server/cli.py", "shared/cli.py", "simulations/cli.py"},
+    "typer": {"client/cli.py", "server/cli.py", "server/coordinator_cli.py", "shared/cli.py", "simulations/cli.py"},
 }
 """Who may import what. A library that stands neither here nor in EVERYWHERE may not be imported at all."""
 
@@ -71,7 +86,7 @@ ROLES = {
 """The extras with which each room must work; shared must work with either."""
 
 IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
-COMES_WITH = {"markupsafe": "jinja2"}
+COMES_WITH = {"httpx": "flwr", "markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
 
