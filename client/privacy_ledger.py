@@ -64,7 +64,7 @@ class PrivacyLedger:
         plan: PrivacyPlan,
         *,
         name: str,
-        accountant: Accountant = "prv",
+        accountant: Accountant,
         counts: CountPlan = NO_COUNTS,
     ) -> None:
         """Reserve a study's whole plan; the same plan again changes nothing, and another one only before round 1.

@@ -52,7 +52,7 @@ def audit(tmp_path: Path) -> AuditLog:
 
 def reserved(ledger: PrivacyLedger, study: str = A, plan: PrivacyPlan = PLAN, **more: object) -> PrivacyLedger:
     """Reserve a plan, and give the ledger back."""
-    ledger.reserve(study, plan, name=f"study {study[0]}", **more)
+    ledger.reserve(study, plan, name=f"study {study[0]}", accountant="prv", **more)
     return ledger
 
 
@@ -328,7 +328,7 @@ def test_the_ledgers_figures_equal_an_independent_composition(tmp_path: Path, se
     done: dict[str, set[int]] = {}
     for study, plan in plans.items():
         try:
-            PrivacyLedger(folder=tmp_path, limit=limit).reserve(study, plan, name="a study")
+            PrivacyLedger(folder=tmp_path, limit=limit).reserve(study, plan, name="a study", accountant="prv")
             done[study] = set()
         except PrivacyError:
             continue
