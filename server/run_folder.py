@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "dropped.json"
 
     @property
+    def stopped(self) -> Path:
+        """Of a deployed run: there while somebody wants it to rest."""
+        return self.path / "stopped"
+
+    @property
     def lock(self) -> Path:
         """Of a deployed run: held by the one process that runs it."""
         return self.path / "lock"
