@@ -30,7 +30,6 @@ DOORS = {
     "markupsafe": {"server/report.py"},
     "matplotlib": {"server/figures.py"},
     "opacus": {"shared/privacy.py"},
-    "pydantic": {"client/site.py", "shared/declaration.py", "shared/protocol.py"},
     "prometheus_client": {"client/exporter.py", "client/metrics.py"},
     "pydantic": {
         "client/site.py",
