@@ -152,7 +152,14 @@ def _flower_replies(model: dict[str, Array], replies: int) -> list[RecordDict]:
 
 def _model(backbone: Backbone) -> dict[str, Array]:
     spec = ModelSpec(
-        backbone=backbone, weights="none", weights_fallback=None, norm="frozen", dropout=0.0, outputs=1000, seed=0
+        backbone=backbone,
+        weights="none",
+        weights_fallback=None,
+        norm="frozen",
+        features="pooled",
+        dropout=0.0,
+        outputs=1000,
+        seed=0,
     )
     network, _ = build(spec, weights_file=None)
     return {name: weight.detach().numpy() for name, weight in network.named_parameters()}

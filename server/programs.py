@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,19 +94,19 @@ class Programs:
                 del self._again_at[name]
                 self.start(name, self._commands[name], self._own[name])
 
-    def stop(self) -> None:
-        """Stop everything with what it started, in the reverse order; a program that does not listen is killed."""
-        for process in reversed(self.running.values()):
+    def stop(self, names: Iterable[str] | None = None) -> None:
+        """Stop these programs, or all, with what they started; the last first, and killed if they do not listen."""
+        stopped = [self.running.pop(name) for name in list(names if names is not None else self.running)]
+        for process in reversed(stopped):
             with suppress(ProcessLookupError):
                 process.terminate()
         give_up = time.monotonic() + STOP_SECONDS
-        for process in reversed(self.running.values()):
+        for process in reversed(stopped):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, give_up - time.monotonic()))
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # each program has a group of its own, with its children
             process.wait()
-        self.running.clear()
 
 
 def only(name: str) -> str:

@@ -19,7 +19,7 @@ import tomli_w
 from client.approving import approve_study, look_at
 from client.site import SiteConfig, read_site
 from client.site_keys import SiteKeys
-from client.superexec import QUIET, SOCKET_VARIABLE, courier_command, link_command
+from client.superexec import QUIET, courier_command, link_command
 from server import coordinator
 from server.coordinator_config import CoordinatorConfig, read_coordinator
 from server.coordinator_folder import CoordinatorFolder
@@ -31,6 +31,7 @@ from shared.declaration import load_toml
 from shared.errors import FederationError, SiteError
 from shared.invitation import BUNDLE
 from shared.protocol import StudyProtocol
+from shared.relay import AGENT_SOCKET
 from simulations.compartments import Compartments
 
 APPROVER = "simulated hospital, by polyclinic federation"
@@ -106,6 +107,20 @@ class LocalFederation:
             Player(self.place, found, superlink, say=say).play()
         return found
 
+    def start_coordinator(self) -> None:
+        """Start the coordinator's programs; the one that starts ServerApps comes when there is a SuperLink to ask."""
+        self.programs.environment = environment(self.place, self._variables)
+        found = commands(self.place, self.config, path=self._variables.get("PATH", ""))
+        for name in ("superlink", "proxy"):
+            self.programs.start(name, found[name])
+        with fleet(self.place, self.config) as superlink:
+            self._await(superlink)
+        self.programs.start("superexec", found["superexec"])
+
+    def stop_coordinator(self) -> None:
+        """Stop the coordinator's programs; the hospitals' go on."""
+        self.programs.stop(("superlink", "proxy", "superexec"))
+
     def _start(self) -> None:
         names = sorted(read_site(file).site.name for file in self._hospitals.glob("*/site.toml"))
         if not self.place.config.exists():
@@ -117,12 +132,9 @@ class LocalFederation:
             }
             coordinator.make_folder(self.place, settings, now=datetime.now(UTC))
         self._compartments.make(names)
-        self.programs.environment = environment(self.place, self._variables)
-        for name, command in commands(self.place, self.config, path=self._variables.get("PATH", "")).items():
-            self.programs.start(name, command)
         self._keeper.start()
+        self.start_coordinator()
         with fleet(self.place, self.config) as superlink:
-            self._await(superlink)
             for file in sorted(self._hospitals.glob("*/site.toml")):
                 self._join(file, superlink)
         for name, hospital in self.sites.items():
@@ -180,7 +192,7 @@ class LocalFederation:
         quiet = self._variables | QUIET | {"PATH": self.programs.environment["PATH"], "PYTHONUNBUFFERED": "1"}
         keys, runtime = SiteKeys(hospital.config.link.keys), f"{self._compartments.runtime(name)}:{hospital.port}"
         socket_path = str(hospital.config.link.agent_socket.resolve())
-        courier = {"FLWR_HOME": str(hospital.home.resolve()), SOCKET_VARIABLE: socket_path}
+        courier = {"FLWR_HOME": str(hospital.home.resolve()), AGENT_SOCKET: socket_path}
         self._compartments.own(name, hospital.config, hospital.home)
         for role, command, variables in (
             ("agent", [script("polyclinic"), "site", "serve", str(hospital.file)], {}),
