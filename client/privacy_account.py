@@ -13,8 +13,8 @@ from shared.split import Split
 class CountPlan:
     """Noise on counts of validation and test patients: (ε, 0) for each release, of so many on one side at most."""
 
-    epsilon: float = 0.0
-    releases: int = 0
+    epsilon: float
+    releases: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ FILE = "ledger.sqlite"
 
 AUDIT = "audit.jsonl"
 
-NO_COUNTS = CountPlan()
+NO_COUNTS = CountPlan(epsilon=0.0, releases=0)
 """A study that releases no noised counts."""
 
 
