@@ -35,6 +35,19 @@ class ModelSpec:
     seed: int
 
 
+def model_spec(study: protocol.StudyProtocol) -> ModelSpec:
+    """Say what the study's model is."""
+    return ModelSpec(
+        backbone=study.model.backbone,
+        weights=study.model.weights,
+        weights_fallback=study.model.weights_fallback,
+        norm=study.model.norm,
+        dropout=study.model.dropout,
+        outputs=len(study.task.targets),
+        seed=study.random_seed("model"),
+    )
+
+
 class Classifier(nn.Module):
     """A residual network in stages, with a linear head; parameter names are torchvision's.
 

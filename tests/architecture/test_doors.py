@@ -6,12 +6,14 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
+    "cryptography": {"shared/signing.py"},
     "flwr": {
         "server/admission.py",
         "server/rounds.py",
         "server/strategy.py",
         "server/study_run.py",
         "shared/messages.py",
+        "shared/signing.py",
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
@@ -19,12 +21,19 @@ DOORS = {
     "jinja2": {"server/report.py"},
     "markupsafe": {"server/report.py"},
     "matplotlib": {"server/figures.py"},
-    "pydantic": {"client/site.py", "shared/declaration.py", "shared/protocol.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
+    "pydantic": {"client/site.py", "shared/declaration.py", "shared/invitation.py", "shared/protocol.py"},
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
     "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
-    "safetensors": {"client/local_norm.py", "server/checkpoint.py", "shared/weights.py"},
+    "safetensors": {
+        "client/delivery.py",
+        "client/intake.py",
+        "client/local_norm.py",
+        "server/checkpoint.py",
+        "shared/weights.py",
+    },
     "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
-    "tomli_w": {"shared/protocol.py"},
+    "tomli_w": {"shared/invitation.py", "shared/protocol.py"},
     "torchvision": {"shared/vision.py"},
     "typer": {"client/cli.py", "server/cli.py", "shared/cli.py", "simulations/cli.py"},
 }

@@ -15,6 +15,7 @@ from server.study_run import UNREACHED_THRESHOLD, Conclusion, StudyRun
 from shared.errors import FederationError, StorageError
 from shared.evidence import Evidence, Withheld
 from shared.messages import (
+    Approval,
     EvaluateReply,
     EvaluateTask,
     ReadyReply,
@@ -66,7 +67,7 @@ class Ward:
             return RefusalReply(code=Refusal.DATA)
         match task:
             case ReadyTask():
-                return ReadyReply(flow=flow(self._patients, self._targets))
+                return ReadyReply(flow=flow(self._patients, self._targets), package="0.1.0", approval=Approval.APPROVED)
             case TrainTask():
                 return TrainReply(
                     update={name: np.full_like(array, self._step) for name, array in task.arrays.items()},
