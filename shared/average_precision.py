@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from shared.evidence import Estimate
+from shared.estimates import Estimate
 from shared.scores import Floats, ScoredUnits
 
 

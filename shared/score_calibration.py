@@ -1,37 +1,15 @@
 """How far scores are probabilities: Brier score, calibration slope and intercept, each with its interval."""
 
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 from scipy.special import expit
 from scipy.stats import t
 
-from shared.evidence import Estimate
+from shared.estimates import Calibration, Coefficient, Estimate
 from shared.scores import LOGIT_RANGE, Floats, Integers, ScoredUnits
 
 _STEPS, _CLOSE, _SINGULAR, _SEPARATED = 60, 1e-9, 1e12, 100.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coefficient:
-    """A number on the logit scale, of either sign, with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """Cox's recalibration (Biometrika 1958;45:562) of logit scores: perfect at a slope of 1 and an intercept of 0.
-
-    `slope` below 1: the scores are too extreme. `intercept` is calibration-in-the-large, with the slope held at 1:
-    above 0, the finding is more frequent than the scores say (Van Calster et al., BMC Med 2019;17:230).
-    """
-
-    slope: Coefficient
-    intercept: Coefficient
 
 
 def brier_score(units: ScoredUnits, *, confidence: float) -> Estimate | None:
