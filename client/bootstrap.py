@@ -1,5 +1,6 @@
 """Compose one site: every object built once, in plain sight."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from client.site_data import Pixels, Records
 from client.workbench import Workbench
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
+from shared.errors import StudyError
 from shared.preprocessing import Contract
 from shared.protocol import StudyProtocol
 
@@ -35,7 +37,9 @@ class PreparedSite:
         return self.config.site.name
 
 
-def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> PreparedSite:
+def prepare(
+    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
+) -> PreparedSite:
     """Index a site's images, join its labels, apply the study's criteria and split, and fill the cache.
 
     Raises:
@@ -54,6 +58,7 @@ def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) 
         train=protocol.split.train,
         validation=protocol.split.validation,
         progress=partial(progress, "headers read"),
+        withdrawn=withdrawn,
     )
     cached = fill(
         found.images,
@@ -118,6 +123,8 @@ def compose_agent(
     Raises:
         StorageError: the audit log's chain is broken.
     """
+    if protocol.privacy:
+        raise StudyError("[privacy]: private training is not wired into this build yet. Remove the section.")
     min_cell = site.config.policy.min_cell
     guard = EgressGuard(
         min_cell=min_cell,

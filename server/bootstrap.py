@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from server.checkpoint import CheckpointFolder, RunState
 from server.rounds import RoundPlan, initial_state
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.model import Classifier, build, exchanged, model_spec
+from shared.operating_point import choose
 from shared.parameters import Array, NamedArrays, digest
 from shared.protocol import StudyProtocol
 from shared.weights import WeightsProvenance
@@ -34,16 +36,26 @@ class Coordinator:
 
     def plan(self, *, deadline_seconds: float) -> RoundPlan:
         """Give the round loop what it needs."""
+        wish = self.protocol.evaluation
         return RoundPlan(
             rounds=self.protocol.federation.rounds,
             trained_names=self.trained_names,
             select=self.protocol.federation.select,
             targets=self.protocol.task.targets,
+            choose=partial(choose, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence),
             deadline_seconds=deadline_seconds,
         )
 
-    def strategy(self, sites: Iterable[Site], *, run_id: str, min_sites: int, state: RunState) -> FederatedStrategy:
-        """Compose the strategy of one run over these sites."""
+    def strategy(
+        self,
+        sites: Iterable[Site],
+        *,
+        run_id: str,
+        min_sites: int,
+        state: RunState,
+        keys: Mapping[str, str] | None = None,
+    ) -> FederatedStrategy:
+        """Compose the strategy of one run over these sites; `keys` are their signing keys, None in simulation."""
         federation = self.protocol.federation
         rules = Rules(
             protocol_digest=self.protocol.digest(),
@@ -55,6 +67,7 @@ class Coordinator:
             targets=self.protocol.task.targets,
             bins=self.protocol.evaluation.score_bins,
             wire=federation.wire,
+            keys=keys,
         )
         return FederatedStrategy(sites=sites, rules=rules, optimiser_state=state.optimiser)
 

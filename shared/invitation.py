@@ -13,7 +13,8 @@ from shared.storage import atomic_file
 INVITATION = "invitation.toml"
 STUDY = "study.toml"
 CA = "ca.crt"
-"""The files of the folder that `polyclinic coordinator invite` writes; the bundle of the courier lies beside them."""
+BUNDLE = "polyclinic.fab"
+"""The files of the folder that `polyclinic coordinator invite` writes."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")]

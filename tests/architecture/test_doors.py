@@ -6,9 +6,15 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
-    "cryptography": {"shared/signing.py"},
+    "cryptography": {"client/site_keys.py", "server/certificates.py", "server/fleet.py", "shared/signing.py"},
     "flwr": {
+        "client/courier.py",
         "server/admission.py",
+        "server/app.py",
+        "server/asking.py",
+        "server/bundle.py",
+        "server/deployed_run.py",
+        "server/fleet.py",
         "server/rounds.py",
         "server/strategy.py",
         "server/study_run.py",
@@ -17,14 +23,26 @@ DOORS = {
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
+    "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
+    "grpc_health": {"client/agent_service.py", "client/site_status.py"},
+    "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
-    "markupsafe": {"server/report.py"},
+    "markupsafe": {"server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},
-    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
-    "pydantic": {"client/site.py", "shared/declaration.py", "shared/invitation.py", "shared/protocol.py"},
+    "opacus": {"shared/privacy.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py", "server/monitor_metrics.py"},
+    "pydantic": {
+        "client/approval.py",
+        "client/site.py",
+        "server/coordinator_config.py",
+        "server/enrolment.py",
+        "shared/declaration.py",
+        "shared/invitation.py",
+        "shared/protocol.py",
+    },
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
-    "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
+    "rich": {"client/cli.py", "client/site_check.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
     "safetensors": {
         "client/delivery.py",
         "client/intake.py",
@@ -38,16 +56,30 @@ DOORS = {
         "shared/intervals.py",
         "shared/score_calibration.py",
     },
-    "tomli_w": {"shared/invitation.py", "shared/protocol.py"},
+    "tomli_w": {
+        "client/approval.py",
+        "server/coordinator.py",
+        "server/enrolment.py",
+        "shared/invitation.py",
+        "shared/protocol.py",
+    },
     "torchvision": {"shared/vision.py"},
-    "typer": {"client/cli.py", "server/cli.py", "shared/cli.py", "simulations/cli.py"},
+    "typer": {"client/cli.py", "server/cli.py", "server/coordinator_cli.py", "shared/cli.py", "simulations/cli.py"},
 }
 """Who may import what. A library that stands neither here nor in EVERYWHERE may not be imported at all."""
 
 EVERYWHERE = {"numpy", "torch"}
 """Arrays are what this project is made of."""
 
-NEED_NO_TORCH = ("shared/cli.py", "shared/declaration.py", "shared/messages.py", "shared/protocol.py", "shared/wire.py")
+NEED_NO_TORCH = (
+    "client/courier.py",
+    "client/superexec.py",
+    "shared/cli.py",
+    "shared/declaration.py",
+    "shared/messages.py",
+    "shared/protocol.py",
+    "shared/wire.py",
+)
 """What a process without torch must be able to import: the command line, and whoever relays messages for a site."""
 
 ROLES = {
@@ -58,8 +90,8 @@ ROLES = {
 }
 """The extras with which each room must work; shared must work with either."""
 
-IMPORT_NAMES = {"pillow": "PIL", "tomli-w": "tomli_w"}
-COMES_WITH = {"markupsafe": "jinja2"}
+IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
+COMES_WITH = {"httpx": "flwr", "markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
 
@@ -149,7 +181,7 @@ def test_every_door_is_in_use(house):
 
 def test_what_relays_messages_needs_no_torch(house):
     """The command line and the wire work where neither torch nor scipy nor pydicom is installed."""
-    light = {"flwr", "numpy", "pydantic", "rich", "tomli_w", "typer"}
+    light = {"cryptography", "flwr", "grpc", "numpy", "pydantic", "rich", "tomli_w", "typer"}
     heavy = {
         f"{path}: {module} imports {name}"
         for path in NEED_NO_TORCH

@@ -61,8 +61,13 @@ def declared_keys(kind: type[BaseModel]) -> dict[str, tuple[str, FieldInfo]]:
     return {
         f"{name}.{field.alias or key}": (written_default(field), field)
         for name, part in kind.model_fields.items()
-        for key, field in part.annotation.model_fields.items()
+        for key, field in section_kind(part.annotation).model_fields.items()
     }
+
+
+def section_kind(annotation: typing.Any) -> type[BaseModel]:
+    """Find the declaration of a section, whether it must be there or may be absent."""
+    return next(one for one in (annotation, *typing.get_args(annotation)) if hasattr(one, "model_fields"))
 
 
 def written_default(field: FieldInfo) -> str:

@@ -4,17 +4,20 @@ import gc
 import json
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message
+from flwr.serverapp import Grid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.aggregation import ServerOptimiser
+from server.asking import RESEND_SECONDS, Desk
 from server.checkpoint import RunState
-from server.rounds import RESEND_SECONDS, RoundPlan, ask, chosen_round, initial_state, run_rounds
+from server.rounds import RoundPlan, chosen_round, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.errors import FederationError
 from shared.evidence import Evidence
@@ -33,6 +36,7 @@ from shared.messages import (
     encode_task,
 )
 from shared.metrics import ScoreHistogram
+from shared.operating_point import choose
 from simulations.in_process_grid import InProcessGrid
 
 BINS = 8
@@ -57,6 +61,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("server.rounds.time", made)
+    monkeypatch.setattr("server.asking.time", made)
     return made
 
 
@@ -104,6 +109,10 @@ def tasks(grid: LateGrid, nodes: Iterable[int]) -> list[Message]:
     return [
         Message(encode_task(ReadyTask(header=header)), node, "query", group_id="7") for node, header in headers.items()
     ]
+
+
+def ask(grid: Grid, messages: Iterable[Message], deadline_seconds: float) -> Iterable[Message]:
+    return Desk(grid).ask(messages, deadline_seconds)
 
 
 def nodes_of(replies: Iterable[Message]) -> list[int]:
@@ -232,12 +241,13 @@ class Trial:
             rounds=rounds,
             trained_names=lambda _: ["fc.weight"],
             select="last",
+            choose=partial(choose, target=0.9, claim="point", confidence=0.95),
             targets=("opacity",),
             deadline_seconds=deadline,
         )
         strategy = FederatedStrategy(sites=self.roster, rules=self.rules, optimiser_state=dict(state.optimiser))
         return run_rounds(
-            grid=self.grid,
+            desk=Desk(self.grid),
             strategy=strategy,
             plan=plan,
             state=state,
@@ -273,7 +283,7 @@ def test_a_rounds_record_can_be_read_by_people_and_programs(trial: Any) -> None:
     (record,) = run.run().history
     assert json.loads(json.dumps(record)) == record
     figures = {"loss_by_epoch": [0.5, 0.25], "images_per_second": 9.0, "seconds": 2.0}
-    trained = {"refusal": None, "update_norm": pytest.approx(10**0.5), **figures}
+    trained = {"refusal": None, "update_norm": pytest.approx(10**0.5), "update_bytes": 8, **figures}
     assert record["sites"] == {"north": trained, "south": trained, "west": {"refusal": "too_few_patients"}}
     assert (record["round"], record["lost"]) == (1, False)
     assert record["validation"]["macro_auc"] == 1.0

@@ -61,7 +61,7 @@ def test_predictive_values_are_those_of_the_called_and_of_the_cleared() -> None:
 
 
 def test_quality_over_all_sites_is_that_of_all_their_units() -> None:
-    """Pooled Brier is exact, its interval that of all units; pooled slope and average precision are near the exact ones."""
+    """Pooled Brier is exact, and so is nearly its interval; slope and average precision from bins are near the exact."""
     parts = [units(seed, 400) for seed in (2, 3)]
     whole = ScoredUnits(
         scores_M=np.concatenate([one.scores_M for one in parts]),
