@@ -14,7 +14,7 @@ from benchmarks.record import Record, Target
 from benchmarks.sides import ONE_THREAD, TIMED, Work, interleaved, median_of, side
 from benchmarks.workload import Scale
 from server.aggregation import ServerOptimiser
-from server.rounds import ask
+from server.asking import Desk
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.messages import Answer, TrainReply, decode_task, encode_answer
 from shared.model import ModelSpec, build
@@ -152,7 +152,14 @@ def _flower_replies(model: dict[str, Array], replies: int) -> list[RecordDict]:
 
 def _model(backbone: Backbone) -> dict[str, Array]:
     spec = ModelSpec(
-        backbone=backbone, weights="none", weights_fallback=None, norm="frozen", dropout=0.0, outputs=1000, seed=0
+        backbone=backbone,
+        weights="none",
+        weights_fallback=None,
+        norm="frozen",
+        features="pooled",
+        dropout=0.0,
+        outputs=1000,
+        seed=0,
     )
     network, _ = build(spec, weights_file=None)
     return {name: weight.detach().numpy() for name, weight in network.named_parameters()}
@@ -181,7 +188,7 @@ def _round(model: dict[str, Array], replies: int, optimiser: ServerOptimiser, de
         watch = _Stopwatch()
         asked = strategy.configure_train(1, current, ConfigRecord(), grid)
         began = time.process_time()
-        after, _ = strategy.aggregate_train(1, watch.waiting_for(ask(grid, asked, deadline_seconds=1e9)))
+        after, _ = strategy.aggregate_train(1, watch.waiting_for(Desk(grid).ask(asked, deadline_seconds=1e9)))
         seconds = time.process_time() - began - watch.seconds
         if after is None:
             raise RuntimeError(f"the replies were refused: {strategy.outcome.training}")

@@ -14,9 +14,10 @@ from client.egress import EgressGuard
 from client.features import FeatureCache
 from client.inputs import Inputs, LiveInputs, StudyInputs
 from client.workbench import Workbench
+from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.checkpoint import RunState, write_rounds
-from server.rounds import ask, run_rounds
+from server.rounds import run_rounds
 from server.strategy import FederatedStrategy, Site
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
@@ -58,7 +59,7 @@ class FederatedRounds:
             write_rounds(self.folder / "rounds.jsonl", state)
 
         return run_rounds(
-            grid=self.grid,
+            desk=Desk(self.grid),
             strategy=self._strategy(state),
             plan=self.coordinator.plan(deadline_seconds=NO_DEADLINE),
             state=state,
@@ -72,7 +73,7 @@ class FederatedRounds:
         state.round += 1
         before = record_of({name: state.model[name] for name in self.coordinator.trained_names(1)})
         asked = self.strategy.configure_train(state.round, before, ConfigRecord(), self.grid)
-        after, _ = self.strategy.aggregate_train(state.round, ask(self.grid, asked, NO_DEADLINE))
+        after, _ = self.strategy.aggregate_train(state.round, Desk(self.grid).ask(asked, NO_DEADLINE))
         if after is None:
             raise RuntimeError(f"an exchange failed: {self.strategy.outcome.training}")
         state.model = {**state.model, **arrays_from_record(after)}

@@ -10,10 +10,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.workload import Hospital
-from server.bootstrap import model_spec
 from shared.augmentation import Augmentation, apply, draw
 from shared.loss import build_loss
-from shared.model import build
+from shared.model import build, model_spec
 from shared.preprocessing import normalise
 from shared.protocol import StudyProtocol
 from shared.split import Split

@@ -1,23 +1,34 @@
 """The site's worker: answers one task at a time, from frames to frames; the same in simulation and deployment."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
+from client.delivery import Deliveries
 from client.egress import EgressGuard
 from client.evaluation import evaluate_split
 from client.inputs import Inputs
+from client.intake import Intake
 from client.local_norm import LocalNorm
+from client.round_checkpoint import RoundCheckpoint
 from client.site_data import Records, Rows
+from client.task_store import TaskStore, request_digest
 from client.trainer import train_round
 from client.workbench import Workbench
 from shared.errors import TaskError
 from shared.loss import Loss, build_loss, positive_weights
 from shared.messages import (
+    Approval,
+    DeliverReply,
+    DeliverTask,
     EvaluateReply,
     EvaluateTask,
+    OtherVersionError,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -28,11 +39,11 @@ from shared.messages import (
     decode_task,
 )
 from shared.model import exchanged
-from shared.parameters import difference, l2_norm
+from shared.parameters import difference, digest, l2_norm
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
-from shared.wire import from_frames
+from shared.wire import MAX_CONTENT_BYTES, TooLargeError, from_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,8 @@ class Agent:
 
     Nothing that a task says can change preprocessing or what leaves: the protocol is the agent's own. `flow` is exact;
     the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site.
+    What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
+    no round goes on from its middle, and no model is delivered.
     """
 
     site: str
@@ -52,6 +65,12 @@ class Agent:
     guard: EgressGuard
     min_patients: int
     local_norm: LocalNorm | None
+    approval: Approval = Approval.SIMULATED
+    store: TaskStore | None = None
+    intake: Intake | None = None
+    checkpoints: Path | None = None
+    most_bytes: int = MAX_CONTENT_BYTES
+    deliveries: Deliveries | None = None
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         """Answer one task. Every failure becomes a reply with a fixed code; no exception's text leaves.
@@ -61,25 +80,46 @@ class Agent:
         """
         task_id = ""
         try:
-            task = _decode(frames)
+            task = _decode(frames, self.most_bytes)
             task_id = task.header.task_id
-            reply = self.guard.release(task, self._work(task))
+            self._refuse_foreign(task)
+            reply = self._answer(task)
         except Exception as fault:  # the one place that catches all: an exception's text may hold a patient's value
             reply = self.guard.refuse(fault, task_id=task_id)
         yield from reply
 
-    def _work(self, task: Task) -> Reply:
+    def _refuse_foreign(self, task: Task) -> None:
         if task.header.protocol_digest != self.protocol.digest():
             raise TaskError(Refusal.UNKNOWN_PROTOCOL, "the task names a protocol that this site did not approve")
         if task.header.site != self.site:
             raise TaskError(Refusal.WRONG_SITE, "the task is addressed to another site")
+
+    def _answer(self, task: Task) -> list[bytes]:
+        """Work on a task, or send again what was sent; how ready a site is may change, and is not stored."""
+        if self.store is None or isinstance(task, ReadyTask):
+            return self.guard.release(task, self._work(task))
+        task_id, request = task.header.task_id, request_digest(task)
+        if (kept := self.store.answer(task_id, request)) is not None:
+            return self.guard.release_again(task, kept)
+        if self.intake is not None:
+            self.intake.admit(task)
+        self.store.begin(task, request)
+        frames = self.guard.release(task, self._work(task))
+        self.store.keep(task_id, request, frames)
+        if checkpoint := self._checkpoint(task):
+            checkpoint.forget()
+        return frames
+
+    def _work(self, task: Task) -> Reply:
         match task:
             case ReadyTask():
-                return ReadyReply(flow=self.flow)
+                return ReadyReply(flow=self.flow, package=version("polyclinic"), approval=self.approval)
             case TrainTask():
                 return self._train(task)
             case EvaluateTask():
                 return self._evaluate(task)
+            case DeliverTask():
+                return self._take(task)
 
     def _train(self, task: TrainTask) -> TrainReply:
         number, names = task.header.round, self._exchanged(task)
@@ -101,24 +141,31 @@ class Agent:
             proximal_mu=self.protocol.federation.proximal_mu or 0.0,
             loss=self._loss(rows),
             seed=partial(self.protocol.random_seed, "train", self.site, number),
+            checkpoint=self._checkpoint(task),
         )
         if self.local_norm:
             self.local_norm.save(task.header.run_id, after=number)
         update = difference(self.bench.arrays(names), task.arrays, wire=self.protocol.federation.wire)
+        norm = l2_norm(update)
+        if self.intake is not None:
+            self.intake.remember(task, update_norm=norm)
         return TrainReply(
             update=update,
             loss_by_epoch=outcome.loss_by_epoch,
-            update_norm=l2_norm(update),
+            update_norm=norm,
             images_per_second=outcome.images / outcome.seconds,
             seconds=outcome.seconds,
         )
 
+    def _checkpoint(self, task: Task) -> RoundCheckpoint | None:
+        """Give the task's place on disk to go on from: only for the same request, over the same rows."""
+        if self.checkpoints is None or not isinstance(task, TrainTask):
+            return None
+        rows = hashlib.sha256(self.records.training_rows().tobytes() + self.records.labels_NK.tobytes()).hexdigest()
+        return RoundCheckpoint(self.checkpoints / f"{task.header.task_id}.pt", f"{request_digest(task)} {rows}")
+
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
-        if not set(self._exchanged(task)) <= set(task.arrays):
-            raise TaskError(Refusal.WRONG_FORM, "the task's arrays lack some that train in this round")
-        self.bench.load(task.arrays)
-        if self.local_norm:
-            self.local_norm.load(task.header.run_id, before=task.header.round + 1)
+        self._load(task)
         evidence = evaluate_split(
             self.bench,
             self.inputs,
@@ -130,6 +177,26 @@ class Agent:
             thresholds=task.thresholds,
         )
         return EvaluateReply(evidence=evidence)
+
+    def _take(self, task: DeliverTask) -> DeliverReply:
+        if self.deliveries is None:
+            raise TaskError(Refusal.WRONG_FORM, "a simulated site has no place for a delivered model")
+        self._load(task)
+        self.deliveries.store(
+            self.bench.arrays(self.bench.names),
+            number=task.header.round,
+            thresholds=task.thresholds,
+            documents=task.documents,
+        )
+        return DeliverReply(arrays_digest=digest(task.arrays))
+
+    def _load(self, task: EvaluateTask | DeliverTask) -> None:
+        """Load a model as its round left it."""
+        if not set(self._exchanged(task)) <= set(task.arrays):
+            raise TaskError(Refusal.WRONG_FORM, "the task's arrays lack some that train in this round")
+        self.bench.load(task.arrays)
+        if self.local_norm:
+            self.local_norm.load(task.header.run_id, before=task.header.round + 1)
 
     def _exchanged(self, task: Task) -> list[str]:
         start = self.protocol.model.trains_from(task.header.round)
@@ -147,8 +214,12 @@ class Agent:
         )
 
 
-def _decode(frames: Iterable[bytes]) -> Task:
+def _decode(frames: Iterable[bytes], most_bytes: int) -> Task:
     try:
-        return decode_task(from_frames(frames))
+        return decode_task(from_frames(frames, most_bytes=most_bytes))
+    except TooLargeError:
+        raise TaskError(Refusal.TOO_LARGE, f"the task announces more than {most_bytes} bytes") from None
+    except OtherVersionError:
+        raise TaskError(Refusal.OTHER_VERSION, "the task is of another version of the encoding") from None
     except ValueError as fault:  # it names a part of the message, never its content
         raise TaskError(Refusal.MALFORMED, f"malformed: {fault}") from None

@@ -16,6 +16,7 @@ from client.site_data import Pixels, Records
 from client.workbench import Workbench
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
+from shared.errors import StudyError
 from shared.preprocessing import Contract
 from shared.protocol import StudyProtocol
 
@@ -118,6 +119,8 @@ def compose_agent(
     Raises:
         StorageError: the audit log's chain is broken.
     """
+    if protocol.privacy:
+        raise StudyError("[privacy]: private training is not wired into this build yet. Remove the section.")
     min_cell = site.config.policy.min_cell
     guard = EgressGuard(
         min_cell=min_cell,

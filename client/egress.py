@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from client.disclosure import suppress_evidence, suppress_flow
 from client.patient_flow import FILE_REASONS
@@ -21,7 +21,12 @@ from shared.errors import (
 )
 from shared.evidence import Withheld
 from shared.messages import (
+    PACKAGE_VERSION,
+    SHA256,
     Answer,
+    Approval,
+    DeliverReply,
+    DeliverTask,
     EvaluateReply,
     EvaluateTask,
     ReadyReply,
@@ -35,7 +40,7 @@ from shared.messages import (
     encode_answer,
 )
 from shared.parameters import NamedArrays, Wire, same_form
-from shared.released_flow import ReleasedFlow
+from shared.signing import SigningKey
 from shared.split import Split
 from shared.wire import to_frames
 
@@ -58,13 +63,15 @@ class EgressGuard:
 
     Default-deny: a reply is rebuilt field by field from what the list allows, small counts are suppressed by the
     hospital's `min_cell`, and anything else is an EgressError. Suppressed is never zero. `exclusive` and `wire` are
-    the study's: classes that exclude one another, and the dtype that travels.
+    the study's: classes that exclude one another, and the dtype that travels. `key` signs what leaves; simulated sites
+    have none. The signature is part of the recorded frames.
     """
 
     min_cell: int
     audit: AuditLog
     exclusive: bool
     wire: Wire
+    key: SigningKey | None = None
 
     def release(self, task: Task, reply: Reply) -> list[bytes]:
         """Turn a reply into the frames that leave for this task, recorded with their size and digest.
@@ -74,21 +81,33 @@ class EgressGuard:
             StorageError: the departure cannot be recorded; then nothing leaves.
         """
         match task, reply:
-            case ReadyTask(), ReadyReply(flow=flow):
-                _refuse_free_words(flow)
-                released: Reply = ReadyReply(flow=suppress_flow(flow, min_cell=self.min_cell))
-                what = ["patient flow"]
+            case ReadyTask(), ReadyReply():
+                _refuse_free_words(reply)
+                released: Reply = replace(reply, flow=suppress_flow(reply.flow, min_cell=self.min_cell))
+                what = ["patient flow", "version", "approval"]
             case TrainTask(), TrainReply():
                 released = self._update(task.arrays, reply)
                 what = ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"]
-            case EvaluateTask(), EvaluateReply(evidence=evidence):
+            case EvaluateTask(split=Split.VALIDATION | Split.TEST), EvaluateReply(evidence=evidence):
                 kept = suppress_evidence(evidence, min_cell=self.min_cell, exclusive=self.exclusive)
                 released = EvaluateReply(evidence=kept)
                 what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]
+            case DeliverTask(), DeliverReply(arrays_digest=digest):
+                if not SHA256.fullmatch(digest):
+                    raise EgressError("the receipt of a delivered model is no SHA-256.")
+                released, what = reply, ["digest of the delivered arrays"]
             case _:
                 raise EgressError(f"a {type(reply).__name__} may not answer a {type(task).__name__}.")
         answer = Answer(task_id=task.header.task_id, reply=released)
-        return self._record(answer, kind=task.header.kind, what=what)
+        return self._record(answer.task_id, self._frames(answer), kind=task.header.kind, what=what)
+
+    def release_again(self, task: Task, frames: list[bytes]) -> list[bytes]:
+        """Let a stored reply leave once more, byte for byte, recorded like the first time.
+
+        Raises:
+            StorageError: the departure cannot be recorded; then nothing leaves.
+        """
+        return self._record(task.header.task_id, frames, kind=task.header.kind, what=["the same reply again"])
 
     def refuse(self, fault: Exception, *, task_id: str) -> list[bytes]:
         """Turn any exception into a fixed code; what it says stays in this site's log, if it is one of ours.
@@ -99,7 +118,7 @@ class EgressGuard:
         said = str(fault) if isinstance(fault, PolyclinicError) else type(fault).__name__
         log.error("task %s refused as %s: %s", task_id[:12] or "(no id)", code, said)
         answer = Answer(task_id=task_id, reply=RefusalReply(code=code))
-        return self._record(answer, kind="refusal", what=[str(code)])
+        return self._record(task_id, self._frames(answer), kind="refusal", what=[str(code)])
 
     def _update(self, sent: NamedArrays, reply: TrainReply) -> TrainReply:
         if problem := same_form(reply.update, sent, wire=self.wire):
@@ -112,17 +131,25 @@ class EgressGuard:
             seconds=float(reply.seconds),
         )
 
-    def _record(self, answer: Answer, *, kind: str, what: list[str]) -> list[bytes]:
-        frames = list(to_frames(encode_answer(answer)))
+    def _frames(self, answer: Answer) -> list[bytes]:
+        content = encode_answer(answer)
+        if self.key is not None:
+            self.key.sign(content)
+        return list(to_frames(content))
+
+    def _record(self, task_id: str, frames: list[bytes], *, kind: str, what: list[str]) -> list[bytes]:
         total = hashlib.sha256()
         for frame in frames:
             total.update(frame)
         size = sum(map(len, frames))
-        self.audit.append("departure", task=answer.task_id, kind=kind, what=what, bytes=size, sha256=total.hexdigest())
+        self.audit.append("departure", task=task_id, kind=kind, what=what, bytes=size, sha256=total.hexdigest())
         return frames
 
 
-def _refuse_free_words(flow: ReleasedFlow) -> None:
+def _refuse_free_words(reply: ReadyReply) -> None:
+    flow = reply.flow
+    if not (PACKAGE_VERSION.fullmatch(reply.package) and reply.approval in list(Approval)):
+        raise EgressError("the site's version or approval is not of the known form.")
     if not (flow.excluded.keys() <= set(FILE_REASONS) and flow.splits.keys() <= set(Split)):
         raise EgressError("the patient flow counts by a word that is neither a known reason nor a split.")
 

@@ -50,6 +50,11 @@ class Workbench:
             else:
                 self._tensors[name].copy_(torch.tensor(array))
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all of the model's arrays, in its own order."""
+        return list(self._tensors)
+
     def arrays(self, names: Iterable[str]) -> dict[str, Array]:
         """Show the model's arrays by name; on a CPU these are views that the next training step changes."""
         return {name: self._tensors[name].detach().cpu().contiguous().numpy() for name in names}

@@ -8,12 +8,23 @@ from typing import TypeVar
 from flwr.app import Message
 
 from shared.evidence import Evidence
-from shared.messages import Answer, EvaluateReply, MalformedError, ReadyReply, RefusalReply, TrainReply, decode_answer
+from shared.messages import (
+    Answer,
+    DeliverReply,
+    EvaluateReply,
+    MalformedError,
+    ReadyReply,
+    RefusalReply,
+    TrainReply,
+    decode_answer,
+)
 from shared.parameters import NamedArrays, Wire, l2_norm, same_form
+from shared.refusal_codes import FROM_THE_COURIER
 from shared.released_flow import ReleasedFlow
+from shared.signing import is_signed_by
 from shared.split import Split
 
-Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply)
+Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply, DeliverReply)
 
 
 class Reason(StrEnum):
@@ -21,6 +32,7 @@ class Reason(StrEnum):
 
     NO_REPLY = "no_reply"
     MALFORMED = "malformed_reply"
+    NOT_SIGNED = "not_signed_by_the_site"
     OTHER_TASK = "answers_another_task"
     WRONG_FORM = "arrays_of_wrong_form"
     NOT_FINITE = "update_not_finite"
@@ -43,8 +55,11 @@ class Admitted:
     scale: float
 
 
-def open_reply(message: Message, *, task_id: str, kind: type[Accepted]) -> Accepted | Refused:
-    """Decode a site's reply and check that it answers this task with this kind of reply."""
+def open_reply(message: Message, *, task_id: str, kind: type[Accepted], key: str | None = None) -> Accepted | Refused:
+    """Decode a site's reply and check that it answers this task with this kind of reply.
+
+    `key` is the site's enrolled signing key (hexadecimal); None in simulation, where nobody else could have answered.
+    """
     if not message.has_content():
         return Refused(reason=Reason.NO_REPLY)
     try:
@@ -52,8 +67,12 @@ def open_reply(message: Message, *, task_id: str, kind: type[Accepted]) -> Accep
     except MalformedError:
         return Refused(reason=Reason.MALFORMED)
     # A site that cannot read its task does not know its id.
-    if isinstance(answer.reply, RefusalReply) and answer.task_id in (task_id, ""):
-        return Refused(reason=answer.reply.code)
+    refusal = answer.reply if isinstance(answer.reply, RefusalReply) and answer.task_id in (task_id, "") else None
+    unsigned = key is not None and not is_signed_by(message.content, key)
+    if unsigned and not (refusal and refusal.code in FROM_THE_COURIER):
+        return Refused(reason=Reason.NOT_SIGNED)
+    if refusal:
+        return Refused(reason=refusal.code)
     if answer.task_id != task_id:
         return Refused(reason=Reason.OTHER_TASK)
     return answer.reply if isinstance(answer.reply, kind) else Refused(reason=Reason.MALFORMED)

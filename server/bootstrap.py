@@ -10,7 +10,7 @@ from server.aggregation import ServerOptimiser
 from server.checkpoint import CheckpointFolder, RunState
 from server.rounds import RoundPlan, initial_state
 from server.strategy import FederatedStrategy, Rules, Site
-from shared.model import Classifier, ModelSpec, build, exchanged
+from shared.model import Classifier, build, exchanged, model_spec
 from shared.parameters import Array, NamedArrays, digest
 from shared.protocol import StudyProtocol
 from shared.weights import WeightsProvenance
@@ -42,8 +42,16 @@ class Coordinator:
             deadline_seconds=deadline_seconds,
         )
 
-    def strategy(self, sites: Iterable[Site], *, run_id: str, min_sites: int, state: RunState) -> FederatedStrategy:
-        """Compose the strategy of one run over these sites."""
+    def strategy(
+        self,
+        sites: Iterable[Site],
+        *,
+        run_id: str,
+        min_sites: int,
+        state: RunState,
+        keys: Mapping[str, str] | None = None,
+    ) -> FederatedStrategy:
+        """Compose the strategy of one run over these sites; `keys` are their signing keys, None in simulation."""
         federation = self.protocol.federation
         rules = Rules(
             protocol_digest=self.protocol.digest(),
@@ -55,6 +63,7 @@ class Coordinator:
             targets=self.protocol.task.targets,
             bins=self.protocol.evaluation.score_bins,
             wire=federation.wire,
+            keys=keys,
         )
         return FederatedStrategy(sites=sites, rules=rules, optimiser_state=state.optimiser)
 
@@ -88,19 +97,6 @@ def compose(protocol: StudyProtocol, *, weights_file: Path | None) -> tuple[Coor
         names_from={stage: exchanged(model, stage, local_norm=local_norm) for stage in stages},
     )
     return coordinator, model
-
-
-def model_spec(protocol: StudyProtocol) -> ModelSpec:
-    """Say what the study's model is."""
-    return ModelSpec(
-        backbone=protocol.model.backbone,
-        weights=protocol.model.weights,
-        weights_fallback=protocol.model.weights_fallback,
-        norm=protocol.model.norm,
-        dropout=protocol.model.dropout,
-        outputs=len(protocol.task.targets),
-        seed=protocol.random_seed("model"),
-    )
 
 
 def server_optimiser(protocol: StudyProtocol) -> ServerOptimiser:

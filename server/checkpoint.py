@@ -16,6 +16,9 @@ from shared.parameters import Array, NamedArrays
 from shared.storage import atomic_file
 
 FORMAT = "polyclinic-checkpoint-1"
+DAMAGE = (SafetensorError, OSError, ValueError, KeyError)
+"""What reading a file may raise that is cut short, overwritten, not there, or no checkpoint."""
+
 KEEP = 2
 """Checkpoints kept beside the best round's: the newest, and one to fall back on."""
 
@@ -67,8 +70,8 @@ class CheckpointFolder:
         rounds = self._rounds()
         for number in reversed(rounds):
             try:
-                return self.load(number)
-            except SafetensorError:
+                return self._read(number)
+            except DAMAGE:
                 continue
         if rounds:
             raise StorageError(f"{self._folder}: every checkpoint is damaged. Start again with another --out.")
@@ -78,9 +81,17 @@ class CheckpointFolder:
         """Load one round's checkpoint.
 
         Raises:
-            SafetensorError: the file is damaged.
-            StorageError: it belongs to another study or other weights.
+            StorageError: it is damaged, not there, or belongs to another study or other weights.
         """
+        try:
+            return self._read(number)
+        except DAMAGE:
+            raise StorageError(
+                f"{self._path(number)}: the checkpoint of the round that the study chose is damaged or gone. Put a "
+                "copy of it back and --resume; without one, start again with another --out."
+            ) from None
+
+    def _read(self, number: int) -> RunState:
         with safe_open(self._path(number), framework="numpy") as file:
             metadata = file.metadata() or {}
             if (metadata.get("format"), metadata.get("fingerprint")) != (FORMAT, self._fingerprint):

@@ -11,6 +11,8 @@ from server.study_run import Conclusion
 def write_model(path: Path, coordinator: Coordinator, conclusion: Conclusion) -> None:
     """Write the whole model; names are torchvision's, arrays fp32, and the metadata holds the protocol.
 
+    `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit").
+
     Raises:
         StorageError: the disk is full or cannot be written.
     """
@@ -20,6 +22,7 @@ def write_model(path: Path, coordinator: Coordinator, conclusion: Conclusion) ->
         "format": "polyclinic-model-1",
         "arch": protocol.model.backbone,
         "norm": protocol.model.norm,
+        "features": protocol.model.features,
         "targets": json.dumps(protocol.task.targets),
         "activation": "softmax" if protocol.task.exclusive else "sigmoid",
         "thresholds": json.dumps(points),

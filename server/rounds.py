@@ -1,13 +1,13 @@
 """The round loop on one page: ask, admit, aggregate, evaluate, save, stop."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flwr.app import ConfigRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import ConfigRecord
 
+from server.asking import Desk
 from server.checkpoint import RunState
 from server.strategy import FederatedStrategy
 from server.validation import validation_record
@@ -18,9 +18,6 @@ from shared.wire import arrays_from_record, record_of
 
 LOST_ROUNDS_IN_A_ROW = 3
 """After so many rounds without enough usable sites the run stops: it would only go on failing."""
-
-RESEND_SECONDS = 600.0
-"""A site that is silent for so long is sent its task again: a lost HTTP answer leaves a Flower run waiting for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +37,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 def run_rounds(
     *,
-    grid: Grid,
+    desk: Desk,
     strategy: FederatedStrategy,
     plan: RoundPlan,
     state: RunState,
@@ -56,14 +53,18 @@ def run_rounds(
     for number in range(state.round + 1, plan.rounds + 1):
         started = time.monotonic()
         before = record_of({name: state.model[name] for name in plan.trained_names(number)})
-        replies = ask(grid, strategy.configure_train(number, before, ConfigRecord(), grid), plan.deadline_seconds)
+        replies = desk.ask(strategy.configure_train(number, before, ConfigRecord(), desk.grid), plan.deadline_seconds)
         after, _ = strategy.aggregate_train(number, replies)
         if after is not None:
             state.model = {**state.model, **arrays_from_record(after)}
         ask_for = ConfigRecord({"split": str(Split.VALIDATION)})
-        scored = ask(grid, strategy.configure_evaluate(number, after or before, ask_for, grid), plan.deadline_seconds)
+        scored = desk.ask(
+            strategy.configure_evaluate(number, after or before, ask_for, desk.grid), plan.deadline_seconds
+        )
         strategy.aggregate_evaluate(number, scored)
-        state.history.append(_record(number, strategy, plan, lost=after is None, seconds=time.monotonic() - started))
+        state.history.append(
+            _record(number, strategy, plan, desk, lost=after is None, seconds=time.monotonic() - started)
+        )
         state.round, state.optimiser = number, strategy.optimiser_state
         state.best = _better(state.best, number, state.history[-1]["validation"]["macro_auc"])
         save(state)
@@ -71,43 +72,6 @@ def run_rounds(
         if sum(record["lost"] for record in state.history[-LOST_ROUNDS_IN_A_ROW:]) == LOST_ROUNDS_IN_A_ROW:
             raise FederationError(_why_lost(state.history[-1]))
     return state
-
-
-def ask(
-    grid: Grid, messages: Iterable[Message], deadline_seconds: float, poll_seconds: float = 1.0
-) -> Iterator[Message]:
-    """Yield each site's reply in the order of asking, one in memory at a time.
-
-    Silence, or an error of Flower's own, is not a site's reply: the same task is sent again until the deadline (a site
-    knows a task by its id). A site that is still silent then is passed over.
-    """
-    deadline = time.monotonic() + deadline_seconds
-    asked = list(messages)
-    for message_id, message in list(zip(grid.push_messages(asked), asked, strict=True)):
-        if (reply := _await_reply(grid, message_id, message, deadline, poll_seconds)) is not None:
-            yield reply
-        del reply
-
-
-def _await_reply(grid: Grid, message_id: str, message: Message, deadline: float, poll_seconds: float) -> Message | None:
-    pushed, resend_at = {message_id}, time.monotonic() + RESEND_SECONDS
-    while True:
-        for reply in grid.pull_messages(sorted(pushed)):
-            if reply.has_content():
-                return reply
-            pushed.discard(reply.metadata.reply_to_message_id)
-        now = time.monotonic()
-        if now >= deadline:
-            return None
-        if not pushed or now >= resend_at:
-            pushed.update(grid.push_messages([_again(message)]))
-            resend_at = now + RESEND_SECONDS
-        time.sleep(poll_seconds)
-
-
-def _again(message: Message) -> Message:
-    told = message.metadata
-    return Message(message.content, told.dst_node_id, told.message_type, group_id=told.group_id)
 
 
 def chosen_round(state: RunState, select: Literal["last", "best_validation"]) -> int:
@@ -125,7 +89,9 @@ def _better(best: tuple[int, float] | None, number: int, auc: float | None) -> t
     return (number, auc) if auc is not None and (best is None or auc > best[1]) else best
 
 
-def _record(number: int, strategy: FederatedStrategy, plan: RoundPlan, *, lost: bool, seconds: float) -> dict[str, Any]:
+def _record(
+    number: int, strategy: FederatedStrategy, plan: RoundPlan, desk: Desk, *, lost: bool, seconds: float
+) -> dict[str, Any]:
     sites = {
         name: {"refusal": entry.refusal}
         if entry.reply is None
@@ -139,7 +105,15 @@ def _record(number: int, strategy: FederatedStrategy, plan: RoundPlan, *, lost: 
         for name, entry in strategy.outcome.training.items()
     }
     validation = validation_record(strategy.outcome.evaluation, plan.targets)
-    return {"round": number, "lost": lost, "seconds": seconds, "sites": sites, "validation": validation}
+    late = {site.name: desk.late[site.node_id] for site in strategy.sites if site.node_id in desk.late}
+    return {
+        "round": number,
+        "lost": lost,
+        "seconds": seconds,
+        "sites": sites,
+        "late_replies": late,
+        "validation": validation,
+    }
 
 
 def _why_lost(record: Mapping[str, Any]) -> str:

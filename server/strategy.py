@@ -1,7 +1,7 @@
 """Flower Strategy: what to ask of each site and how replies change the model."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -29,7 +29,10 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The study's rules of aggregation, as this strategy uses them."""
+    """The study's rules of aggregation, as this strategy uses them.
+
+    `keys` has every site's signing key; None in simulation, where replies are not signed.
+    """
 
     protocol_digest: str
     run_id: str
@@ -40,6 +43,7 @@ class Rules:
     targets: tuple[str, ...]
     bins: int
     wire: Wire
+    keys: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,11 +112,14 @@ class FederatedStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterator[Message]:
-        """Ask every site to score the split in `config["split"]`, at the thresholds in it if any."""
+        """Ask every site to score the split in `config["split"]`, at the thresholds in it if any.
+
+        `config["purpose"]` tells two questions about the same split in the same round apart, and so their task ids.
+        """
         split = Split(str(config.get("split", Split.VALIDATION)))
         thresholds = tuple(float(value) for value in config.get("thresholds", []))  # type: ignore[union-attr]
         self._counted = bool(thresholds)
-        detail = f"{split}{'+counts' if thresholds else ''}"
+        detail = f"{split}{'+counts' if thresholds else ''}{config.get('purpose', '')!s}"
         return self._ask(
             arrays,
             Kind.EVALUATE,
@@ -126,7 +133,7 @@ class FederatedStrategy(Strategy):
         self.outcome.evaluation = {site.name: Refused(reason=Reason.NO_REPLY) for site in self.sites}
         for message in replies:
             site = self._by_node[message.metadata.src_node_id]
-            reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=EvaluateReply)
+            reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=EvaluateReply, key=self._key(site))
             if isinstance(reply, EvaluateReply):
                 rules = self._rules
                 reply = admit_evidence(reply, targets=len(rules.targets), bins=rules.bins, counted=self._counted)
@@ -159,8 +166,11 @@ class FederatedStrategy(Strategy):
         return SiteRound(reply=replace(verdict.reply, update={}), norm=verdict.norm)
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
-        reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply)
+        reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply, key=self._key(site))
         if isinstance(reply, Refused):
             return reply
         rules = self._rules
         return admit_update(reply, model=self._model, wire=rules.wire, norm_bound=rules.norm_bound)
+
+    def _key(self, site: Site) -> str | None:
+        return self._rules.keys[site.name] if self._rules.keys is not None else None

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from server.admission import Refused
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.results import (
@@ -24,12 +22,11 @@ from server.study_run import Conclusion
 from server.validation import Evaluations, released
 from shared.domain_shift import heterogeneity, site_differences
 from shared.evidence import Evidence, Withheld
-from shared.intervals import auc, wilson
+from shared.intervals import binned_auc, wilson
 from shared.messages import EvaluateReply
 from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
 from shared.protocol import Evaluation, StudyProtocol
 from shared.released_flow import ReleasedFlow
-from shared.scores import ScoredUnits
 from shared.split import Split
 from shared.weights import WeightsProvenance
 
@@ -193,12 +190,7 @@ def _binned_area(merged: ScoreHistogram, wish: Evaluation) -> AreaUnderCurve | N
     bounds = merged.auc()
     if bounds is None:
         return None
-    bins = np.arange(len(merged.positives)) / len(merged.positives)
-    scores = np.concatenate([np.repeat(bins, merged.positives), np.repeat(bins, merged.negatives)])
-    positive = np.arange(len(scores)) < merged.n_pos
-    area = auc(
-        ScoredUnits(scores_M=scores, positive_M=positive, patients_M=np.arange(len(scores))), confidence=wish.confidence
-    )
+    area = binned_auc(merged, confidence=wish.confidence)
     low, high = (area.low, area.high) if area else (None, None)
     return AreaUnderCurve(
         value=bounds.value, low=low, high=high, method=POOLED_METHOD, ties=(bounds.lower, bounds.upper)

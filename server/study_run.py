@@ -1,22 +1,23 @@
 """One run of a study, from asking who is ready to the chosen model's evidence on test patients."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
-from flwr.serverapp import Grid
 
 from server.admission import Reason, Refused, admit_flow, open_reply
+from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState, write_rounds
-from server.rounds import Progress, ask, chosen_round, run_rounds
+from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
 from server.validation import Evaluations, merged_histogram
 from shared.errors import FederationError
-from shared.messages import Header, Kind, ReadyReply, ReadyTask, encode_task
+from shared.messages import DeliverReply, DeliverTask, Header, Kind, ReadyReply, ReadyTask, encode_task
 from shared.operating_point import OperatingPoint, choose
-from shared.parameters import NamedArrays
+from shared.parameters import NamedArrays, digest
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
 from shared.wire import record_of
@@ -44,11 +45,11 @@ class Conclusion:
 class StudyRun:
     """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
 
-    `nodes` maps every site to its Flower node.
+    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key (None in simulation).
     """
 
     coordinator: Coordinator
-    grid: Grid
+    desk: Desk
     nodes: Mapping[str, int]
     train_on: Sequence[str]
     test_on: Sequence[str]
@@ -56,22 +57,32 @@ class StudyRun:
     min_sites: int
     folder: Path
     deadline_seconds: float
+    keys: Mapping[str, str] | None = None
 
     def flows(self) -> dict[str, ReleasedFlow | Refused]:
-        """Ask every site whether it is ready, and for its patient flow."""
+        """Ask every site for its patient flow."""
+        return self.flows_of(self.ready(self.deadline_seconds))
+
+    def ready(self, deadline_seconds: float) -> dict[str, ReadyReply | Refused]:
+        """Ask every site whether it is ready: its version, on whose word it takes part, and its patient flow."""
         headers = {site: self._header(site) for site in sorted(self.nodes)}
         messages = [
-            Message(encode_task(ReadyTask(header=header)), self.nodes[site], str(Kind.READY))
+            Message(encode_task(ReadyTask(header=header)), self.nodes[site], str(Kind.READY), group_id="0")
             for site, header in headers.items()
         ]
-        flows: dict[str, ReleasedFlow | Refused] = {site: Refused(reason=Reason.NO_REPLY) for site in headers}
-        sites = {node: site for site, node in self.nodes.items()}
+        found: dict[str, ReadyReply | Refused] = {site: Refused(reason=Reason.NO_REPLY) for site in headers}
+        for message in self.desk.ask(messages, deadline_seconds):
+            site = self._site(message)
+            found[site] = open_reply(message, task_id=headers[site].task_id, kind=ReadyReply, key=self._key(site))
+        return found
+
+    def flows_of(self, ready: Mapping[str, ReadyReply | Refused]) -> dict[str, ReleasedFlow | Refused]:
+        """Admit the sites' patient flows."""
         targets = len(self.coordinator.protocol.task.targets)
-        for message in ask(self.grid, messages, self.deadline_seconds):
-            site = sites[message.metadata.src_node_id]
-            reply = open_reply(message, task_id=headers[site].task_id, kind=ReadyReply)
-            flows[site] = reply if isinstance(reply, Refused) else admit_flow(reply, targets=targets)
-        return flows
+        return {
+            site: reply if isinstance(reply, Refused) else admit_flow(reply, targets=targets)
+            for site, reply in ready.items()
+        }
 
     def run(self, flows: Mapping[str, ReleasedFlow | Refused], *, progress: Progress) -> Conclusion:
         """Run the rounds that are not finished yet, choose the model and its operating points, and test it once.
@@ -82,7 +93,10 @@ class StudyRun:
         """
         coordinator, checkpoints = self.coordinator, self.coordinator.checkpoints(self.folder / "checkpoints")
         state = checkpoints.latest() or coordinator.start()
-        strategy = coordinator.strategy(self._roster(flows), run_id=self.run_id, min_sites=self.min_sites, state=state)
+        roster = self._roster(flows)
+        strategy = coordinator.strategy(
+            roster, run_id=self.run_id, min_sites=self.min_sites, state=state, keys=self.keys
+        )
         plan = coordinator.plan(deadline_seconds=self.deadline_seconds)
 
         def save(state: RunState) -> None:
@@ -90,8 +104,32 @@ class StudyRun:
             write_rounds(self.folder / "rounds.jsonl", state)
 
         write_rounds(self.folder / "rounds.jsonl", state)  # a kill may have come between the two
-        state = run_rounds(grid=self.grid, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
+        state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
         return self._conclude(state, checkpoints)
+
+    def deliver(self, conclusion: Conclusion, documents: Mapping[str, bytes], *, deadline_seconds: float) -> list[str]:
+        """Hand every site the chosen model, its thresholds and the documents; name the sites that stored them."""
+        points, targets = conclusion.operating_point, self.coordinator.protocol.task.targets
+        thresholds = tuple(points[target].threshold if target in points else math.nan for target in targets)
+        headers = {site: self._header(site, Kind.DELIVER, conclusion.chosen) for site in sorted(self.nodes)}
+        messages = [
+            Message(
+                encode_task(
+                    DeliverTask(header=header, arrays=conclusion.model, thresholds=thresholds, documents=documents)
+                ),
+                self.nodes[site],
+                str(Kind.DELIVER),
+                group_id="deliver",
+            )
+            for site, header in headers.items()
+        ]
+        sent, stored = digest(conclusion.model), []
+        for message in self.desk.ask(messages, deadline_seconds):
+            site = self._site(message)
+            reply = open_reply(message, task_id=headers[site].task_id, kind=DeliverReply, key=self._key(site))
+            if isinstance(reply, DeliverReply) and reply.arrays_digest == sent:
+                stored.append(site)
+        return stored
 
     def _conclude(self, state: RunState, checkpoints: CheckpointFolder) -> Conclusion:
         protocol = self.coordinator.protocol
@@ -99,6 +137,7 @@ class StudyRun:
         model = state.model if number == state.round else checkpoints.load(number).model
         validators = self._strategy(self.train_on, state)
         operating_point = {}
+        # Another task than the round's own validation: it sends every array that trains in any round.
         scored = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=())
         for place, target in enumerate(protocol.task.targets):
             if (histogram := merged_histogram(scored, place)) is not None and histogram.n_pos:
@@ -129,9 +168,9 @@ class StudyRun:
         *,
         thresholds: tuple[float, ...],
     ) -> Evaluations:
-        wish = ConfigRecord({"split": str(split), "thresholds": list(thresholds)})
-        messages = strategy.configure_evaluate(number, record_of(model), wish, self.grid)
-        strategy.aggregate_evaluate(number, ask(self.grid, messages, self.deadline_seconds))
+        wish = ConfigRecord({"split": str(split), "thresholds": list(thresholds), "purpose": "+conclusion"})
+        messages = strategy.configure_evaluate(number, record_of(model), wish, self.desk.grid)
+        strategy.aggregate_evaluate(number, self.desk.ask(messages, self.deadline_seconds))
         return dict(strategy.outcome.evaluation)
 
     def _roster(self, flows: Mapping[str, ReleasedFlow | Refused]) -> list[Site]:
@@ -157,8 +196,14 @@ class StudyRun:
 
     def _strategy(self, sites: Iterable[str], state: RunState) -> FederatedStrategy:
         roster = [Site(name=site, node_id=self.nodes[site], weight=1.0) for site in sites]
-        return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state)
+        return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, keys=self.keys)
 
-    def _header(self, site: str) -> Header:
-        digest = self.coordinator.protocol.digest()
-        return Header(protocol_digest=digest, run_id=self.run_id, round=0, site=site, kind=Kind.READY)
+    def _header(self, site: str, kind: Kind = Kind.READY, number: int = 0) -> Header:
+        protocol = self.coordinator.protocol.digest()
+        return Header(protocol_digest=protocol, run_id=self.run_id, round=number, site=site, kind=kind)
+
+    def _site(self, message: Message) -> str:
+        return next(site for site, node in self.nodes.items() if node == message.metadata.src_node_id)
+
+    def _key(self, site: str) -> str | None:
+        return self.keys[site] if self.keys is not None else None

@@ -28,6 +28,10 @@ def main() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     # On a GPU torch computes deterministically only with this, and must find it before it first uses one.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Threads that wait for each other sleep. By default they spin, and where other work keeps a core busy they spin
+    # away the core of the very thread they wait for: rounds then take 2 to 20 times as long (docs/benchmarks.md).
+    # OpenMP reads this when torch is first imported, which is after this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
         application()()

@@ -8,11 +8,13 @@ PolyclinicError                       exit code
 ├── DeviceError                       14   the asked-for device is not there
 ├── StorageError                      15   a disk is full, or a file is half-written, foreign or unreadable
 ├── FederationError                   16   too few sites, or a round in which no site could be used
+├── PrivacyError                      17   the privacy budget does not allow it, or the ledger cannot be trusted
 ├── EgressError                       18   the guard refused to let something leave
 ├── TaskError                         19   a site refused a task
-└── MissingPartError                  20   the command's part of Polyclinic is not installed here
+├── MissingPartError                  20   the command's part of Polyclinic is not installed here
+└── CoordinatorError                  21   the coordinator's settings, keys or records do not allow it
 
-Exit code 1 is a bug in Polyclinic and 2 a wrong command line; 17 is kept for the privacy ledger.
+Exit code 1 is a bug in Polyclinic and 2 a wrong command line.
 """
 
 from typing import ClassVar
@@ -66,6 +68,12 @@ class FederationError(PolyclinicError):
     exit_code = 16
 
 
+class PrivacyError(PolyclinicError):
+    """The privacy budget does not allow it, or the ledger cannot be trusted."""
+
+    exit_code = 17
+
+
 class EgressError(PolyclinicError):
     """The guard refused to let something leave the site."""
 
@@ -86,3 +94,9 @@ class MissingPartError(PolyclinicError):
     """The command's part of Polyclinic is not installed here."""
 
     exit_code = 20
+
+
+class CoordinatorError(PolyclinicError):
+    """The coordinator's settings, keys or records do not allow it."""
+
+    exit_code = 21

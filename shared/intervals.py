@@ -4,14 +4,14 @@ All hold where patients repeat: units of one patient are one cluster. No interva
 at a value of 0 or 1; coverage at small n is simulated in tests/shared/test_intervals.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
-from shared.metrics import Count, Proportion, full_repetition
+from shared.metrics import Count, Proportion, ScoreHistogram, full_repetition
 from shared.scores import Floats, Integers, ScoredUnits
 
 
@@ -87,7 +87,35 @@ def auc(units: ScoredUnits, *, confidence: float) -> Auc | None:
         units.patients_M[units.positive_M],
         units.patients_M[~units.positive_M],
     )
-    score = _NewcombeVariance.of(units, value=value, variance=variance)
+    patients = (units.patients_M[units.positive_M], units.patients_M[~units.positive_M])
+    # Without a variance that could show how alike a patient's units are, they count as alike, as in `Count`.
+    n_pos, n_neg = (len(own) / (1.0 if variance else full_repetition(own)) for own in patients)
+    return _with_interval(value, variance, n_pos=n_pos, n_neg=n_neg, confidence=confidence)
+
+
+def binned_auc(scores: ScoreHistogram, *, confidence: float) -> Auc | None:
+    """Compute `auc` of merged score bins, ties half, every unit another patient; None where a class has no unit.
+
+    The same sums as over single units, bin by bin: time and memory do not grow with the number of units.
+    """
+    positives, negatives = np.array(scores.positives), np.array(scores.negatives)
+    n_pos, n_neg = scores.n_pos, scores.n_neg
+    if not n_pos or not n_neg:
+        return None
+    # Twice as many as were won, in whole numbers as in `_placements`: an AUC of 1 is 1, and its variance 0.
+    won_by_positive = 2 * np.cumsum(negatives) - negatives
+    won_by_negative = 2 * n_pos - (2 * np.cumsum(positives) - positives)
+    value = int(positives @ won_by_positive) / (2 * n_pos * n_neg)
+    variance = None
+    if n_pos > 1 and n_neg > 1:
+        of_positives = positives @ (won_by_positive / (2 * n_neg) - value) ** 2 / (n_pos * (n_pos - 1))
+        of_negatives = negatives @ (won_by_negative / (2 * n_pos) - value) ** 2 / (n_neg * (n_neg - 1))
+        variance = float(of_positives + of_negatives)
+    return _with_interval(value, variance, n_pos=n_pos, n_neg=n_neg, confidence=confidence)
+
+
+def _with_interval(value: float, variance: float | None, *, n_pos: float, n_neg: float, confidence: float) -> Auc:
+    score = _NewcombeVariance.of(n_pos=n_pos, n_neg=n_neg, value=value, variance=variance)
     low, high = score.interval(value, z=_normal_quantile(confidence))
     return Auc(value=value, low=low, high=high, variance=variance)
 
@@ -101,19 +129,10 @@ class _NewcombeVariance:
     scale: float
 
     @classmethod
-    def of(cls, units: ScoredUnits, *, value: float, variance: float | None) -> "_NewcombeVariance":
-        """Fit the function to a sample.
-
-        Without a variance that could show how alike a patient's units are, they count as alike, as in `Count`.
-        """
-        n_pos = float(np.count_nonzero(units.positive_M))
-        n_neg = float(np.count_nonzero(~units.positive_M))
-        if not variance:
-            n_pos /= full_repetition(units.patients_M[units.positive_M])
-            n_neg /= full_repetition(units.patients_M[~units.positive_M])
-            return cls(n_pos=n_pos, n_neg=n_neg, scale=1.0)
+    def of(cls, *, n_pos: float, n_neg: float, value: float, variance: float | None) -> "_NewcombeVariance":
+        """Fit the function to a sample's value and DeLong's variance, if there is one."""
         plain = cls(n_pos=n_pos, n_neg=n_neg, scale=1.0)
-        return cls(n_pos=n_pos, n_neg=n_neg, scale=max(1.0, variance / plain(value)))
+        return replace(plain, scale=max(1.0, variance / plain(value))) if variance else plain
 
     def __call__(self, true_auc: float) -> float:
         others = (self.n_pos + self.n_neg) / 2 - 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,12 +11,23 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from shared.evidence import Evidence, Withheld, evidence_from_numbers, evidence_to_numbers
 from shared.parameters import NamedArrays
+from shared.refusal_codes import Refusal as Refusal  # tasks, replies and their codes are read about in one place
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
-from shared.wire import arrays_from_record, record_of, records_of
+from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
 
 WIRE_VERSION = "1"
 """Changes whenever a message of one version could be misread by another."""
+
+PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})")
+"""A version of this package (PEP 440, in short): no site can write a sentence there."""
+
+SHA256 = re.compile("[0-9a-f]{64}")
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.()-]{0,127}")
+"""A run's name becomes a folder's at a site: no path can be written there."""
+
+MOST_ROUNDS = 1_000_000
 
 
 class Kind(StrEnum):
@@ -24,24 +36,14 @@ class Kind(StrEnum):
     READY = "query"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    DELIVER = "query.deliver"
 
 
-class Refusal(StrEnum):
-    """The fixed codes with which a site refuses or fails: all that ever leaves of an exception."""
+class Approval(StrEnum):
+    """On whose word a site takes part: a person at the hospital approved the study's digest, or it is a simulation."""
 
-    UNKNOWN_PROTOCOL = "unknown_protocol"
-    OTHER_VERSION = "other_version"
-    MALFORMED = "malformed"
-    ID_REUSED = "task_id_reused"
-    WRONG_SITE = "wrong_site"
-    WRONG_FORM = "arrays_of_wrong_form"
-    TOO_FEW_PATIENTS = "too_few_patients"
-    DATA = "data_unusable"
-    STORAGE = "storage"
-    DEVICE = "device"
-    EGRESS = "egress"
-    DIVERGED = "training_diverged"
-    INTERNAL = "internal"
+    APPROVED = "approved"
+    SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +89,33 @@ class EvaluateTask:
     thresholds: tuple[float, ...] = ()
 
 
-Task = ReadyTask | TrainTask | EvaluateTask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverTask:
+    """Hand a site the study's final (or best) model, its thresholds, and the report: the last task of a study.
+
+    `arrays` are those that train in any round; the header's round is the one that they come from. `documents` are
+    files by name, of those in DOCUMENTS.
+    """
+
+    header: Header
+    arrays: NamedArrays
+    thresholds: tuple[float, ...]
+    documents: Mapping[str, bytes]
+
+
+DOCUMENTS = ("report.html", "results.json")
+"""What may come with a delivered model; a site makes no file of any other name."""
+
+Task = ReadyTask | TrainTask | EvaluateTask | DeliverTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyReply:
-    """A site's patient flow, with small counts suppressed."""
+    """A site's patient flow, with small counts suppressed; which version of Polyclinic it runs, and on whose word."""
 
     flow: ReleasedFlow
+    package: str
+    approval: Approval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +140,20 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverReply:
+    """A site has stored the delivered model: the digest of its arrays as they arrived (`parameters.digest`)."""
+
+    arrays_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalReply:
     """A site's refusal or failure, as a fixed code."""
 
     code: Refusal
 
 
-Reply = ReadyReply | TrainReply | EvaluateReply | RefusalReply
+Reply = ReadyReply | TrainReply | EvaluateReply | DeliverReply | RefusalReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +167,10 @@ class Answer:
 
 class MalformedError(ValueError):
     """A message is not of the form that this version speaks; the text names the part, never its content."""
+
+
+class OtherVersionError(MalformedError):
+    """A message is of another version of the encoding."""
 
 
 def encode_task(task: Task, *, arrays: ArrayRecord | None = None) -> RecordDict:
@@ -157,11 +189,14 @@ def encode_task(task: Task, *, arrays: ArrayRecord | None = None) -> RecordDict:
         }
     )
     content = RecordDict({"task": config})
-    if isinstance(task, TrainTask | EvaluateTask):
+    if not isinstance(task, ReadyTask):
         content["arrays"] = record_of(task.arrays) if arrays is None else arrays
     if isinstance(task, EvaluateTask):
         config["split"] = str(task.split)
+    if isinstance(task, EvaluateTask | DeliverTask):
         config["thresholds"] = list(task.thresholds)
+    if isinstance(task, DeliverTask):
+        content["documents"] = documents_record(task.documents)
     return content
 
 
@@ -174,11 +209,11 @@ def decode_task(content: RecordDict) -> Task:
     try:
         config = records_of(content, ConfigRecord)["task"]
         if config["version"] != WIRE_VERSION:
-            raise MalformedError("version")
+            raise OtherVersionError("version")
         header = Header(
             protocol_digest=_text(config, "protocol"),
-            run_id=_text(config, "run"),
-            round=int(config["round"]),  # type: ignore[arg-type]  # a wrong type raises, and is MalformedError below
+            run_id=_matching(config, "run", RUN_ID),
+            round=_count(config, "round"),
             site=_text(config, "site"),
             kind=Kind(_text(config, "kind")),
             detail=_text(config, "detail"),
@@ -191,11 +226,21 @@ def decode_task(content: RecordDict) -> Task:
         if header.kind is Kind.TRAIN:
             return TrainTask(header=header, arrays=arrays)
         thresholds = tuple(float(value) for value in config["thresholds"])  # type: ignore[union-attr]
+        if header.kind is Kind.DELIVER:
+            documents = documents_from_record(records_of(content, ArrayRecord)["documents"], known=DOCUMENTS)
+            return DeliverTask(header=header, arrays=arrays, thresholds=thresholds, documents=documents)
         return EvaluateTask(header=header, arrays=arrays, split=Split(_text(config, "split")), thresholds=thresholds)
     except MalformedError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as fault:
         raise MalformedError(type(fault).__name__) from None
+
+
+def _count(config: ConfigRecord, key: str) -> int:
+    value = config[key]
+    if type(value) is not int or not 0 <= value <= MOST_ROUNDS:
+        raise MalformedError(key)
+    return value
 
 
 def _text(config: ConfigRecord, key: str) -> str:
@@ -212,8 +257,8 @@ def encode_answer(answer: Answer) -> RecordDict:
     match answer.reply:
         case RefusalReply(code=code):
             state |= {"kind": "refusal", "code": str(code)}
-        case ReadyReply(flow=flow):
-            state["kind"] = str(Kind.READY)
+        case ReadyReply(flow=flow, package=package, approval=approval):
+            state |= {"kind": str(Kind.READY), "package": package, "approval": str(approval)}
             content["flow"] = MetricRecord(flow.to_numbers())
         case TrainReply() as reply:
             state["kind"] = str(Kind.TRAIN)
@@ -230,6 +275,8 @@ def encode_answer(answer: Answer) -> RecordDict:
             state["kind"] = str(Kind.EVALUATE)
             for place, item in enumerate(evidence):
                 content[f"evidence{place}"] = MetricRecord(evidence_to_numbers(item))
+        case DeliverReply(arrays_digest=digest):
+            state |= {"kind": str(Kind.DELIVER), "arrays": digest}
     content["state"] = ConfigRecord(dict(state))
     return content
 
@@ -243,7 +290,7 @@ def decode_answer(content: RecordDict) -> Answer:
     try:
         state = records_of(content, ConfigRecord)["state"]
         if state["version"] != WIRE_VERSION:
-            raise MalformedError("version")
+            raise OtherVersionError("version")
         return Answer(task_id=_text(state, "task_id"), reply=_reply(content, _text(state, "kind"), state))
     except MalformedError:
         raise
@@ -256,7 +303,11 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
         return RefusalReply(code=Refusal(_text(state, "code")))
     match Kind(kind):
         case Kind.READY:
-            return ReadyReply(flow=ReleasedFlow.from_numbers(_numbers(content, "flow")))
+            return ReadyReply(
+                flow=ReleasedFlow.from_numbers(_numbers(content, "flow")),
+                package=_matching(state, "package", PACKAGE_VERSION),
+                approval=Approval(_text(state, "approval")),
+            )
         case Kind.TRAIN:
             metrics = records_of(content, MetricRecord)["metrics"]
             return TrainReply(
@@ -270,6 +321,15 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
             places = sum(name.startswith("evidence") for name in records_of(content, MetricRecord))
             items = (evidence_from_numbers(_numbers(content, f"evidence{place}")) for place in range(places))
             return EvaluateReply(evidence=tuple(items))
+        case Kind.DELIVER:
+            return DeliverReply(arrays_digest=_matching(state, "arrays", SHA256))
+
+
+def _matching(config: ConfigRecord, key: str, form: re.Pattern[str]) -> str:
+    value = _text(config, key)
+    if not form.fullmatch(value):
+        raise MalformedError(key)
+    return value
 
 
 def _finite(value: object) -> float:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from shared import protocol
 from shared.normalisation import GatedBatchNorm2d, fold, normalisation_layers, regroup
@@ -14,6 +15,9 @@ from shared.vision import Backbone, residual_network
 from shared.weights import WeightsProvenance, load_pretrained
 
 Norm = Literal["batch", "frozen", "folded", "group"]
+
+Features = Literal["pooled", "unit"]
+"""What the head sees: pooled features as they are, or each image's minus their own mean and of length 1."""
 
 STAGES: Final = (*protocol.STAGES, "head")
 """Where training may start, in forward order; a stage ends where the next begins, and layer4 ends pooled."""
@@ -30,19 +34,36 @@ class ModelSpec:
     weights: str
     weights_fallback: Literal["none"] | None
     norm: Norm
+    features: Features
     dropout: float
     outputs: int
     seed: int
 
 
+def model_spec(study: protocol.StudyProtocol) -> ModelSpec:
+    """Say what the study's model is."""
+    return ModelSpec(
+        backbone=study.model.backbone,
+        weights=study.model.weights,
+        weights_fallback=study.model.weights_fallback,
+        norm=study.model.norm,
+        features=study.model.features,
+        dropout=study.model.dropout,
+        outputs=len(study.task.targets),
+        seed=study.random_seed("model"),
+    )
+
+
 class Classifier(nn.Module):
     """A residual network in stages, with a linear head; parameter names are torchvision's.
 
+    `features` says what the head makes of the pooled features: no statistic of a data set is in either.
     Shapes: images (N, 3, H, W), pooled features (N, D) in fp32 with D = `fc.in_features`, logits (N, K).
     """
 
-    def __init__(self, backbone: Backbone, *, outputs: int, dropout: float, norm: Norm) -> None:
+    def __init__(self, backbone: Backbone, *, outputs: int, dropout: float, norm: Norm, features: Features) -> None:
         super().__init__()
+        self.features: Features = features
         network: Any = residual_network(backbone, norm_layer=GatedBatchNorm2d)
         self.norm: Norm = norm
         self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
@@ -80,10 +101,18 @@ class Classifier(nn.Module):
                 # Pooled in fp32 under bf16 too: cached features are trained on for many epochs.
                 features = self.avgpool(self.layer4(features).float()).flatten(1)
             case "head":
-                features = self.fc(self.dropout(features))
+                features = self.fc(self.dropout(unit(features) if self.features == "unit" else features))
             case _:
                 features = self.get_submodule(stage)(features)
         return features
+
+
+def unit(features_ND: torch.Tensor) -> torch.Tensor:
+    """Subtract each row's own mean and scale the row to length 1; a constant row becomes zeros.
+
+    A private head's gradients are then of like size for all patients, and no statistic of theirs is needed for it.
+    """
+    return functional.normalize(features_ND - features_ND.mean(dim=1, keepdim=True), dim=1)
 
 
 def build(spec: ModelSpec, *, weights_file: Path | None) -> tuple[Classifier, WeightsProvenance]:
@@ -97,7 +126,9 @@ def build(spec: ModelSpec, *, weights_file: Path | None) -> tuple[Classifier, We
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
-        model = Classifier(spec.backbone, outputs=spec.outputs, dropout=spec.dropout, norm=spec.norm)
+        model = Classifier(
+            spec.backbone, outputs=spec.outputs, dropout=spec.dropout, norm=spec.norm, features=spec.features
+        )
     provenance = load_pretrained(
         model, backbone=spec.backbone, weights=spec.weights, fallback=spec.weights_fallback, file=weights_file
     )

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from shared.declaration import Declaration, load_toml, parse, toml_value
 from shared.errors import StudyError
+from shared.private_study import UNDER_PRIVACY, refusals, warnings
 
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
 STAGES: tuple[Stage, ...] = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -138,6 +139,7 @@ class Model(Declaration):
     weights: Annotated[str, Field(pattern=r"^(imagenet|file|none|sha256:[0-9a-f]{64})$")] = "imagenet"
     weights_fallback: Literal["none"] | None = None
     norm: Literal["batch", "frozen", "folded", "group"] = "frozen"
+    features: Literal["pooled", "unit"] = "pooled"
     unfreeze: Annotated[tuple[Unfreeze, ...], BeforeValidator(_as_tuple)] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -170,6 +172,24 @@ class Training(Declaration):
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     precision: Literal["fp32", "bf16"] = "fp32"
     feature_views: Annotated[int, Field(ge=0, le=64)] = 0
+
+
+class Privacy(Declaration):
+    """Differential privacy of the training patients, at every site: what the whole study may cost one of them.
+
+    Adjacency: all images of one patient are there, or not. `clip` bounds what a patient adds to a step's gradient
+    (L2 norm). `size_rounding`: each site's size counts as public, rounded to a multiple of this.
+    `count_noise_epsilon`: what one release of evidence may cost a validation or test patient; 0 leaves these counts
+    to disclosure control.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=100)]
+    delta: Annotated[float, Field(gt=0, le=1e-3)] = 1e-5
+    clip: Positive = 0.3
+    accountant: Literal["prv", "rdp"] = "prv"
+    images_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
+    size_rounding: Annotated[int, Field(ge=1, le=10_000)] = 50
+    count_noise_epsilon: NotNegative = 0.0
 
 
 STRATEGY_SETTINGS: dict[str, dict[str, float]] = {
@@ -243,19 +263,20 @@ class StudyProtocol(Declaration):
     augmentation: AugmentationSettings = AugmentationSettings()
     model: Model = Model()
     training: Training = Training()
+    privacy: Privacy | None = None
     federation: Federation
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_privacy(cls, data: Any) -> Any:
-        """Refuse by name what must never be ignored in silence."""
-        if isinstance(data, dict) and "privacy" in data:
-            raise ValueError(
-                "[privacy] asks for differential privacy, which this version does not have yet. "
-                "Remove the section to train without it: what leaves a site is then not differentially private."
-            )
-        return data
+    def _defaults_under_privacy(cls, data: Any) -> Any:
+        """Where [privacy] is asked for and a key is left out, fill in the value that goes well with it."""
+        if not isinstance(data, dict) or data.get("privacy") is None:
+            return data
+        sections = {name: data.get(name, {}) for name in UNDER_PRIVACY}
+        return data | {
+            name: {**UNDER_PRIVACY[name], **given} for name, given in sections.items() if isinstance(given, dict)
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -269,11 +290,36 @@ class StudyProtocol(Declaration):
             raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
         if self.training.loss == "weighted_bce" and self.task.exclusive:
             raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
+        if self.privacy and (refused := refusals(self._settings())):
+            raise ValueError(" ".join(refused))
         return self
 
+    def _settings(self) -> dict[str, Any]:
+        """Give every key's value as `section.key`, for rules that look across sections."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            f"{name}.{key}": getattr(section, key)
+            for name, section in sections.items()
+            if section is not None
+            for key in type(section).model_fields
+        }
+
+    def privacy_warnings(self) -> list[str]:
+        """Say what a private study pays for some of its choices; nothing without [privacy]."""
+        return warnings(self._settings()) if self.privacy else []
+
     def canonical(self) -> str:
-        """Write the study as canonical JSON: every key with its value, sorted."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+        """Write the study as canonical JSON: every key with its value, sorted.
+
+        Keys that came with [privacy] are left out where they say what was so before them: these studies keep their
+        digests.
+        """
+        declared = self.model_dump(mode="json", by_alias=True)
+        if self.privacy is None:
+            del declared["privacy"]
+        if self.model.features == "pooled":
+            del declared["model"]["features"]
+        return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 
     def to_toml(self) -> str:
         """Write the study with every default and override, its digest in the first line; read again, it is equal."""

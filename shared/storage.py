@@ -19,9 +19,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        _sync(part)
+        sync(part)
         part.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as fault:
         raise StorageError(
             f"{path}: cannot be written ({fault.strerror or fault}). Free space, or choose another folder; "
@@ -32,7 +32,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, TypeVar
@@ -16,9 +16,14 @@ MAX_CONTENT_BYTES = 2 << 30
 """Largest content that is put together from frames; a ResNet-50 in fp32 is 94 MB."""
 
 NUMPY_STYPE = "numpy.ndarray"
+DOCUMENT_STYPE = "polyclinic.document"
 ACCEPTED_DTYPES = frozenset({"float32", "float16"})
 
 RecordKind = TypeVar("RecordKind", ArrayRecord, MetricRecord, ConfigRecord)
+
+
+class TooLargeError(ValueError):
+    """A content announces more bytes than its receiver takes; none of them was read."""
 
 
 def record_of(arrays: NamedArrays) -> ArrayRecord:
@@ -36,6 +41,25 @@ def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
         ValueError: an array is of another kind, dtype or length than it says.
     """
     return {name: _decode(array) for name, array in record.items()}
+
+
+def documents_record(documents: Mapping[str, bytes]) -> ArrayRecord:
+    """Encode files as arrays of bytes, so that they travel in frames of any size, as a model does."""
+    record = ArrayRecord()
+    for name, text in documents.items():
+        record[name] = Array(dtype="uint8", shape=(len(text),), stype=DOCUMENT_STYPE, data=text)
+    return record
+
+
+def documents_from_record(record: ArrayRecord, *, known: Collection[str]) -> dict[str, bytes]:
+    """Decode files; their names are among those that are known.
+
+    Raises:
+        ValueError: a file has another name, or is no file.
+    """
+    if not record.keys() <= set(known) or any(item.stype != DOCUMENT_STYPE for item in record.values()):
+        raise ValueError("a document has a name or a form that is not known")
+    return {name: item.data for name, item in record.items()}
 
 
 def records_of(content: RecordDict, kind: type[RecordKind]) -> dict[str, RecordKind]:
@@ -87,11 +111,12 @@ def to_frames(content: RecordDict) -> Iterator[bytes]:
         yield array.data
 
 
-def from_frames(frames: Iterable[bytes]) -> RecordDict:
+def from_frames(frames: Iterable[bytes], *, most_bytes: int = MAX_CONTENT_BYTES) -> RecordDict:
     """Put a content together from its frames, however the arrays were cut.
 
     Raises:
-        ValueError: the header is not ours, the frames end early, run over, or are larger than MAX_CONTENT_BYTES.
+        TooLargeError: the header announces more than `most_bytes`.
+        ValueError: the header is not ours, or the frames end early or run over.
     """
     stream = iter(frames)
     try:
@@ -101,10 +126,12 @@ def from_frames(frames: Iterable[bytes]) -> RecordDict:
         ]
         records = {str(name): ArrayRecord() for name in header["records"]}
         metrics, configs = dict(header["metrics"]), dict(header["configs"])
-    except (StopIteration, KeyError, TypeError, ValueError):
+    except (StopIteration, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError("the first frame is not a header of this encoding") from None
-    if sum(entry[-1] for entry in entries) > MAX_CONTENT_BYTES or any(entry[-1] < 0 for entry in entries):
-        raise ValueError("the content is larger than is accepted")
+    if any(entry[-1] < 0 for entry in entries):
+        raise ValueError("an array has a negative size")
+    if sum(entry[-1] for entry in entries) > most_bytes:
+        raise TooLargeError("the content is larger than is accepted")
     for record, name, dtype, shape, stype, size in entries:
         array = Array(dtype=dtype, shape=shape, stype=stype, data=_take(stream, size))
         records.setdefault(record, ArrayRecord())[name] = array

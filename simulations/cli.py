@@ -10,6 +10,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from client.workbench import Device
+from server.run_folder import default_folder, open_run
 from shared.augmentation import Augmentation
 from shared.errors import DataError
 from shared.laterality import laterality_rows, laterality_scores
@@ -19,7 +20,6 @@ from simulations.console import Console
 from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
-from simulations.run_folder import default_folder, open_run
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
 

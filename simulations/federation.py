@@ -10,6 +10,7 @@ from client.bootstrap import PreparedSite, compose_agent, site_inputs
 from client.features import Progress
 from client.workbench import Workbench
 from server.admission import Refused
+from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
@@ -74,7 +75,7 @@ class Federation:
             nodes[POOLED] = len(nodes) + 1
         study = StudyRun(
             coordinator=coordinator,
-            grid=InProcessGrid({nodes[name]: agent.handle for name, agent in agents.items()}),
+            desk=Desk(InProcessGrid({nodes[name]: agent.handle for name, agent in agents.items()})),
             nodes=nodes,
             train_on=train_on,
             test_on=list(tested),

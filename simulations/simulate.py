@@ -11,18 +11,15 @@ import torch
 from client.bootstrap import PreparedSite, prepare
 from client.site import read_site
 from client.workbench import Device, pick_device
-from server.environment import environment
+from server.finish import write_findings
 from server.model_file import write_model
-from server.report import write as write_report
-from server.results_json import write as write_results
-from server.study_results import study_result
+from server.run_folder import RunFolder
 from server.study_run import Conclusion
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
 from simulations.baselines import POOLED
 from simulations.console import Console
 from simulations.federation import Federation, Run
-from simulations.run_folder import RunFolder
 from simulations.synthetic_site import write
 from simulations.synthetic_study import hospitals
 
@@ -66,17 +63,15 @@ def simulate(job: Simulation, console: Console) -> None:
         name: _baseline(federation, f"local-{name}", name, job, console) for name in names if "local" in job.baselines
     }
     pooled = _baseline(federation, "pooled", POOLED, job, console) if "pooled" in job.baselines else None
-    result = study_result(
-        protocol,
+    write_findings(
+        job.run,
+        federated.coordinator,
         federated.conclusion,
         federated.flows,
-        federated.coordinator.provenance,
-        environment(device, seed=protocol.study.seed),
+        device=device,
         local={name: conclusion for name, conclusion in alone.items() if conclusion},
         pooled=pooled,
     )
-    write_results(result, job.run.results)
-    write_report(result, job.run.report)
 
 
 def refuse_impossible(job: Simulation) -> None:

@@ -6,27 +6,52 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
+    "cryptography": {"server/certificates.py", "server/fleet.py", "shared/signing.py"},
     "flwr": {
         "server/admission.py",
+        "server/app.py",
+        "server/asking.py",
+        "server/bundle.py",
+        "server/deployed_run.py",
+        "server/fleet.py",
         "server/rounds.py",
         "server/strategy.py",
         "server/study_run.py",
         "shared/messages.py",
+        "shared/signing.py",
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
+    "grpc": {"client/agent_service.py"},
+    "grpc_health": {"client/agent_service.py"},
+    "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
     "markupsafe": {"server/report.py"},
     "matplotlib": {"server/figures.py"},
-    "pydantic": {"client/site.py", "shared/declaration.py", "shared/protocol.py"},
+    "opacus": {"shared/privacy.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
+    "pydantic": {
+        "client/site.py",
+        "server/coordinator_config.py",
+        "server/enrolment.py",
+        "shared/declaration.py",
+        "shared/invitation.py",
+        "shared/protocol.py",
+    },
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
     "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
-    "safetensors": {"client/local_norm.py", "server/checkpoint.py", "shared/weights.py"},
+    "safetensors": {
+        "client/delivery.py",
+        "client/intake.py",
+        "client/local_norm.py",
+        "server/checkpoint.py",
+        "shared/weights.py",
+    },
     "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
-    "tomli_w": {"shared/protocol.py"},
+    "tomli_w": {"server/coordinator.py", "server/enrolment.py", "shared/invitation.py", "shared/protocol.py"},
     "torchvision": {"shared/vision.py"},
-    "typer": {"client/cli.py", "server/cli.py", "shared/cli.py", "simulations/cli.py"},
+    "typer": {"client/cli.py", "server/cli.py", "server/coordinator_cli.py", "shared/cli.py", "simulations/cli.py"},
 }
 """Who may import what. A library that stands neither here nor in EVERYWHERE may not be imported at all."""
 
@@ -44,8 +69,8 @@ ROLES = {
 }
 """The extras with which each room must work; shared must work with either."""
 
-IMPORT_NAMES = {"pillow": "PIL", "tomli-w": "tomli_w"}
-COMES_WITH = {"markupsafe": "jinja2"}
+IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
+COMES_WITH = {"httpx": "flwr", "markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
 

@@ -17,6 +17,8 @@ ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 LEAVES = (
     messages.Answer,
+    messages.DeliverReply,
+    messages.ReadyReply,
     messages.RefusalReply,
     messages.TrainReply,
     released_flow.ReleasedFlow,
@@ -29,7 +31,14 @@ LEAVES = (
 )
 """Everything that a reply is made of."""
 
-JUST_A_BOX = {"Answer.reply", "SplitCounts.classes", "Evidence.histogram", "Evidence.confusion", "Evidence.auc"}
+JUST_A_BOX = {
+    "Answer.reply",
+    "ReadyReply.flow",
+    "SplitCounts.classes",
+    "Evidence.histogram",
+    "Evidence.confusion",
+    "Evidence.auc",
+}
 """Fields that hold another of these; what is inside is listed."""
 
 
@@ -43,8 +52,13 @@ def declared_keys(kind: type[BaseModel]) -> dict[str, tuple[str, FieldInfo]]:
     return {
         f"{name}.{field.alias or key}": (written_default(field), field)
         for name, part in kind.model_fields.items()
-        for key, field in part.annotation.model_fields.items()
+        for key, field in section_kind(part.annotation).model_fields.items()
     }
+
+
+def section_kind(annotation: typing.Any) -> type[BaseModel]:
+    """Find the declaration of a section, whether it must be there or may be absent."""
+    return next(one for one in (annotation, *typing.get_args(annotation)) if hasattr(one, "model_fields"))
 
 
 def written_default(field: FieldInfo) -> str:
@@ -109,8 +123,7 @@ def test_what_may_leave_is_all_that_a_reply_can_hold(house):
 def test_the_replies_are_made_of_what_is_listed_here():
     """A new kind of reply cannot be forgotten in the test above."""
     replies = {kind.__name__ for kind in typing.get_args(messages.Reply)}
-    assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "RefusalReply"}
-    assert [field.name for field in dataclasses.fields(messages.ReadyReply)] == ["flow"]
+    assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "DeliverReply", "RefusalReply"}
     assert [field.name for field in dataclasses.fields(messages.EvaluateReply)] == ["evidence"]
 
 

@@ -1,6 +1,7 @@
 """Study defaults live in shared/protocol.py alone: nowhere else does a study's key have a value of its own."""
 
 import ast
+import typing
 from collections.abc import Iterator
 
 from shared.declaration import Declaration
@@ -26,7 +27,8 @@ NOT_THE_STUDYS = {
 
 def study_keys() -> set[str]:
     """Collect the names of all keys in all sections of study.toml."""
-    sections = (field.annotation for field in StudyProtocol.model_fields.values())
+    annotations = [field.annotation for field in StudyProtocol.model_fields.values()]
+    sections = [part for one in annotations for part in (one, *typing.get_args(one)) if isinstance(part, type)]
     keys = {key for section in sections if issubclass(section, Declaration) for key in section.model_fields}
     return keys | {key for settings in STRATEGY_SETTINGS.values() for key in settings}
 

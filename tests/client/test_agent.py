@@ -15,6 +15,7 @@ from shared.audit import verify
 from shared.errors import DataError, StorageError
 from shared.messages import (
     Answer,
+    DeliverTask,
     EvaluateReply,
     EvaluateTask,
     Header,
@@ -168,6 +169,7 @@ def test_another_study_or_address_is_refused(
         Kind.READY: ReadyTask(header=header(protocol, kind, **changes)),
         Kind.TRAIN: train_task(protocol, arrays, **changes),
         Kind.EVALUATE: evaluate_task(protocol, arrays, **changes),
+        Kind.DELIVER: DeliverTask(header=header(protocol, kind, **changes), arrays=arrays, thresholds=(), documents={}),
     }[kind]
     answer = ask(agent, task)
     assert (code(answer), answer.task_id) == (expected, task.header.task_id)

@@ -20,6 +20,9 @@ from shared.errors import DataError, EgressError, PolyclinicError, StorageError,
 from shared.evidence import Estimate, Evidence, Withheld
 from shared.messages import (
     Answer,
+    Approval,
+    DeliverReply,
+    DeliverTask,
     EvaluateReply,
     EvaluateTask,
     Header,
@@ -43,12 +46,13 @@ NAME = "DOE^JOHN"
 
 MAY_LEAVE = {
     "Answer": {"task_id", "reply", "version"},
-    "ReadyReply": {"flow"},
+    "ReadyReply": {"flow", "package", "approval"},
     "ReleasedFlow": {"found", "excluded", "splits"},
     "SplitCounts": {"patients", "exams", "classes"},
     "ClassCounts": {"positive_patients", "negative_patients", "positive_exams", "negative_exams"},
     "TrainReply": {"update", "loss_by_epoch", "update_norm", "images_per_second", "seconds"},
     "EvaluateReply": {"evidence"},
+    "DeliverReply": {"arrays_digest"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
         *("histogram", "confusion", "auc", "brier"),
@@ -70,6 +74,7 @@ ON_THE_WIRE = {
             "withheld",
         }
     },
+    "query.deliver": {},
     "refusal": {},
 }
 """The same by Flower record and key, for each kind of reply."""
@@ -82,6 +87,7 @@ def header(kind: Kind) -> Header:
 SENT = {"fc.weight": np.zeros((1, 4), np.float32), "fc.bias": np.zeros(1, np.float32)}
 READY = ReadyTask(header=header(Kind.READY))
 TRAIN = TrainTask(header=header(Kind.TRAIN), arrays=SENT)
+DELIVER = DeliverTask(header=header(Kind.DELIVER), arrays=SENT, thresholds=(0.5,), documents={})
 EVALUATE = EvaluateTask(header=header(Kind.EVALUATE), arrays=SENT, split=Split.TEST, thresholds=(0.5,))
 
 
@@ -90,6 +96,11 @@ def update(**changes: Any) -> TrainReply:
     figures = {"loss_by_epoch": (0.5, 0.25), "update_norm": 1.0, "images_per_second": 80.0, "seconds": 2.0}
     arrays = {name: np.ones_like(array) for name, array in SENT.items()}
     return TrainReply(**({"update": arrays} | figures | changes))  # type: ignore[arg-type]
+
+
+def ready(counts: ReleasedFlow, **changes: Any) -> ReadyReply:
+    """Give a site that is ready, with its flow."""
+    return ReadyReply(**({"flow": counts, "package": "0.1.0", "approval": Approval.APPROVED} | changes))  # type: ignore[arg-type]
 
 
 def evidence(patients: int) -> Evidence:
@@ -145,7 +156,7 @@ def test_evidence_and_flow_leave_suppressed(guard: EgressGuard) -> None:
     assert read(guard.release(EVALUATE, EvaluateReply(evidence=(evidence(9), evidence(10))))) == EvaluateReply(
         evidence=(Withheld(), evidence(10))
     )
-    reply = read(guard.release(READY, ReadyReply(flow=flow(excluded={"truncated": 9}, train=80, test=9))))
+    reply = read(guard.release(READY, ready(flow(excluded={"truncated": 9}, train=80, test=9))))
     assert isinstance(reply, ReadyReply)
     assert (reply.flow.excluded, reply.flow.splits["test"].patients) == ({"truncated": None}, None)
     assert reply.flow.splits["train"].patients == 80
@@ -187,7 +198,7 @@ def test_half_precision_travels_only_where_the_study_says_so(audit: Path) -> Non
 
 
 REPLIES: dict[str, Any] = {
-    "flow": ReadyReply(flow=flow()),
+    "flow": ready(flow()),
     "update": update(),
     "evidence": EvaluateReply(evidence=(evidence(20),)),
     "refusal": RefusalReply(code=Refusal.DATA),
@@ -215,9 +226,9 @@ def test_a_task_is_answered_by_its_own_kind_of_reply_alone(guard: EgressGuard, t
 def test_a_flow_holds_no_free_word(guard: EgressGuard, words: ReleasedFlow) -> None:
     """A flow counts by the fixed reasons and splits; any other word does not leave."""
     with pytest.raises(EgressError):
-        guard.release(READY, ReadyReply(flow=words))
+        guard.release(READY, ready(words))
     known = flow(excluded={str(reason): 50 for reason in FILE_REASONS})
-    assert read(guard.release(READY, ReadyReply(flow=known))) == ReadyReply(flow=known)
+    assert read(guard.release(READY, ready(known))) == ready(known)
 
 
 def test_figures_that_are_no_numbers_do_not_leave(guard: EgressGuard) -> None:
@@ -246,18 +257,20 @@ def test_every_field_that_a_reply_can_have_is_on_the_list() -> None:
 
 
 FULL: list[tuple[Task, Any]] = [
-    (READY, ReadyReply(flow=flow(excluded={"truncated": 30}))),
+    (READY, ready(flow(excluded={"truncated": 30}))),
     (TRAIN, update()),
     (EVALUATE, EvaluateReply(evidence=(evidence(20), evidence(5)))),
+    (DELIVER, DeliverReply(arrays_digest="0" * 64)),
 ]
 
 
-@pytest.mark.parametrize(("task", "reply"), FULL, ids=["ready", "train", "evaluate"])
+@pytest.mark.parametrize(("task", "reply"), FULL, ids=["ready", "train", "evaluate", "deliver"])
 def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, reply: Any) -> None:
     """The encoding adds the task's id, a version, a kind, and numbers under known keys; nothing else."""
     content = json.loads(guard.release(task, reply)[0])
     state = content["configs"].pop("state")
-    assert set(state) == {"version", "task_id", "kind"}
+    own = {"query": {"package", "approval"}, "query.deliver": {"arrays"}}
+    assert set(state) == {"version", "task_id", "kind"} | own.get(state["kind"], set())
     assert content["configs"] == {}
     allowed = ON_THE_WIRE[state["kind"]]
     for record, numbers in content["metrics"].items():
@@ -349,15 +362,16 @@ def test_each_departure_is_a_line_with_size_and_digest(guard: EgressGuard, audit
     """The log says of each departure what kind it is, what is in it, and size and SHA-256 of its very bytes."""
     sent = departures(guard)
     lines = list(verify(audit))
-    assert [line["event"] for line in lines] == ["departure"] * 4
-    assert [line["kind"] for line in lines] == ["query", "train", "evaluate", "refusal"]
+    assert [line["event"] for line in lines] == ["departure"] * 5
+    assert [line["kind"] for line in lines] == ["query", "train", "evaluate", "query.deliver", "refusal"]
     assert [line["task"] for line in lines] == [*(task.header.task_id for task, _ in FULL), "t"]
     assert [line["bytes"] for line in lines] == [len(b"".join(frames)) for frames in sent]
     assert [line["sha256"] for line in lines] == [hashlib.sha256(b"".join(frames)).hexdigest() for frames in sent]
     assert [line["what"] for line in lines] == [
-        ["patient flow"],
+        ["patient flow", "version", "approval"],
         ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"],
         ["test: evidence", "test: withheld"],
+        ["digest of the delivered arrays"],
         ["data_unusable"],
     ]
 

@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from client.round_checkpoint import RoundCheckpoint
 from client.site_data import Rows
 from client.trainer import Outcome, train_round
 from client.workbench import Workbench
@@ -181,11 +183,12 @@ def test_momentum_and_weight_decay_are_the_studys(train: Train) -> None:
     assert digest(train(**one_step)[1]) == digest(train(**one_step | with_momentum)[1])
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_a_finding_that_was_not_assessed_is_not_trained(train: Train, optimiser: str) -> None:
+def test_a_finding_that_was_not_assessed_is_not_trained(train: Train, optimiser: str, decay: float) -> None:
     """Where no image of a site has a finding assessed, the finding's row of the head stays bit for bit."""
     labels = np.stack([np.arange(10) % 2, np.full(10, np.nan)], axis=1).astype(np.float32)
-    _, moved, _ = train(labels_NK=labels, optimiser=optimiser, weight_decay=0.0, local_epochs=2)
+    _, moved, _ = train(labels_NK=labels, optimiser=optimiser, weight_decay=decay, local_epochs=2)
     assert not moved["fc.weight"][1].any()
     assert not moved["fc.bias"][1]
     assert moved["fc.weight"][0].all()
@@ -281,3 +284,73 @@ def test_the_model_is_left_in_evaluation_mode(tiny: Any, train: Train) -> None:
         seed=seed_of,
     )
     assert (modes, bench.classifier.training) == ([True], False)
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("die_at", [1, 4, 6], ids=["after one batch", "at an epoch's end", "in the second epoch"])
+def test_a_round_that_was_killed_ends_in_the_same_bits(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str, die_at: int
+) -> None:
+    """Cut off after any batch and gone on with from its checkpoint, on a fresh bench, a round gives the same model.
+
+    Draws, dropout, moments, batch statistics and losses are all those of a round that nobody disturbed.
+    """
+    protocol = tiny.protocol(
+        model={"norm": "batch", "dropout": 0.4}, training={"local_epochs": 2, "optimiser": optimiser, "batch_size": 4}
+    )
+    names = exchanged(tiny.bench(protocol).classifier, "layer4", local_norm=False)
+
+    def run(checkpoint: RoundCheckpoint | None) -> tuple[Any, ...]:
+        bench, inputs = tiny.bench(protocol), FixedInputs(16, start="layer4")
+        outcome = train_round(
+            bench,
+            inputs,
+            rows=np.arange(16),
+            labels_NK=np.tile(np.array([[0.0], [1.0]], np.float32), (8, 1)),
+            start="layer4",
+            training=protocol.training,
+            proximal_mu=0.1,
+            loss=BCE,
+            seed=seed_of,
+            checkpoint=checkpoint,
+        )
+        return digest(bench.arrays(names)), outcome.loss_by_epoch, outcome.images, inputs.drawn
+
+    class Dying(RoundCheckpoint):
+        saved = 0
+
+        def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
+            RoundCheckpoint.save_if_due(self, state)
+            Dying.saved += 1
+            if Dying.saved == die_at:
+                raise KilledError
+
+    path = tmp_path / "round.pt"
+    monkeypatch.setattr("client.round_checkpoint.WRITING_SHARE", float("inf"))
+    whole = run(None)
+    with pytest.raises(KilledError):
+        run(Dying(path, "key", least_seconds=0.0))
+    model, losses, images, drawn = run(RoundCheckpoint(path, "key", least_seconds=0.0))
+    assert (model, losses, images) == whole[:3]
+    assert drawn == whole[3][die_at:]
+    assert len(run(RoundCheckpoint(path, "of another request"))[3]) == 8
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_checkpoint(tmp_path: Path) -> None:
+    """A round begins anew; a finished one leaves no file."""
+    path = tmp_path / "round.pt"
+    checkpoint = RoundCheckpoint(path, "key", least_seconds=0.0)
+    assert checkpoint.load() is None
+    checkpoint.save_if_due(lambda: {"at": 1})
+    assert checkpoint.load() == {"at": 1}
+    path.write_bytes(path.read_bytes()[:100])
+    assert checkpoint.load() is None
+    path.write_bytes(b"")
+    assert checkpoint.load() is None
+    checkpoint.forget()
+    assert not path.exists()
+    RoundCheckpoint(path, "key").save_if_due(lambda: pytest.fail("it is not time yet"))

@@ -13,6 +13,7 @@ from server.admission import Admitted, Reason, Refused, admit_evidence, admit_fl
 from shared.evidence import Estimate, Evidence, Withheld
 from shared.messages import (
     Answer,
+    Approval,
     EvaluateReply,
     ReadyReply,
     Refusal,
@@ -47,6 +48,10 @@ def evidence(*, bins: int = 4, counted: bool = True, **changes: Any) -> Evidence
     return Evidence(**own | changes)
 
 
+def ready(counts: ReleasedFlow) -> ReadyReply:
+    return ReadyReply(flow=counts, package="0.1.0", approval=Approval.APPROVED)
+
+
 def flow(*, splits: tuple[str, ...] = ("train", "validation", "test"), targets: int = 1) -> ReleasedFlow:
     counts = ClassCounts(positive_patients=1, negative_patients=1, positive_exams=1, negative_exams=1)
     split = SplitCounts(patients=2, exams=2, classes=(counts,) * targets)
@@ -67,7 +72,7 @@ def answered(reply: Reply, *, task_id: str = "task") -> Message:
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (ReadyReply(flow=flow()), ReadyReply),
+        (ready(flow()), ReadyReply),
         (update(), TrainReply),
         (EvaluateReply(evidence=(evidence(), Withheld())), EvaluateReply),
     ],
@@ -247,6 +252,6 @@ def test_counts_that_nobody_asked_for_do_not_enter() -> None:
 
 def test_a_flow_has_every_split_and_target() -> None:
     """A flow without a split, with a strange one, or with other targets does not enter."""
-    assert admit_flow(ReadyReply(flow=flow()), targets=1) == flow()
+    assert admit_flow(ready(flow()), targets=1) == flow()
     for wrong in (flow(splits=("train",)), flow(splits=("train", "validation", "test", "x")), flow(targets=2)):
-        assert admit_flow(ReadyReply(flow=wrong), targets=1) == Refused(reason=Reason.WRONG_COUNT)
+        assert admit_flow(ready(wrong), targets=1) == Refused(reason=Reason.WRONG_COUNT)

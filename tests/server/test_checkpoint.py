@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, belong to one study, and give back every bit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,20 @@ def test_only_damaged_checkpoints_are_an_error_not_a_silent_restart(tmp_path: Pa
     (tmp_path / "round-00001.safetensors").write_bytes(b"half")
     with pytest.raises(StorageError, match="damaged"):
         CheckpointFolder(tmp_path, fingerprint="study").latest()
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(path.read_bytes()[:-5]), Path.unlink], ids=["cut", "gone"]
+)
+def test_a_damaged_best_round_is_told(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    """The chosen round's model cannot be made up: the message names the file and says what to do."""
+    folder = CheckpointFolder(tmp_path, fingerprint="study")
+    for number in (1, 2, 3):
+        folder.save(state(number, best=(1, 0.9)))
+    spoil(tmp_path / "round-00001.safetensors")
+    with pytest.raises(StorageError, match=r"round-00001.safetensors: the checkpoint .* is damaged or gone"):
+        folder.load(1)
+    assert folder.load(3).round == 3
 
 
 def test_another_studys_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_it_says_how_to_use_it(tiny: Any, tmp_path: Path, kind: str) -> None:
     with safe_open(tmp_path / "model.safetensors", framework="numpy") as file:
         facts = file.metadata()
     assert (facts["format"], facts["arch"], facts["norm"]) == ("polyclinic-model-1", "resnet18", "frozen")
+    assert facts["features"] == "pooled"
     assert json.loads(facts["targets"]) == ["opacity", "effusion"]
     assert facts["activation"] == {"findings": "sigmoid", "classes": "softmax"}[kind]
     assert json.loads(facts["thresholds"]) == {"opacity": 0.1 + 0.2}

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message
+from flwr.serverapp import Grid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.aggregation import ServerOptimiser
+from server.asking import RESEND_SECONDS, Desk
 from server.checkpoint import RunState
-from server.rounds import RESEND_SECONDS, RoundPlan, ask, chosen_round, initial_state, run_rounds
+from server.rounds import RoundPlan, chosen_round, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.errors import FederationError
 from shared.evidence import Evidence
@@ -57,6 +59,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("server.rounds.time", made)
+    monkeypatch.setattr("server.asking.time", made)
     return made
 
 
@@ -104,6 +107,10 @@ def tasks(grid: LateGrid, nodes: Iterable[int]) -> list[Message]:
     return [
         Message(encode_task(ReadyTask(header=header)), node, "query", group_id="7") for node, header in headers.items()
     ]
+
+
+def ask(grid: Grid, messages: Iterable[Message], deadline_seconds: float) -> Iterable[Message]:
+    return Desk(grid).ask(messages, deadline_seconds)
 
 
 def nodes_of(replies: Iterable[Message]) -> list[int]:
@@ -237,7 +244,7 @@ class Trial:
         )
         strategy = FederatedStrategy(sites=self.roster, rules=self.rules, optimiser_state=dict(state.optimiser))
         return run_rounds(
-            grid=self.grid,
+            desk=Desk(self.grid),
             strategy=strategy,
             plan=plan,
             state=state,

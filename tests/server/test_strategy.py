@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from server.admission import Refused
 from server.aggregation import ServerOptimiser
+from server.asking import Desk
 from server.rounds import RoundPlan, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.evidence import Evidence, Withheld
@@ -347,7 +348,7 @@ def test_flowers_own_loop_gives_the_same_arrays(scripted_site: Any, kind: Any) -
         rounds=3, trained_names=lambda _: list(model()), select="last", targets=("opacity",), deadline_seconds=9.0
     )
     state = run_rounds(
-        grid=InProcessGrid(handlers),
+        desk=Desk(InProcessGrid(handlers)),
         strategy=ours,
         plan=plan,
         state=initial_state(model()),

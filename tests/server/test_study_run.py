@@ -10,11 +10,13 @@ import pytest
 from flwr.app import Error, Message
 
 from server.admission import Refused
+from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.study_run import UNREACHED_THRESHOLD, Conclusion, StudyRun
 from shared.errors import FederationError, StorageError
 from shared.evidence import Evidence, Withheld
 from shared.messages import (
+    Approval,
     EvaluateReply,
     EvaluateTask,
     ReadyReply,
@@ -66,7 +68,7 @@ class Ward:
             return RefusalReply(code=Refusal.DATA)
         match task:
             case ReadyTask():
-                return ReadyReply(flow=flow(self._patients, self._targets))
+                return ReadyReply(flow=flow(self._patients, self._targets), package="0.1.0", approval=Approval.APPROVED)
             case TrainTask():
                 return TrainReply(
                     update={name: np.full_like(array, self._step) for name, array in task.arrays.items()},
@@ -127,7 +129,7 @@ class Trial:
         self.shown: list[Any] = []
         nodes = {name: node for node, name in enumerate(wards, start=1)}
         own = {
-            "grid": InProcessGrid({nodes[name]: ward.site.handle for name, ward in wards.items()}),
+            "desk": Desk(InProcessGrid({nodes[name]: ward.site.handle for name, ward in wards.items()})),
             "train_on": train_on or sorted(wards),
             "test_on": sorted(wards),
             "min_sites": 2,
@@ -168,8 +170,8 @@ def test_a_silent_site_is_not_waited_for_for_ever(trial: Any) -> None:
                 return Message(Error(0, "lost"), reply_to=message)
             return super()._answer(message)
 
-    agents = trial({"a": {}, "b": {}}).study.grid._agents
-    flows = trial({"a": {}, "b": {}}, grid=Deaf(agents)).study.flows()
+    agents = trial({"a": {}, "b": {}}).study.desk.grid._agents
+    flows = trial({"a": {}, "b": {}}, desk=Desk(Deaf(agents))).study.flows()
     assert (flows["a"], flows["b"]) == (Refused(reason="no_reply"), flow(20))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -98,10 +99,83 @@ def test_bytes_that_are_no_text_break_the_chain(path):
 
 @pytest.mark.parametrize("missing", [1, 2, 40])
 def test_a_last_line_cut_short_is_found(path, missing):
-    """A crash in the middle of a line is seen at the next start, also where only the line's end is missing."""
+    """Whoever only reads sees that the chain breaks, also where only the line's end is missing."""
     path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(StorageError, match="chain breaks at line 3"):
-        AuditLog(path)
+        list(verify(path))
+
+
+TORN = {
+    "its end is missing": lambda line: line[:-1],
+    "half of it is missing": lambda line: line[: len(line) // 2],
+    "blocks of it are empty": lambda line: b"\0" * 30 + line[30:],
+    "all of it is empty": lambda line: b"\0" * len(line),
+}
+
+
+@pytest.mark.parametrize("tear", TORN.values(), ids=TORN)
+@pytest.mark.parametrize("whole_lines", [0, 2])
+def test_a_torn_last_line_is_set_aside_and_the_chain_says_so(path, tear, whole_lines):
+    """After a power loss the log goes on; what was torn is kept byte for byte, and an event names it."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    torn = tear(lines[whole_lines])
+    path.write_bytes(b"".join(lines[:whole_lines]) + torn)
+    log = AuditLog(path)
+    log.append("started")
+    entries = list(verify(path))
+    assert [entry["event"] for entry in entries[whole_lines:]] == ["torn line", "started"]
+    told = entries[whole_lines]
+    aside = path.with_name(told["kept"])
+    assert aside.read_bytes() == torn
+    assert (told["bytes"], told["sha256"]) == (len(torn), hashlib.sha256(torn).hexdigest())
+    assert b"".join(lines[:whole_lines]) + b"".join(path.read_bytes().splitlines(keepends=True)[-2:]) == (
+        path.read_bytes()
+    )
+    assert (AuditLog(path).lines, sorted(path.parent.iterdir())) == (whole_lines + 2, sorted([path, aside]))
+
+
+def test_a_torn_line_hides_no_tampering(path):
+    """A chain that breaks before its torn end is refused and left as it is; and whole lines are never set aside."""
+    changed = path.read_bytes().replace(b"departure", b"arrival")
+    for content in (changed[:-9], changed, path.read_bytes().replace(b'"storage"', b'"nothing"')):
+        path.write_bytes(content)
+        with pytest.raises(StorageError, match="chain breaks"):
+            AuditLog(path)
+        assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_kill_while_a_torn_line_is_set_aside_loses_nothing(path, monkeypatch):
+    """Killed between the two steps, the log is still torn and the next one to open it does both."""
+    path.write_bytes(path.read_bytes()[:-9])
+    with monkeypatch.context() as patched:
+        whole = Path.replace
+
+        def killed(part, target):
+            if target == path:
+                raise OSError(5, "Input/output error")
+            return whole(part, target)
+
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(StorageError):
+            AuditLog(path)
+    assert AuditLog(path).lines == 3
+    assert [entry["event"] for entry in verify(path)] == ["started", "departure", "torn line"]
+
+
+def test_a_line_that_did_not_fit_on_the_disk_does_not_break_the_chain(log, path, monkeypatch):
+    """When there is room again, the same process sets the half-written line aside and goes on."""
+    with monkeypatch.context() as patched:
+
+        def full(_descriptor):
+            path.write_bytes(path.read_bytes()[:-12])
+            raise OSError(28, "No space left on device")
+
+        patched.setattr(os, "fdatasync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            log.append("departure")
+    log.append("departure")
+    assert [entry["event"] for entry in verify(path)][2:] == ["refused", "torn line", "departure"]
 
 
 def test_newest_lines_cut_off_show_in_the_head_only(log, path):
@@ -140,7 +214,7 @@ facts = st.dictionaries(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(facts, max_size=4))
 def test_whatever_is_appended_verifies(tmp_path, events):
     """Any text, number or list survives its way through the file."""

@@ -119,6 +119,16 @@ def test_nothing_is_reported_to_anybody(polyclinic, monkeypatch):
     assert os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "0"
 
 
+def test_waiting_threads_sleep(polyclinic, monkeypatch):
+    """The rule is there before a command can import torch, unless the user set another."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    polyclinic("greet", "you")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    polyclinic("greet", "you")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_the_command_line_itself_needs_no_role():
     """Where nothing but the command is installed, it starts: neither torch nor flwr nor pydicom is imported."""
     heavy = "{'torch', 'flwr', 'pydicom', 'scipy', 'matplotlib'}"

@@ -8,8 +8,8 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from shared.intervals import Auc, auc, newcombe, wilson
-from shared.metrics import Count, Proportion, confusion
+from shared.intervals import Auc, auc, binned_auc, newcombe, wilson
+from shared.metrics import Count, Proportion, ScoreHistogram, confusion
 from shared.scores import ScoredUnits
 
 Z = float(norm.ppf(0.975))
@@ -227,6 +227,41 @@ def test_auc_without_a_class_is_undefined() -> None:
     """Without positives, or without negatives, there is no AUC."""
     assert auc(units_of(np.zeros(0), np.ones(3)), confidence=0.95) is None
     assert auc(units_of(np.ones(3), np.zeros(0)), confidence=0.95) is None
+
+
+HISTOGRAMS = {
+    "many ties": ((0, 3, 8, 20), (30, 9, 4, 0)),
+    "told apart": ((0, 0, 0, 15), (12, 3, 0, 0)),
+    "the wrong way round": ((9, 0, 0, 0), (0, 2, 0, 8)),
+    "one bin": ((0, 11, 0, 0), (0, 7, 0, 0)),
+    "one positive": ((0, 0, 1, 0), (3, 4, 5, 6)),
+}
+
+
+@pytest.mark.parametrize(("positives", "negatives"), HISTOGRAMS.values(), ids=HISTOGRAMS)
+def test_the_auc_of_bins_is_that_of_their_units(positives: tuple[int, ...], negatives: tuple[int, ...]) -> None:
+    """Bin by bin, value, variance and interval are those of as many single units of equal scores."""
+    bins = np.arange(4)
+    found = binned_auc(ScoreHistogram(positives=positives, negatives=negatives), confidence=0.9)
+    single = auc_of(units_of(np.repeat(bins, positives), np.repeat(bins, negatives)), confidence=0.9)
+    assert found
+    assert found.value == single.value
+    assert found.variance == (None if single.variance is None else pytest.approx(single.variance, rel=1e-12))
+    assert (found.low, found.high) == pytest.approx((single.low, single.high), rel=1e-9)
+
+
+def test_the_auc_of_bins_takes_no_memory_for_units() -> None:
+    """A registry's hundred million units are sums of a few bins."""
+    found = binned_auc(ScoreHistogram(positives=(10**7, 4 * 10**7), negatives=(4 * 10**7, 10**7)), confidence=0.95)
+    assert found
+    assert found.value == pytest.approx(0.8)
+    assert found.high - found.low < 1e-3
+
+
+def test_the_auc_of_bins_without_a_class_is_undefined() -> None:
+    """Without positives, or without negatives, there is no AUC."""
+    assert binned_auc(ScoreHistogram(positives=(0, 0), negatives=(3, 1)), confidence=0.95) is None
+    assert binned_auc(ScoreHistogram(positives=(1, 2), negatives=(0, 0)), confidence=0.95) is None
 
 
 @pytest.mark.parametrize(

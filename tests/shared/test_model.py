@@ -24,6 +24,7 @@ def spec(**study: Any) -> model.ModelSpec:
         "weights": "none",
         "weights_fallback": None,
         "norm": "frozen",
+        "features": "pooled",
         "dropout": 0.0,
         "outputs": 2,
         "seed": 7,
@@ -240,3 +241,25 @@ def test_a_built_model_is_ready(trained_files: Any) -> None:
     assert network(images()).shape == (4, 5)
     assert provenance.source == "file"
     assert not list(normalisation_layers(network))
+
+
+def test_unit_features_have_their_own_mean_taken_off_and_length_one() -> None:
+    """Row by row, with no statistic of the batch: a row does not depend on the others, and zeros stay zeros."""
+    features_ND = torch.rand(5, 32, generator=torch.Generator().manual_seed(1)) * 7 + 3
+    made_ND = model.unit(features_ND)
+    expected_ND = (features_ND - features_ND.mean(1, keepdim=True)) / (
+        features_ND - features_ND.mean(1, keepdim=True)
+    ).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(made_ND, expected_ND)
+    torch.testing.assert_close(model.unit(features_ND[2:3])[0], made_ND[2])
+    assert model.unit(torch.full((1, 32), 4.0)).abs().max() == 0
+
+
+def test_the_head_of_a_study_with_unit_features_sees_them() -> None:
+    """The cached features are the same in both kinds of study; the head alone differs."""
+    images_NCHW = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    pooled, made = build(features="pooled"), build(features="unit")
+    hidden_ND = pooled.trunk(images_NCHW, upto="head")
+    assert torch.equal(hidden_ND, made.trunk(images_NCHW, upto="head"))
+    assert torch.equal(made(images_NCHW), made.fc(model.unit(hidden_ND)))
+    assert not torch.allclose(made(images_NCHW), pooled(images_NCHW))

@@ -56,7 +56,6 @@ def test_what_is_not_said_has_the_documented_default():
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"privacy": {"epsilon": 1.0}}, r"\[privacy\] asks for differential privacy, which this version does not have"),
         ({"evaluation": {"subgroups": ["sex"]}}, "'subgroups' is not built yet"),
         ({"training": {"lr_hed": 0.1}}, "Did you mean 'lr_head'?"),
         ({"task": {"findings": ["a"], "classes": ["a", "b"]}}, "exactly one of 'findings'"),

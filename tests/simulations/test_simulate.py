@@ -14,12 +14,12 @@ from safetensors import safe_open
 from server.finding_result import Why
 from server.results import StudyResult
 from server.results_json import read
+from server.run_folder import RunFolder, open_run
 from shared.audit import verify
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import read_protocol
 from simulations import simulate as main_job
 from simulations.console import Console
-from simulations.run_folder import RunFolder, open_run
 from simulations.simulate import Simulation, prepare_sites, refuse_impossible, simulate
 from simulations.synthetic_site import SyntheticSite
 

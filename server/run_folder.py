@@ -40,6 +40,41 @@ class RunFolder:
         """The chosen model."""
         return self.path / "model.safetensors"
 
+    @property
+    def order(self) -> Path:
+        """Of a deployed run: its id, and which of Flower's runs plays it now."""
+        return self.path / "run.json"
+
+    @property
+    def ready(self) -> Path:
+        """Of a deployed run: what each site said before round 1; the roster stays what it was then."""
+        return self.path / "ready.json"
+
+    @property
+    def status(self) -> Path:
+        """Of a deployed run: where it stands, site by site."""
+        return self.path / "status.json"
+
+    @property
+    def outcome(self) -> Path:
+        """Of a deployed run: how it ended; absent while it runs, and where its process died."""
+        return self.path / "outcome.json"
+
+    @property
+    def dropped(self) -> Path:
+        """Of a deployed run: the sites that are not asked any more."""
+        return self.path / "dropped.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Of a deployed run: there while somebody wants it to rest."""
+        return self.path / "stopped"
+
+    @property
+    def lock(self) -> Path:
+        """Of a deployed run: held by the one process that runs it."""
+        return self.path / "lock"
+
     def baseline(self, name: str) -> Path:
         """Where a baseline keeps its checkpoints and rounds."""
         return self.path / "baselines" / name

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from server.run_folder import RunFolder, default_folder, open_run
 from shared.errors import StorageError
 from shared.protocol import read_protocol
-from simulations.run_folder import RunFolder, default_folder, open_run
 
 
 def test_a_new_folder_says_whose_it_is(tiny: Any, tmp_path: Path) -> None:

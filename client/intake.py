@@ -1,0 +1,142 @@
+"""What may come in: how often an approved study may ask, and which models it may hand to this site."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from client.task_store import Begun, TaskStore
+from shared.errors import TaskError
+from shared.messages import DeliverTask, EvaluateTask, Kind, Refusal, Task, TrainTask
+from shared.parameters import Array, NamedArrays, Wire, cast, digest, l2_norm
+from shared.split import Split
+from shared.storage import atomic_file
+
+CHOOSING_EVALUATIONS = 2
+"""Beside one for each round: the chosen round's model on validation patients, without and with the threshold."""
+
+MOST_DELIVERIES = 3
+"""How often a study may hand over its model; each takes the place of the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an approval allows: so many rounds, since it was given; of the hospital's own limits, those on tasks.
+
+    `max_change` is how many times farther a model may have moved than this site's own training last moved it, for each
+    round in between; `rounds_per_day` is None where the hospital sets no limit.
+    """
+
+    rounds: int
+    since: datetime
+    rounds_per_day: int | None
+    max_change: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Judges tasks that were not begun yet, before anything is computed; what was begun may always be finished.
+
+    `initial` has every array of the model before round 1 as this site computed it from the approved study: no
+    coordinator chooses where training starts. `folder` keeps, by run, the model that last came in to be trained.
+    The norm of a model's change catches a model that was put in the place of the study's. It does not catch one that
+    was moved little, in a direction of the coordinator's choosing.
+    """
+
+    store: TaskStore
+    limits: Limits
+    initial: NamedArrays
+    wire: Wire
+    folder: Path
+
+    def admit(self, task: Task) -> None:
+        """Let a task in, or refuse it by a fixed code.
+
+        Raises:
+            TaskError: a limit is reached, or the model is not one that this study can have come to.
+        """
+        if any(task.header.task_id == begun.task_id for begun in self.store.begun):
+            return
+        match task:
+            case TrainTask():
+                self._within_rounds(task.header.round)
+                self._can_have_come_to(task)
+            case EvaluateTask(split=Split.TEST):
+                if any(begun.split == Split.TEST for begun in self.store.begun):
+                    raise TaskError(Refusal.TEST_RELEASED, "the test split is released once, and it was")
+            case EvaluateTask():
+                self._at_most(
+                    self.limits.rounds + CHOOSING_EVALUATIONS, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP, "evaluations"
+                )
+            case DeliverTask():
+                self._at_most(MOST_DELIVERIES, Kind.DELIVER, Refusal.EVALUATIONS_USED_UP, "deliveries")
+
+    def remember(self, task: TrainTask, *, update_norm: float) -> None:
+        """Keep the model that was trained, and how far training moved it: the measure of the next one.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        facts = {"round": str(task.header.round), "update_norm": repr(update_norm)}
+        with atomic_file(self._last(task)) as part:
+            save_file(dict(task.arrays), part, facts)
+
+    def _within_rounds(self, number: int) -> None:
+        if not 1 <= number <= self.limits.rounds:
+            raise TaskError(Refusal.ROUNDS_USED_UP, "the study was approved for fewer rounds than the task's number")
+        self._at_most(self.limits.rounds, Kind.TRAIN, Refusal.ROUNDS_USED_UP, "rounds")
+        yesterday = self.store.now - timedelta(days=1)
+        today = sum(task.when > yesterday for task in self._since_approval(Kind.TRAIN))
+        if self.limits.rounds_per_day is not None and today >= self.limits.rounds_per_day:
+            raise TaskError(Refusal.TOO_MANY_A_DAY, "the hospital's rounds_per_day are used up for now")
+
+    def _at_most(self, most: int, kind: Kind, code: Refusal, what: str) -> None:
+        if sum(task.split != Split.TEST for task in self._since_approval(kind)) >= most:
+            raise TaskError(code, f"the approved study may ask for {most} {what}, and they were asked for")
+
+    def _since_approval(self, kind: Kind) -> list[Begun]:
+        return [task for task in self.store.begun if task.kind == kind and task.when >= self.limits.since]
+
+    def _can_have_come_to(self, task: TrainTask) -> None:
+        if not task.arrays.keys() <= self.initial.keys():
+            raise TaskError(Refusal.WRONG_FORM, "the task has arrays that the study's model has not")
+        start = {name: self.initial[name] for name in task.arrays}
+        if task.header.round == 1 and digest(task.arrays) != digest(cast(start, self.wire)):
+            raise TaskError(Refusal.OTHER_WEIGHTS, "round 1 does not start from the approved study's initial weights")
+        if not np.isfinite(l2_norm(task.arrays)):
+            raise TaskError(Refusal.MOVED_TOO_FAR, "the model that came in is not finite")
+        if (last := self._load_last(task)) is not None:
+            before, number, update_norm = last
+            moved = l2_norm(_difference(task.arrays, {**start, **before}))
+            rounds = max(1, abs(task.header.round - number))
+            if moved > self.limits.max_change * update_norm * rounds:
+                raise TaskError(
+                    Refusal.MOVED_TOO_FAR,
+                    f"the model moved by {moved:.3g} in {rounds} rounds, and this site's training by {update_norm:.3g}",
+                )
+
+    def _load_last(self, task: TrainTask) -> tuple[dict[str, Array], int, float] | None:
+        path = self._last(task)
+        if not path.exists():
+            return None
+        with safe_open(path, framework="numpy") as file:
+            facts = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name in task.arrays}  # noqa: SIM118  # no dict
+        return arrays, int(facts["round"]), float(facts["update_norm"])
+
+    def _last(self, task: TrainTask) -> Path:
+        return self.folder / task.header.run_id / "last_trained.safetensors"
+
+
+def _difference(new: NamedArrays, old: Mapping[str, Array]) -> dict[str, Array]:
+    """Subtract in fp32; an array of another shape is as far away as can be."""
+    return {
+        name: np.subtract(array, old[name], dtype=np.float32)
+        if array.shape == old[name].shape
+        else np.array([np.inf], np.float32)
+        for name, array in new.items()
+    }

@@ -1,0 +1,172 @@
+"""Asks sites until a deadline: silence is no reply, and what comes too late is counted and dropped."""
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from shared.refusal_codes import ASK_AGAIN
+from shared.wire import from_frames, records_of, to_frames
+
+RESEND_SECONDS = 600.0
+"""A site that is silent for so long is sent its task again: a lost HTTP answer leaves a Flower run waiting for ever."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""How long after a failed attempt a task is sent again; the pause doubles with each failure."""
+
+Tell = Callable[[int, str], None]
+"""Told of a node and what happened to its task: asked, asked again, answered, silent, late."""
+
+
+def tell_nobody(node: int, what: str) -> None:
+    """Tell nobody."""
+
+
+def nobody() -> Collection[int]:
+    """Pass over nobody."""
+    return ()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One task on its way: the sendings that may still be answered, and what came before its turn."""
+
+    message: Message
+    ids: set[str] = field(default_factory=set)
+    resend_at: float = 0.0
+    pause: float = FIRST_PAUSE_SECONDS
+    refusal: Message | None = None
+    kept: IO[bytes] | None = None
+
+    @property
+    def node(self) -> int:
+        return self.message.metadata.dst_node_id
+
+
+class Desk:
+    """Sends tasks and yields one reply a site, in the order of asking, one in memory at a time.
+
+    A reply that comes before its turn waits on disk (a file without a name). The same task is sent again after an error
+    of Flower's, after a refusal that passes by itself, and after RESEND_SECONDS of silence; a site knows a task by its
+    id, and does nothing twice. A node in `passed_over()` is not waited for.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        poll_seconds: float = 1.0,
+        tell: Tell = tell_nobody,
+        passed_over: Callable[[], Collection[int]] = nobody,
+    ) -> None:
+        self.grid = grid
+        self.late: dict[int, int] = {}
+        self._poll_seconds = poll_seconds
+        self._tell = tell
+        self._passed_over = passed_over
+        self._unanswered: dict[str, tuple[int, bool]] = {}
+
+    def ask(self, messages: Iterable[Message], deadline_seconds: float) -> Iterator[Message]:
+        """Yield each site's reply; one that is silent at the deadline is passed over."""
+        self.count_late()
+        deadline = time.monotonic() + deadline_seconds
+        passed_over = self._passed_over()
+        queue = [_Waiting(message) for message in messages if message.metadata.dst_node_id not in passed_over]
+        self._push(queue)
+        while queue:
+            first = queue[0]
+            if (reply := self._reply(first)) is not None:
+                self._leave(queue.pop(0), counted=False)
+                yield reply
+                del reply
+                continue
+            for waiting in queue[1:]:
+                self._look(waiting)
+            if time.monotonic() >= deadline or first.node in self._passed_over():
+                self._leave(queue.pop(0), counted=True)
+                if first.refusal is not None:
+                    yield first.refusal
+                else:
+                    self._tell(first.node, "silent")
+                continue
+            self._push([one for one in queue if one.kept is None and time.monotonic() >= one.resend_at])
+            time.sleep(self._poll_seconds)
+
+    def count_late(self) -> None:
+        """Take in what was answered after its deadline, count it by node, and drop it."""
+        for message_id, (node, counted) in list(self._unanswered.items()):
+            for reply in self.grid.pull_messages([message_id]):
+                del self._unanswered[message_id]
+                if counted and reply.has_content():
+                    self.late[node] = self.late.get(node, 0) + 1
+                    self._tell(node, "late")
+
+    def _reply(self, waiting: _Waiting) -> Message | None:
+        if waiting.kept is not None:
+            return _unspool(waiting)
+        return self._pull(waiting)
+
+    def _look(self, waiting: _Waiting) -> None:
+        """Notice before its turn that a sending failed; a reply is put on disk."""
+        if waiting.kept is None and (reply := self._pull(waiting)) is not None:
+            waiting.kept = _spool(reply)
+
+    def _pull(self, waiting: _Waiting) -> Message | None:
+        for reply in self.grid.pull_messages(sorted(waiting.ids)) if waiting.ids else ():
+            waiting.ids.discard(reply.metadata.reply_to_message_id)
+            if reply.has_content() and not _passes_by_itself(reply):
+                self._tell(waiting.node, "answered")
+                return reply
+            if reply.has_content():
+                waiting.refusal = reply
+            if not waiting.ids:
+                waiting.resend_at = time.monotonic() + waiting.pause
+                waiting.pause = min(2 * waiting.pause, LONGEST_PAUSE_SECONDS)
+        return None
+
+    def _push(self, queue: list[_Waiting]) -> None:
+        if not queue:
+            return
+        messages = [_again(one.message) if one.resend_at else one.message for one in queue]
+        for waiting, message_id in zip(queue, self.grid.push_messages(messages), strict=True):
+            self._tell(waiting.node, "asked again" if waiting.resend_at else "asked")
+            if message_id:  # the SuperLink takes no message for a node that it does not know
+                waiting.ids.add(message_id)
+            waiting.resend_at = time.monotonic() + (RESEND_SECONDS if message_id else waiting.pause)
+
+    def _leave(self, waiting: _Waiting, *, counted: bool) -> None:
+        self._unanswered |= dict.fromkeys(waiting.ids, (waiting.node, counted))
+
+
+def _passes_by_itself(reply: Message) -> bool:
+    state = records_of(reply.content, ConfigRecord).get("state")
+    return state is not None and state.get("kind") == "refusal" and state.get("code") in set(map(str, ASK_AGAIN))
+
+
+def _again(message: Message) -> Message:
+    told = message.metadata
+    return Message(message.content, told.dst_node_id, told.message_type, group_id=told.group_id)
+
+
+def _spool(reply: Message) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # closed, and so gone, when its turn comes
+    for frame in to_frames(reply.content):
+        file.write(len(frame).to_bytes(8, "big"))
+        file.write(frame)
+    file.seek(0)
+    return file
+
+
+def _unspool(waiting: _Waiting) -> Message:
+    def frames(file: IO[bytes]) -> Iterator[bytes]:
+        while head := file.read(8):
+            yield file.read(int.from_bytes(head, "big"))
+
+    if waiting.kept is None:
+        raise ValueError("nothing was put on disk")
+    with waiting.kept as file:
+        return Message(from_frames(frames(file)), reply_to=waiting.message)

@@ -1,0 +1,57 @@
+"""Backup and restore of a coordinator: settings, keys, records of sites, and every run with its checkpoints."""
+
+import os
+import tarfile
+from pathlib import Path
+
+from server.coordinator_folder import CoordinatorFolder
+from shared.errors import CoordinatorError
+from shared.storage import atomic_file
+
+LEFT_OUT = frozenset({"flower", "state", "proxy", "logs"})
+"""Flower's own state is made again from the records of the sites; scratch files and logs are not needed to go on."""
+
+
+def backup(folder: CoordinatorFolder, target: Path) -> None:
+    """Write everything that is needed to go on into one file, for its owner only: the authority's key is in it.
+
+    A run may go on meanwhile: each of its files is whole at any time.
+
+    Raises:
+        CoordinatorError: there is no coordinator.
+        StorageError: the file cannot be written.
+    """
+    if not folder.config.exists():
+        raise CoordinatorError(f"{folder.path} holds no coordinator. Name its folder with --folder.")
+    with atomic_file(target) as part:
+        part.touch(mode=0o600)
+        with tarfile.open(part, "w:gz") as archive:
+            for entry in sorted(folder.path.iterdir()):
+                if entry.name not in LEFT_OUT:
+                    archive.add(entry, arcname=entry.name, filter=_keep)
+
+
+def restore(source: Path, folder: CoordinatorFolder) -> None:
+    """Put a backup into an empty folder. The sites notice nothing; a run is then resumed.
+
+    Raises:
+        CoordinatorError: the folder is not empty, or the file is no backup.
+    """
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise CoordinatorError(f"{folder.path} is not empty. Restore into a new folder: --folder.")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(source, "r:gz") as archive:
+            archive.extractall(folder.path, filter="data")  # refuses links and paths that lead out of the folder
+    except (OSError, tarfile.TarError, EOFError):
+        raise CoordinatorError(f"{source}: not a backup, or damaged. Try an older one.") from None
+    if not folder.config.exists():
+        raise CoordinatorError(f"{source}: not a backup of a coordinator. Try another file.")
+    os.chmod(folder.private, 0o700)  # noqa: PTH101  # beside the files' own modes, which the archive keeps
+    for key in folder.private.iterdir():
+        key.chmod(0o600)
+
+
+def _keep(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    scratch = entry.name.endswith(".part") or entry.name.endswith("/lock")
+    return None if scratch or not (entry.isfile() or entry.isdir()) else entry

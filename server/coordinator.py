@@ -1,0 +1,199 @@
+"""What a coordinator does outside of a run: make its folder, invite sites, take in their keys, start and stop runs."""
+
+import hashlib
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from server.bootstrap import compose
+from server.bundle import build_bundle, bundle_digest
+from server.certificates import make_authority, make_server
+from server.coordinator_config import CoordinatorConfig, read_coordinator
+from server.coordinator_folder import CoordinatorFolder
+from server.enrolment import Register
+from server.fleet import Fleet
+from server.run_folder import RunFolder, open_run
+from shared.audit import AuditLog
+from shared.declaration import parse
+from shared.errors import CoordinatorError
+from shared.invitation import BUNDLE, CA, INVITATION, STUDY, Invitation, PublicKeys, write_paper
+from shared.parameters import digest
+from shared.protocol import StudyProtocol
+from shared.storage import atomic_file
+
+PRIVATE = 0o600
+
+
+def make_folder(folder: CoordinatorFolder, settings: dict[str, Any], *, now: datetime) -> CoordinatorConfig:
+    """Make a coordinator's folder: its settings, its authority, its server certificate and its secret.
+
+    Raises:
+        CoordinatorError: there is a coordinator already, or a setting is wrong.
+        StorageError: the folder cannot be written.
+    """
+    if folder.config.exists():
+        raise CoordinatorError(f"{folder.path} holds a coordinator already. Choose another --folder.")
+    config = parse(settings, CoordinatorConfig, where="init", error=CoordinatorError)
+    ca_key, ca = make_authority(config.address.called, now=now)
+    _keep_private(folder.ca_key, ca_key)
+    _keep(folder.ca, ca)
+    renew_server(folder, config, now=now)
+    _keep_private(folder.secret, secrets.token_hex(32).encode())
+    _keep(folder.bundle, build_bundle())
+    _keep(folder.config, tomli_w.dumps(settings).encode())
+    AuditLog(folder.audit).append("coordinator made", host=config.address.host)
+    return config
+
+
+def renew_server(folder: CoordinatorFolder, config: CoordinatorConfig, *, now: datetime) -> None:
+    """Make a new server key and certificate; sites trust the authority, and need to do nothing.
+
+    Raises:
+        CoordinatorError: the authority's key cannot be read.
+    """
+    try:
+        ca_key, ca = folder.ca_key.read_bytes(), folder.ca.read_bytes()
+    except OSError as fault:
+        raise CoordinatorError(f"{fault.filename}: cannot be read. Restore it from a backup.") from None
+    key, certificate = make_server(ca_key, ca, config.address.host, now=now)
+    _keep_private(folder.server_key, key)
+    _keep(folder.server_certificate, certificate)
+
+
+def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: Path) -> Invitation:
+    """Write the folder that a site gets: the study, the invitation to it, the authority's certificate, the bundle.
+
+    Raises:
+        CoordinatorError: the site is not in coordinator.toml.
+        WeightsError: the pretrained weights are missing or contradict the study.
+    """
+    config = read_coordinator(folder.config)
+    if site not in config.sites.names:
+        raise CoordinatorError(f"{site}: not in [sites] names of {folder.config}. Add it there, and invite it again.")
+    coordinator, _ = compose(protocol, weights_file=config.pretrained.file)
+    invitation = Invitation(
+        site=site,
+        coordinator=config.address.called,
+        address=f"{config.address.host}:{config.address.port}",
+        study=protocol.study.name,
+        digest=protocol.digest(),
+        initial=digest(coordinator.initial),
+        weights=coordinator.provenance.sha256 or "",
+        bundle=bundle_digest(folder.bundle.read_bytes()),
+        ca=hashlib.sha256(folder.ca.read_bytes()).hexdigest(),
+    )
+    _keep(out / STUDY, protocol.to_toml().encode())
+    _keep(out / CA, folder.ca.read_bytes())
+    _keep(out / BUNDLE, folder.bundle.read_bytes())
+    write_paper(invitation, out / INVITATION)
+    AuditLog(folder.audit).append("invited", site=site, protocol=invitation.digest)
+    return invitation
+
+
+def enroll(folder: CoordinatorFolder, keys: PublicKeys, fleet: Fleet) -> str:
+    """Take in a site's public keys.
+
+    Raises:
+        CoordinatorError: the site is not in coordinator.toml, or its keys cannot be used.
+    """
+    if keys.site not in read_coordinator(folder.config).sites.names:
+        raise CoordinatorError(f"{keys.site}: not in [sites] names of {folder.config}. Add it there first.")
+    done = Register(folder.sites).enroll(keys, fleet)
+    AuditLog(folder.audit).append(done, site=keys.site, node=keys.node.split()[1], signing=keys.signing)
+    return done
+
+
+def revoke(folder: CoordinatorFolder, site: str, fleet: Fleet) -> None:
+    """Take a site's keys back.
+
+    Raises:
+        CoordinatorError: no such site is enrolled.
+    """
+    Register(folder.sites).revoke(site, fleet)
+    AuditLog(folder.audit).append("revoked", site=site)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOrder:
+    """A deployed run: its id, in every task's id; and which of Flower's runs plays it, 0 for none."""
+
+    run_id: str
+    flower_run: int
+
+
+def begin_run(folder: CoordinatorFolder, protocol: StudyProtocol) -> RunFolder:
+    """Make the folder of a study's run, or find the one that is there.
+
+    Raises:
+        CoordinatorError: a site in coordinator.toml is not enrolled.
+        StorageError: a run of another study is in the way.
+    """
+    Register(folder.sites).of(read_coordinator(folder.config).sites.names)
+    path = folder.runs / run_name(protocol)
+    run = open_run(path, protocol, resume=(path / "protocol.toml").exists())
+    if not run.order.exists():
+        write_order(run, RunOrder(run_id=secrets.token_hex(8), flower_run=0))
+    return run
+
+
+def run_name(protocol: StudyProtocol) -> str:
+    """Name a run after its study and the first digits of its digest."""
+    words = re.sub(r"[^a-z0-9]+", "-", protocol.study.name.lower()).strip("-") or "study"
+    return f"{words[:40]}-{protocol.digest()[:8]}"
+
+
+def find_run(folder: CoordinatorFolder, name: str | None) -> RunFolder:
+    """Find a run by its name, or the only one there is, or the newest.
+
+    Raises:
+        CoordinatorError: there is none of that name.
+    """
+    runs = sorted(folder.runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    if name is not None:
+        runs = [path for path in runs if path.parent.name == name]
+    if not runs:
+        known = ", ".join(sorted(path.parent.name for path in folder.runs.glob("*/run.json"))) or "none"
+        raise CoordinatorError(f"{name or 'a run'}: there is no such run. Known: {known}. `run STUDY` begins one.")
+    return RunFolder(path=runs[-1].parent)
+
+
+def read_order(run: RunFolder) -> RunOrder:
+    """Read a run's order."""
+    return RunOrder(**json.loads(run.order.read_text(encoding="utf-8")))
+
+
+def write_order(run: RunFolder, order: RunOrder) -> None:
+    """Write a run's order."""
+    facts = {"run_id": order.run_id, "flower_run": order.flower_run}
+    _keep(run.order, json.dumps(facts).encode())
+
+
+def drop_site(run: RunFolder, site: str) -> None:
+    """Leave a site out of the rest of a run; it is not waited for any more.
+
+    Raises:
+        CoordinatorError: the run does not know the site.
+    """
+    status = json.loads(run.status.read_text(encoding="utf-8")) if run.status.exists() else {"sites": {}}
+    if site not in status["sites"]:
+        raise CoordinatorError(f"{site}: not in this run. In it: {', '.join(status['sites']) or 'nobody yet'}.")
+    gone = json.loads(run.dropped.read_text(encoding="utf-8")) if run.dropped.exists() else []
+    _keep(run.dropped, json.dumps(sorted({*gone, site})).encode())
+
+
+def _keep(path: Path, content: bytes) -> None:
+    with atomic_file(path) as part:
+        part.write_bytes(content)
+
+
+def _keep_private(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with atomic_file(path) as part:
+        part.touch(mode=PRIVATE)
+        part.write_bytes(content)

@@ -1,0 +1,218 @@
+"""Commands for coordinators: make a coordinator, invite and enrol sites, serve, and run studies over them."""
+
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server import coordinator
+from server.backup import backup as write_backup
+from server.backup import restore as read_backup
+from server.certificates import expires
+from server.coordinator_config import read_coordinator
+from server.coordinator_folder import CoordinatorFolder
+from server.enrolment import Register
+from server.fleet import environment, fleet
+from server.playing import Player
+from server.playing import stop as stop_run
+from server.programs import Programs, commands, only
+from server.progress import table
+from server.run_folder import RunFolder
+from server.run_status import read_status
+from shared.errors import FederationError
+from shared.invitation import read_keys
+from shared.protocol import read_protocol
+
+app = typer.Typer(no_args_is_help=True, help="For whoever coordinates a study over real hospitals.")
+
+FolderOption = Annotated[Path, typer.Option("--folder", help="The coordinator's folder.")]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="The run's name. Default: the newest.", show_default=False)
+]
+HERE = Path("coordinator")
+
+
+@app.command()
+def init(
+    host: Annotated[str, typer.Option(help="Name or address by which sites reach this server.", show_default=False)],
+    site: Annotated[list[str], typer.Option(help="A site that runs go to; give it once a site.", show_default=False)],
+    port: Annotated[int, typer.Option(help="The proxy's port, the only one that sites reach.")] = 443,
+    listen: Annotated[str, typer.Option(help="The proxy's own address.")] = "0.0.0.0",  # noqa: S104
+    superlink_port: Annotated[int, typer.Option(help="Flower's port, on loopback.")] = 18000,
+    folder: FolderOption = HERE,
+) -> None:
+    """Make a coordinator: its folder, its certificate authority, its server certificate and coordinator.toml."""
+    settings = {
+        "address": {"host": host, "port": port, "listen": listen},
+        "sites": {"names": site},
+        "superlink": {"port": superlink_port},
+    }
+    coordinator.make_folder(_at(folder), settings, now=datetime.now(UTC))
+    typer.echo(f"Made {folder}. Its settings: {folder / 'coordinator.toml'}. Next: `invite` each site.")
+
+
+@app.command()
+def invite(
+    site: Annotated[str, typer.Argument(help="The site, as in coordinator.toml.", show_default=False)],
+    study: Annotated[Path, typer.Option(help="The study: a TOML file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the invitation, to be sent to the site.", show_default=False)],
+    folder: FolderOption = HERE,
+) -> None:
+    """Write the folder that a site gets: study, invitation, certificate and bundle. No secret is in it."""
+    invitation = coordinator.invite(_at(folder), site, read_protocol(study), out)
+    typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
+
+
+@app.command()
+def enroll(
+    keys: Annotated[Path, typer.Argument(help="The file with public keys that the site sent.", show_default=False)],
+    folder: FolderOption = HERE,
+) -> None:
+    """Take in a site's public keys, in place of older ones. Check their digests with the site by telephone."""
+    read = read_keys(keys)
+    with fleet(_at(folder), read_coordinator(_at(folder).config)) as superlink:
+        done = coordinator.enroll(_at(folder), read, superlink)
+    typer.echo(f"{read.site}: {done}. Signing key {read.signing[:16]}...")
+
+
+@app.command()
+def revoke(
+    site: Annotated[str, typer.Argument(help="The site.", show_default=False)], folder: FolderOption = HERE
+) -> None:
+    """Take a site's keys back: its link is refused at once. The site makes new keys to come back."""
+    with fleet(_at(folder), read_coordinator(_at(folder).config)) as superlink:
+        coordinator.revoke(_at(folder), site, superlink)
+    typer.echo(f"{site}: revoked.")
+
+
+@app.command()
+def certificate(folder: FolderOption = HERE) -> None:
+    """Make a new server certificate, e.g. before the old one ends. Sites need to do nothing; restart `serve`."""
+    place = _at(folder)
+    coordinator.renew_server(place, read_coordinator(place.config), now=datetime.now(UTC))
+    typer.echo(f"{place.server_certificate}: valid until {expires(place.server_certificate):%Y-%m-%d}.")
+
+
+@app.command()
+def serve(
+    program: Annotated[
+        str | None, typer.Argument(help="superlink, superexec or proxy: only this one, in the foreground.")
+    ] = None,
+    folder: FolderOption = HERE,
+) -> None:
+    """Run the coordinator's programs until stopped; with a name, become that one program (for units and containers)."""
+    place = _at(folder)
+    found = commands(place, read_coordinator(place.config), path=os.environ.get("PATH", ""))
+    inherited = environment(place, os.environ)
+    if program is not None:
+        command = found[only(program)]
+        os.execve(command[0], command, inherited)  # noqa: S606  # the unit's supervisor watches this very process
+    programs = Programs(place.logs, inherited)
+    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: ended.append(number))
+    try:
+        for name, command in found.items():
+            programs.start(name, command)
+        typer.echo(f"Serving at port {read_coordinator(place.config).address.port}. Logs: {place.logs}. Stop: Ctrl-C.")
+        while not ended:
+            programs.revive(typer.echo)
+            time.sleep(0.5)
+    finally:
+        programs.stop()
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
+    folder: FolderOption = HERE,
+) -> None:
+    """Run a study over the sites in coordinator.toml, wait, and print the report's path. Ctrl-C leaves it running."""
+    _play(_at(folder), coordinator.begin_run(_at(folder), read_protocol(study)))
+
+
+@app.command()
+def resume(run: RunOption = None, folder: FolderOption = HERE) -> None:
+    """Go on with a run after its last finished round, or follow one that is running."""
+    _play(_at(folder), coordinator.find_run(_at(folder), run))
+
+
+@app.command()
+def stop(run: RunOption = None, folder: FolderOption = HERE) -> None:
+    """Stop a run. What is finished is kept; `resume` goes on."""
+    place = _at(folder)
+    found = coordinator.find_run(place, run)
+    with fleet(place, read_coordinator(place.config)) as superlink:
+        stop_run(found, superlink)
+    typer.echo(f"{found.path.name}: stopped.")
+
+
+@app.command()
+def drop(
+    site: Annotated[str, typer.Argument(help="The site.", show_default=False)],
+    run: RunOption = None,
+    folder: FolderOption = HERE,
+) -> None:
+    """Leave a site out of the rest of a run. For later runs, take it out of coordinator.toml."""
+    found = coordinator.find_run(_at(folder), run)
+    coordinator.drop_site(found, site)
+    typer.echo(f"{found.path.name}: {site} is not asked any more.")
+
+
+@app.command()
+def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
+    """Show who is enrolled and reachable, and where the newest run stands."""
+    place = _at(folder)
+    config = read_coordinator(place.config)
+    typer.echo(f"certificate valid until {expires(place.server_certificate):%Y-%m-%d}")
+    try:
+        with fleet(place, config) as superlink:
+            online = {node.node_id for node in superlink.nodes() if node.online}
+    except FederationError as fault:
+        typer.echo(str(fault))
+        online = set()
+    for name, record in Register(place.sites).records().items():
+        word = "revoked" if record.revoked else "online" if record.node_id in online else "not reachable"
+        typer.echo(f"  {name}: {word}{'' if name in config.sites.names else ', not in coordinator.toml'}")
+    if run is not None or any(place.runs.glob("*/run.json")):
+        found = coordinator.find_run(place, run)
+        state = read_status(found.status)
+        typer.echo("\n".join([found.path.name, *(table(state) if state else ["  not begun"])]))
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)], folder: FolderOption = HERE
+) -> None:
+    """Write settings, keys, records of sites and all runs into one file. Keep it as safe as the keys in it."""
+    write_backup(_at(folder), file)
+    typer.echo(file)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `backup` wrote.", show_default=False)],
+    folder: FolderOption = HERE,
+) -> None:
+    """Put a backup into an empty folder; then `serve` and `resume`."""
+    read_backup(file, _at(folder))
+    typer.echo(f"{folder}: restored. Next: `serve`, then `resume`.")
+
+
+def _at(folder: Path) -> CoordinatorFolder:
+    return CoordinatorFolder(path=folder)
+
+
+def _play(place: CoordinatorFolder, found: RunFolder) -> None:
+    with fleet(place, read_coordinator(place.config)) as superlink:
+        try:
+            Player(place, found, superlink, say=typer.echo).play()
+        except KeyboardInterrupt:
+            typer.echo(f"Left running. Follow it with `polyclinic coordinator resume --folder {place.path}`.")
+            raise typer.Exit(130) from None
+    if found.outcome.exists():
+        typer.echo(found.report)

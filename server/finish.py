@@ -1,0 +1,44 @@
+"""What a finished run leaves in its folder: results, and the report that shows them."""
+
+from collections.abc import Mapping
+
+import torch
+
+from server.admission import Refused
+from server.bootstrap import Coordinator
+from server.environment import environment
+from server.report import write as write_report
+from server.results_json import write as write_results
+from server.run_folder import RunFolder
+from server.study_results import study_result
+from server.study_run import Conclusion
+from shared.released_flow import ReleasedFlow
+
+
+def write_findings(
+    run: RunFolder,
+    coordinator: Coordinator,
+    conclusion: Conclusion,
+    flows: Mapping[str, ReleasedFlow | Refused],
+    *,
+    device: torch.device,
+    local: Mapping[str, Conclusion],
+    pooled: Conclusion | None,
+) -> None:
+    """Compose the study's results and write results.json and report.html; simulated or deployed, they are the same.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    protocol = coordinator.protocol
+    result = study_result(
+        protocol,
+        conclusion,
+        flows,
+        coordinator.provenance,
+        environment(device, seed=protocol.study.seed),
+        local=local,
+        pooled=pooled,
+    )
+    write_results(result, run.results)
+    write_report(result, run.report)

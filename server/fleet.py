@@ -1,0 +1,212 @@
+"""SuperLink and its nodes: how they are started, which keys they know, and Flower's runs."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+from server.bundle import bundle_digest
+from server.coordinator_config import CoordinatorConfig
+from server.coordinator_folder import CoordinatorFolder
+from shared.errors import CoordinatorError, FederationError
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONUNBUFFERED": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+"""Nothing is reported, looked up or installed by any program that the coordinator starts."""
+
+COORDINATOR_VARIABLE = "POLYCLINIC_COORDINATOR"
+"""Tells the ServerApp, which Flower starts, where the coordinator's folder is."""
+
+
+class RefusedBySuperLinkError(FederationError):
+    """The SuperLink understood what was asked, and refused it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One key that the SuperLink knows; `online` means that its site's link was heard within the last minute."""
+
+    node_id: int
+    public_key: bytes
+    online: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowerRun:
+    """Where one of Flower's runs stands; a study's run may need several, one after the other."""
+
+    finished: bool
+    completed: bool
+    details: str
+
+
+def environment(folder: CoordinatorFolder, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment of the coordinator's programs; Flower finds its own by PATH."""
+    scripts = str(Path(sys.executable).parent)
+    return {
+        **inherited,
+        **QUIET,
+        "PATH": f"{scripts}:{inherited.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
+        "FLWR_HOME": str(folder.flower_home.resolve()),
+        COORDINATOR_VARIABLE: str(folder.path.resolve()),
+    }
+
+
+def superlink_command(folder: CoordinatorFolder, config: CoordinatorConfig) -> list[str]:
+    """Say how the SuperLink is started: only enrolled keys, its state on disk, and no process of its own."""
+    return [
+        str(Path(sys.executable).parent / "flower-superlink"),
+        *("--ssl-ca-certfile", str(folder.ca.resolve())),
+        *("--ssl-certfile", str(folder.server_certificate.resolve())),
+        *("--ssl-keyfile", str(folder.server_key.resolve())),
+        "--enable-supernode-auth",
+        *("--database", str(folder.state.resolve())),
+        *("--host", config.superlink.host),
+        *("--port", str(config.superlink.port)),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", str(folder.secret.resolve())),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def superexec_command(folder: CoordinatorFolder, config: CoordinatorConfig) -> list[str]:
+    """Say how the process is started that starts ServerApps; its secret lets it, and nobody else, take a run."""
+    return [
+        str(Path(sys.executable).parent / "flower-superexec"),
+        *("--runtime-api-address", f"{config.superlink.host}:{config.superlink.port}"),
+        *("--root-certificates", str(folder.ca.resolve())),
+        *("--superexec-auth-secret-file", str(folder.secret.resolve())),
+    ]
+
+
+def node_key(line: str) -> bytes:
+    """Read a node's public key, a line of OpenSSH, as the SuperLink stores it.
+
+    Raises:
+        CoordinatorError: it is no key of the curve P-384.
+    """
+    try:
+        key = serialization.load_ssh_public_key(line.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise CoordinatorError("the node's public key cannot be read. Ask the site for a new `polyclinic site keys`.")
+    return bytes(public_key_to_bytes(key))
+
+
+class Fleet:
+    """Talks to the SuperLink's Control API, which only the coordinator's side of the proxy reaches.
+
+    Every method raises FederationError where the SuperLink does not answer.
+    """
+
+    def __init__(self, client: ControlHttpClient) -> None:
+        self._client = client
+
+    def nodes(self) -> list[Node]:
+        """List the keys that are enrolled and not revoked."""
+        with _spoken():
+            response = self._client.ListNodes(ListNodesRequest())
+        return [
+            Node(node_id=node.node_id, public_key=bytes(node.public_key), online=node.status == "online")
+            for node in response.nodes_info
+            if node.status != "unregistered"
+        ]
+
+    def register(self, public_key: bytes, name: str) -> int:
+        """Enrol a node's key and give its node id; a key that was ever revoked cannot come back."""
+        try:
+            with _spoken():
+                response = self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
+        except RefusedBySuperLinkError as fault:
+            raise CoordinatorError(f"{name}: {fault} A key that was revoked stays so: ask for new ones.") from None
+        return response.node_id
+
+    def unregister(self, node_id: int) -> None:
+        """Revoke a node's key; its link is refused from its next request on."""
+        with _spoken():
+            self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+
+    def start(self, bundle: bytes, run: str) -> int:
+        """Start one of Flower's runs for a study's run, and give its id."""
+        fab = Fab(bundle_digest(bundle), bundle, {})
+        request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto({"run": run}))
+        with _spoken():
+            response = self._client.StartRun(request)
+        if not response.HasField("run_id"):
+            raise FederationError("the SuperLink did not start the run. See logs/superlink.log.")
+        return response.run_id
+
+    def state(self, run_id: int) -> FlowerRun | None:
+        """Say where a run stands; None where the SuperLink does not know it."""
+        with _spoken():
+            found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+        if run_id not in found:
+            return None
+        status = found[run_id].status
+        return FlowerRun(
+            finished=status.status == "finished",
+            completed=status.sub_status == "completed",
+            details=status.details,
+        )
+
+    def stop(self, run_id: int) -> None:
+        """Stop a run; one that has ended already is left as it is."""
+        with _spoken():
+            state = self.state(run_id)
+            if state and not state.finished:
+                self._client.StopRun(StopRunRequest(run_id=run_id))
+
+
+@contextmanager
+def fleet(folder: CoordinatorFolder, config: CoordinatorConfig) -> Iterator[Fleet]:
+    """Connect to the coordinator's SuperLink."""
+    client = ControlHttpClient.from_server_address(
+        server_address=f"{config.superlink.host}:{config.superlink.port}",
+        insecure=False,
+        root_certificates=folder.ca.read_bytes(),
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    )
+    try:
+        yield Fleet(client)
+    finally:
+        client.close()
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPStatusError as fault:
+        said = fault.response.text[:200]
+        raise RefusedBySuperLinkError(f"the SuperLink refused ({fault.response.status_code}: {said}).") from None
+    except httpx.HTTPError as fault:
+        raise FederationError(
+            f"the SuperLink does not answer ({type(fault).__name__}). Start it with `polyclinic coordinator serve`."
+        ) from None

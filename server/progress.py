@@ -1,0 +1,76 @@
+"""Tells a person how a deployed run gets on: what each site did, and a line for each finished round."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from server.run_folder import RunFolder
+from server.run_status import RunStatus, SiteStatus, read_status
+from shared.errors import StorageError
+
+WORTH_TELLING = frozenset({"asked again", "silent", "late", "dropped"})
+"""Besides refusals: that a site was asked and answered is told by the round's line."""
+
+
+class Follower:
+    """Reads a run's files again and again, and says what is new; `rounds` are those that it has seen finished."""
+
+    def __init__(self, run: RunFolder, say: Callable[[str], None]) -> None:
+        self._run, self._say = run, say
+        self._status: RunStatus | None = None
+        self.rounds = len(self._records())
+
+    def tell(self) -> None:
+        """Say what is new."""
+        for record in self._records()[self.rounds :]:
+            self._say(round_line(record))
+            self.rounds += 1
+        try:
+            status = read_status(self._run.status)
+        except StorageError:
+            return
+        if status is not None:
+            for line in news(self._status, status):
+                self._say(line)
+            self._status = status
+
+    def _records(self) -> list[dict[str, Any]]:
+        path = self._run.path / "rounds.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def news(before: RunStatus | None, after: RunStatus) -> Iterator[str]:
+    """Say what has changed between two looks."""
+    if before is None or before.stage != after.stage:
+        yield f"{after.stage}: {after.round} of {after.rounds} rounds are finished"
+    for name, site in after.sites.items():
+        old = before.sites.get(name, SiteStatus()) if before else SiteStatus()
+        if site.approval and site.approval != old.approval:
+            yield f"  {name}: {site.approval}, version {site.package}"
+        if site.refusal and site.refusal != old.refusal:
+            yield f"  {name}: {site.refusal}"
+        if site.state in WORTH_TELLING and (site.state, site.since) != (old.state, old.since):
+            yield f"  {name}: {site.state}"
+
+
+def round_line(record: Mapping[str, Any]) -> str:
+    """Write a finished round as one line: validation AUC, and each site's loss or why it was left out."""
+    shown = ", ".join(
+        f"{name} left out ({entry['refusal']})" if entry["refusal"] else f"{name} {entry['loss_by_epoch'][-1]:.4f}"
+        for name, entry in record["sites"].items()
+    )
+    auc = record["validation"]["macro_auc"]
+    verdict = (
+        "lost: too few sites" if record["lost"] else f"validation AUC {'not known' if auc is None else f'{auc:.3f}'}"
+    )
+    return f"round {record['round']}: {verdict} | loss {shown} | {record['seconds']:.0f} s"
+
+
+def table(status: RunStatus) -> list[str]:
+    """Write where a run stands, a line a site."""
+    lines = [f"{status.stage}, {status.round} of {status.rounds} rounds finished, since {status.since}"]
+    width = max((len(name) for name in status.sites), default=0)
+    for name, site in status.sites.items():
+        said = f"{site.approval or 'not heard'} {site.package}".strip()
+        lines.append(f"  {name:<{width}}  {site.state:<12} {said:<18} {site.refusal or ''}".rstrip())
+    return lines

@@ -1,0 +1,81 @@
+"""The papers that site and coordinator exchange before a study: the invitation, and the site's public keys."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+from pydantic import Field
+
+from shared.declaration import Declaration, read_toml
+from shared.errors import FederationError, SiteError
+from shared.storage import atomic_file
+
+INVITATION = "invitation.toml"
+STUDY = "study.toml"
+CA = "ca.crt"
+BUNDLE = "polyclinic.fab"
+"""The files of the folder that `polyclinic coordinator invite` writes."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\[\]:-]{1,253}:[0-9]{1,5}$")]
+
+
+class Invitation(Declaration):
+    """What a coordinator asks a site to approve: one study, by its digest, at one address.
+
+    `site` is the name under which the site is enrolled. `bundle` is the SHA-256 of the courier's bundle (the FAB),
+    `ca` that of ca.crt. `initial` is the digest of all arrays of the model before round 1 (`parameters.digest`), which
+    the agent computes for itself, and `weights` the SHA-256 of the pretrained weights file, "" where there is none.
+    """
+
+    site: SiteName
+    coordinator: Line
+    address: Address
+    study: Line
+    digest: Sha256
+    initial: Sha256
+    weights: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    bundle: Sha256
+    ca: Sha256
+
+
+class PublicKeys(Declaration):
+    """What a site gives its coordinator to be enrolled: no secret is in it.
+
+    `node` is the SuperNode's key as a line of OpenSSH (ECDSA P-384), which Flower's SuperLink registers; `signing` the
+    agent's Ed25519 key in hexadecimal, by which the coordinator knows the site's replies.
+    """
+
+    site: SiteName
+    node: Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]{100,400}( [!-~]{1,100})?$")]
+    signing: Sha256
+
+
+def read_invitation(folder: Path) -> Invitation:
+    """Read the invitation in a folder.
+
+    Raises:
+        SiteError: it is missing or not of this form; every fault is named.
+    """
+    return read_toml(folder / INVITATION, Invitation, error=SiteError)
+
+
+def read_keys(path: Path) -> PublicKeys:
+    """Read a site's public keys.
+
+    Raises:
+        FederationError: they are missing or not of this form.
+    """
+    return read_toml(path, PublicKeys, error=FederationError)
+
+
+def write_paper(paper: Invitation | PublicKeys, path: Path) -> None:
+    """Write either of them as TOML; the file is there whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with atomic_file(path) as part:
+        part.write_text(tomli_w.dumps(paper.model_dump()), encoding="utf-8")

@@ -1,0 +1,85 @@
+"""What [privacy] changes in a study: its defaults, what is refused beside it by name, and what has a price."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+UNDER_PRIVACY: Final[Mapping[str, Mapping[str, Any]]] = {
+    "model": {"norm": "folded", "features": "unit"},
+    "training": {"loss": "bce"},
+}
+"""Defaults of keys that are left out, by section, where a study has [privacy]; all others stay as they are."""
+
+_REFUSED: Final[tuple[tuple[str, object, str], ...]] = (
+    (
+        "model.norm",
+        "batch",
+        "[model] norm = 'batch' computes with each batch's own statistics, so that one patient changes what the model "
+        "learns from the others. Use 'folded', 'frozen' or 'group'.",
+    ),
+    (
+        "training.sampler",
+        "balanced",
+        "[training] sampler = 'balanced' draws a patient the more often, the rarer the label is at the site, and the "
+        "guarantee needs one chance for all. Remove the key: under [privacy] patients are drawn by independent coins.",
+    ),
+    (
+        "training.loss",
+        "weighted_bce",
+        "[training] loss = 'weighted_bce' takes its weights from the site's own labels, which would leave with the "
+        "update. Use 'bce', or 'focal' with an alpha that the study declares.",
+    ),
+    (
+        "training.precision",
+        "bf16",
+        "[training] precision = 'bf16' rounds gradients by more than their clipping allows for. Remove the key.",
+    ),
+    (
+        "federation.strategy",
+        "fedprox",
+        "[federation] strategy = 'fedprox' has a step of its own at the site, which this version's private training "
+        "does not take. Use 'fedavg', or a strategy that differs at the server alone: fedavgm, fedadam, fedyogi.",
+    ),
+    (
+        "federation.local_norm",
+        True,
+        "[federation] local_norm = true trains layers that are neither clipped nor noised, and a site's evidence "
+        "depends on them. Set it to false; norm = 'folded' has no such layers.",
+    ),
+)
+
+
+def refusals(settings: Mapping[str, Any]) -> list[str]:
+    """Name what breaks the guarantee, a sentence and a next step each; `settings` maps 'section.key' to its value.
+
+    Focal loss is allowed: its gamma and alpha are the study's own constants. Choosing the round by validation
+    ('best_validation') is allowed too: validation patients are not those whom training protects, and every round's
+    model is released already.
+    """
+    found = [why for key, value, why in _REFUSED if settings[key] == value]
+    if settings["privacy.count_noise_epsilon"] and settings["task.unit"] != "patient":
+        found.append(
+            "[privacy] count_noise_epsilon needs [task] unit = 'patient': a patient with several exams would count "
+            "more than once, and the noise hides one. Set the unit, or leave count_noise_epsilon at 0."
+        )
+    return ["Under [privacy]: " + why for why in found]
+
+
+def warnings(settings: Mapping[str, Any]) -> list[str]:
+    """Say what is allowed and has its price, a sentence or two each."""
+    found = []
+    if settings["model.unfreeze"]:
+        found.append(
+            "[model] unfreeze trains the backbone under [privacy]. The noise is as large in each of its millions of "
+            "parameters as in the head's, and what is learnt mostly drowns in it. Compare with the head alone."
+        )
+    if settings["model.features"] == "pooled":
+        found.append(
+            "[model] features = 'pooled' lets the features' scale decide how hard each patient is clipped. "
+            "'unit' learns more at the same epsilon."
+        )
+    if settings["privacy.epsilon"] > 10:
+        found.append(
+            f"[privacy] epsilon = {settings['privacy.epsilon']:g} promises little: the odds of any conclusion about a "
+            "patient may change by a factor of e to that power. Common choices are 1 to 8."
+        )
+    return found

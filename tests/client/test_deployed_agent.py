@@ -1,0 +1,208 @@
+"""A deployed agent remembers: it answers again with the same bytes, signs, and takes the finished model."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from client.agent import Agent
+from client.delivery import Deliveries
+from client.intake import Intake, Limits
+from client.task_store import TaskStore
+from client.trainer import train_round
+from shared.audit import now, verify
+from shared.messages import (
+    Approval,
+    DeliverReply,
+    DeliverTask,
+    Header,
+    Kind,
+    ReadyReply,
+    ReadyTask,
+    RefusalReply,
+    Task,
+    TrainTask,
+    decode_answer,
+    encode_task,
+)
+from shared.model import exchanged
+from shared.parameters import digest
+from shared.protocol import StudyProtocol
+from shared.signing import SigningKey, is_signed_by
+from shared.wire import from_frames, to_frames
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KEY = SigningKey.draw()
+
+
+def header(protocol: StudyProtocol, kind: Kind, number: int = 1) -> Header:
+    return Header(protocol_digest=protocol.digest(), run_id="run", round=number, site="north", kind=kind)
+
+
+def ask(agent: Agent, task: Task) -> list[bytes]:
+    return list(agent.handle(to_frames(encode_task(task))))
+
+
+def reply(frames: list[bytes]) -> Any:
+    return decode_answer(from_frames(frames)).reply
+
+
+@pytest.fixture
+def deploy(tiny: Any, tmp_path: Path) -> Callable[..., Agent]:
+    """Give `deploy(protocol)`: the agent of one hospital, with its store in one folder; a later one is a restart."""
+
+    def deployed(protocol: StudyProtocol) -> Agent:
+        agent: Agent = tiny.agent(protocol, tmp_path)
+        return replace(
+            agent,
+            guard=replace(agent.guard, key=KEY),
+            approval=Approval.APPROVED,
+            store=TaskStore(tmp_path / "tasks", now=now),
+            deliveries=Deliveries(folder=tmp_path / "model", protocol=protocol),
+        )
+
+    return deployed
+
+
+def head_of(agent: Agent) -> dict[str, Any]:
+    names = exchanged(agent.bench.classifier, "head", local_norm=False)
+    return {name: array.copy() for name, array in agent.bench.arrays(names).items()}
+
+
+def test_a_task_that_comes_again_gets_the_same_bytes_without_training(
+    tiny: Any, deploy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a restart; each departure is in the log, the second as such."""
+    agent = deploy(tiny.protocol())
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+    first = ask(agent, task)
+    monkeypatch.setattr("client.agent.train_round", lambda *_, **__: pytest.fail("it trained again"))
+    assert ask(agent, task) == first
+    assert ask(deploy(agent.protocol), task) == first
+    lines = list(verify(tmp_path / "sites" / "north" / "audit.jsonl"))
+    assert [line["what"] for line in lines[1:]] == [["the same reply again"]] * 2
+    assert len({line["sha256"] for line in lines}) == 1
+
+
+def test_the_same_task_id_with_other_weights_is_refused(tiny: Any, deploy: Any) -> None:
+    """A single changed bit makes it another request; the first one's reply can still be had."""
+    agent = deploy(tiny.protocol())
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+    first = ask(agent, task)
+    crafted = {name: np.nextafter(array, np.float32(9)) for name, array in task.arrays.items()}
+    refused = reply(ask(agent, replace(task, arrays=crafted)))
+    assert isinstance(refused, RefusalReply)
+    assert refused.code == "task_id_reused"
+    assert ask(agent, task) == first
+
+
+def test_other_weights_are_refused_even_if_the_first_were_never_answered(
+    tiny: Any, deploy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id is bound before training begins: an agent that died in between takes the first request only."""
+    agent = deploy(tiny.protocol())
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("client.agent.train_round", dies)
+    assert reply(ask(agent, task)).code == "internal"
+    monkeypatch.setattr("client.agent.train_round", train_round)
+    again = deploy(agent.protocol)
+    assert reply(ask(again, replace(task, arrays={n: a + 1 for n, a in task.arrays.items()}))).code == "task_id_reused"
+    assert reply(ask(again, task)).update_norm > 0
+
+
+def test_every_reply_is_signed_refusals_too(tiny: Any, deploy: Any, tmp_path: Path) -> None:
+    """The coordinator can tell this agent's word; the signature is among the bytes that the log's digest covers."""
+    agent = deploy(tiny.protocol())
+    ready = ask(agent, ReadyTask(header=header(agent.protocol, Kind.READY)))
+    refusal = ask(agent, ReadyTask(header=replace(header(agent.protocol, Kind.READY), protocol_digest="e")))
+    for frames in (ready, refusal):
+        assert is_signed_by(from_frames(frames), KEY.public)
+    lines = list(verify(tmp_path / "sites" / "north" / "audit.jsonl"))
+    assert [line["bytes"] for line in lines] == [len(b"".join(frames)) for frames in (ready, refusal)]
+    told = reply(ready)
+    assert isinstance(told, ReadyReply)
+    assert (told.approval, told.package[0].isdigit()) == (Approval.APPROVED, True)
+    assert reply(refusal).code == "unknown_protocol"
+
+
+def test_the_finished_model_and_the_report_stay_at_the_hospital(tiny: Any, deploy: Any, tmp_path: Path) -> None:
+    """The whole model is one file with its thresholds, beside the report; the receipt is the arrays' digest."""
+    agent = deploy(tiny.protocol(task={"findings": ["opacity", "effusion"]}))
+    sent = {name: array + 1 for name, array in head_of(agent).items()}
+    task = DeliverTask(
+        header=header(agent.protocol, Kind.DELIVER, 2),
+        arrays=sent,
+        thresholds=(0.25, float("nan")),
+        documents={"report.html": b"<p>done</p>", "results.json": b"{}"},
+    )
+    received = reply(ask(agent, task))
+    assert isinstance(received, DeliverReply)
+    assert received.arrays_digest == digest(sent)
+    assert (tmp_path / "model" / "report.html").read_bytes() == b"<p>done</p>"
+    with safe_open(tmp_path / "model" / "model.safetensors", framework="numpy") as file:
+        assert set(file.keys()) == set(agent.bench.names)
+        np.testing.assert_array_equal(file.get_tensor("fc.bias"), sent["fc.bias"])
+        assert json.loads(file.metadata()["thresholds"]) == {"opacity": 0.25}
+
+
+def test_a_document_cannot_choose_its_place(tiny: Any, deploy: Any, tmp_path: Path) -> None:
+    """Only known names are taken: no path, no other file."""
+    agent = deploy(tiny.protocol())
+    for name in ("../report.html", "model.safetensors", "run.sh"):
+        task = DeliverTask(
+            header=header(agent.protocol, Kind.DELIVER), arrays=head_of(agent), thresholds=(), documents={name: b"x"}
+        )
+        assert reply(ask(agent, task)).code == "malformed"
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_simulated_site_takes_no_model(tiny: Any, tmp_path: Path) -> None:
+    """It has no place for one, and says so by a code."""
+    agent = tiny.agent(tiny.protocol(), tmp_path)
+    task = DeliverTask(header=header(agent.protocol, Kind.DELIVER), arrays=head_of(agent), thresholds=(), documents={})
+    assert reply(ask(agent, task)).code == "arrays_of_wrong_form"
+
+
+def test_an_approval_limits_what_the_agent_does(tiny: Any, deploy: Any, tmp_path: Path) -> None:
+    """A round too many and weights of somebody's own are refused before any training, by their codes."""
+    agent = deploy(tiny.protocol())
+    sent = head_of(agent)
+    limits = Limits(rounds=2, since=now(), rounds_per_day=None, max_change=100.0)
+    intake = Intake(store=agent.store, limits=limits, initial=sent, wire="fp32", folder=tmp_path / "models")
+    agent = replace(agent, intake=intake, checkpoints=tmp_path / "rounds")
+    other = {name: array + 1 for name, array in sent.items()}
+    refused = reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=other)))
+    assert refused.code == "initial_weights_differ"
+    update = reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=sent))).update
+    following = {name: sent[name] + update[name] for name in sent}
+    crafted = {name: array + 1e6 for name, array in following.items()}
+    assert reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN, 2), arrays=crafted))).code == (
+        "model_moved_too_far"
+    )
+    second = reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN, 2), arrays=following)))
+    assert second.update_norm > 0
+    assert reply(ask(agent, TrainTask(header=header(agent.protocol, Kind.TRAIN, 3), arrays=following))).code == (
+        "rounds_used_up"
+    )
+    assert [begun.round for begun in agent.store.begun] == [1, 2]
+    assert not list((tmp_path / "rounds").glob("*"))
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_is_read(tiny: Any, deploy: Any) -> None:
+    """The agent takes as much as its model needs, and no more."""
+    agent = replace(deploy(tiny.protocol()), most_bytes=100)
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+    assert reply(ask(agent, task)).code == "too_large"
+    other = encode_task(task)
+    other.config_records["task"]["version"] = "0"
+    assert reply(list(replace(agent, most_bytes=1 << 20).handle(to_frames(other)))).code == "other_version"

@@ -1,0 +1,197 @@
+"""An approved study may ask what was approved and no more, and hand over only a model that it can have come to."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.intake import MOST_DELIVERIES, Intake, Limits
+from client.task_store import TaskStore
+from shared.errors import TaskError
+from shared.messages import DeliverTask, EvaluateTask, Header, Kind, ReadyTask, Refusal, Task, TrainTask
+from shared.split import Split
+
+MORNING = datetime(2026, 3, 1, 8, tzinfo=UTC)
+INITIAL = {"layer4.w": np.full(4, 0.5, np.float32), "fc.weight": np.ones((2, 3), np.float32)}
+HEAD = {"fc.weight": INITIAL["fc.weight"]}
+
+
+class Clock:
+    """Tells the time that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = MORNING
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def open_intake(tmp_path: Path, clock: Clock) -> Callable[..., Intake]:
+    """Give `open_intake(**limits)`: the same folder each time, so that a second one is a restart."""
+
+    def opened(**limits: Any) -> Intake:
+        usual = {"rounds": 3, "since": MORNING, "rounds_per_day": None, "max_change": 10.0}
+        return Intake(
+            store=TaskStore(tmp_path / "tasks", now=clock),
+            limits=Limits(**usual | limits),
+            initial=INITIAL,
+            wire="fp32",
+            folder=tmp_path / "models",
+        )
+
+    return opened
+
+
+def header(kind: Kind, number: int, run_id: str) -> Header:
+    return Header(protocol_digest="d", run_id=run_id, round=number, site="north", kind=kind)
+
+
+def train(number: int, arrays: Any = HEAD, run_id: str = "run") -> TrainTask:
+    return TrainTask(header=header(Kind.TRAIN, number, run_id), arrays=arrays)
+
+
+def evaluate(number: int, split: Split, run_id: str = "run") -> EvaluateTask:
+    return EvaluateTask(header=header(Kind.EVALUATE, number, run_id), arrays=HEAD, split=split)
+
+
+def work_on(intake: Intake, task: Task) -> None:
+    intake.admit(task)
+    intake.store.begin(task, "r")
+
+
+def refused(intake: Intake, task: Task) -> str:
+    with pytest.raises(TaskError) as fault:
+        intake.admit(task)
+    return fault.value.code
+
+
+def test_no_more_rounds_than_were_approved(open_intake: Any) -> None:
+    """Neither by a round's number, nor by running the study again, nor after a restart; what was begun may go on."""
+    intake = open_intake()
+    for number in (1, 2, 3):
+        work_on(intake, train(number))
+    for late in (intake, open_intake()):
+        assert refused(late, train(4)) == Refusal.ROUNDS_USED_UP
+        assert refused(late, train(0)) == Refusal.ROUNDS_USED_UP
+        assert refused(late, train(2, run_id="again")) == Refusal.ROUNDS_USED_UP
+        late.admit(train(3))
+
+
+def test_a_new_approval_allows_the_rounds_anew(open_intake: Any, clock: Clock) -> None:
+    """Whoever approves again, after a run was lost, allows as many rounds once more."""
+    intake = open_intake()
+    for number in (1, 2, 3):
+        work_on(intake, train(number))
+    clock.now += timedelta(hours=1)
+    open_intake(since=clock.now).admit(train(2, run_id="again"))
+
+
+def test_the_test_split_is_released_once_whoever_approves_again(open_intake: Any, clock: Clock) -> None:
+    """Another round, run, threshold or approval is no second first time; validation is not the test split."""
+    work_on(open_intake(), evaluate(3, Split.TEST))
+    clock.now += timedelta(hours=1)
+    for intake in (open_intake(), open_intake(since=clock.now)):
+        for task in (evaluate(2, Split.TEST), evaluate(3, Split.TEST, run_id="again")):
+            assert refused(intake, task) == Refusal.TEST_RELEASED
+        intake.admit(evaluate(3, Split.TEST))
+        intake.admit(evaluate(3, Split.VALIDATION, run_id="other"))
+
+
+def test_evaluations_are_limited(open_intake: Any) -> None:
+    """One a round and two to choose the threshold; then none, until it is approved again. The test is no part of it."""
+    intake = open_intake()
+    work_on(intake, evaluate(3, Split.TEST, "last"))
+    for number in range(5):
+        work_on(intake, evaluate(number, Split.VALIDATION))
+    assert refused(intake, evaluate(5, Split.VALIDATION)) == Refusal.EVALUATIONS_USED_UP
+
+
+def test_deliveries_are_limited(open_intake: Any) -> None:
+    """A coordinator cannot fill the hospital's disk with models."""
+
+    def deliver(number: int) -> DeliverTask:
+        return DeliverTask(header=header(Kind.DELIVER, number, "run"), arrays=HEAD, thresholds=(), documents={})
+
+    intake = open_intake()
+    for number in range(MOST_DELIVERIES):
+        work_on(intake, deliver(number))
+    assert refused(intake, deliver(9)) == Refusal.EVALUATIONS_USED_UP
+
+
+def test_the_hospitals_rounds_a_day_are_kept(open_intake: Any, clock: Clock) -> None:
+    """A day is any 24 hours."""
+    intake = open_intake(rounds_per_day=2)
+    for number in (1, 2):
+        work_on(intake, train(number))
+        clock.now += timedelta(hours=1)
+    assert refused(intake, train(3)) == Refusal.TOO_MANY_A_DAY
+    clock.now = MORNING + timedelta(hours=24)
+    intake.admit(train(3))
+
+
+def test_round_1_starts_from_the_studys_own_weights(open_intake: Any) -> None:
+    """A single changed bit is another start; so are arrays that the model has not."""
+    intake = open_intake()
+    intake.admit(train(1))
+    assert (
+        refused(intake, train(1, {"fc.weight": np.nextafter(HEAD["fc.weight"], np.float32(2))}))
+        == "initial_weights_differ"
+    )
+    assert refused(intake, train(1, {"fc.bias": np.zeros(1, np.float32)})) == Refusal.WRONG_FORM
+
+
+def test_weights_that_travel_in_half_precision_are_compared_so(open_intake: Any, tmp_path: Path) -> None:
+    """What is sent as fp16 starts from the initial weights cast to fp16."""
+    usual = open_intake()
+    intake = Intake(store=usual.store, limits=usual.limits, initial=INITIAL, wire="fp16", folder=tmp_path / "models")
+    intake.admit(train(1, {"fc.weight": HEAD["fc.weight"].astype(np.float16)}))
+
+
+def test_a_model_that_moved_too_far_is_refused(open_intake: Any) -> None:
+    """The measure is this site's own last update, times the limit and the rounds in between."""
+    intake = open_intake()
+    work_on(intake, train(1))
+    intake.remember(train(1), update_norm=0.1)
+
+    def moved(by: float) -> dict[str, Any]:
+        step = np.zeros((2, 3), np.float32)
+        step[0, 0] = by
+        return {"fc.weight": HEAD["fc.weight"] + step}
+
+    for later in (intake, open_intake()):
+        later.admit(train(2, moved(0.99)))
+        assert refused(later, train(2, moved(1.01))) == Refusal.MOVED_TOO_FAR
+        later.admit(train(3, moved(1.99)))
+        assert refused(later, train(3, moved(2.01))) == Refusal.MOVED_TOO_FAR
+    later.admit(train(2, moved(50.0), run_id="another run has no measure yet"))
+
+
+def test_what_begins_to_train_must_still_be_as_it_was(open_intake: Any) -> None:
+    """Arrays that no round has trained yet are measured against the initial ones."""
+    intake = open_intake()
+    intake.remember(train(1), update_norm=0.1)
+    intake.admit(train(2, INITIAL))
+    crafted = INITIAL | {"layer4.w": INITIAL["layer4.w"] + 2}
+    assert refused(intake, train(2, crafted)) == Refusal.MOVED_TOO_FAR
+    assert refused(intake, train(2, INITIAL | {"layer4.w": np.zeros(5, np.float32)})) == Refusal.MOVED_TOO_FAR
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_is_not_finite_is_refused(open_intake: Any, value: float) -> None:
+    """It would make every update and every score of this site not finite."""
+    assert refused(open_intake(), train(2, {"fc.weight": np.full((2, 3), value, np.float32)})) == Refusal.MOVED_TOO_FAR
+
+
+def test_whether_a_site_is_ready_may_always_be_asked(open_intake: Any) -> None:
+    """It costs nothing and says nothing new."""
+    intake = open_intake(rounds=0)
+    intake.admit(ReadyTask(header=header(Kind.READY, 0, "run")))
