@@ -45,7 +45,8 @@ class Own:
 
     def squared_norms(self) -> torch.Tensor:
         """Squared norms (P,)."""
-        return torch.linalg.vector_norm(self._gradients_PD, dim=1).square()
+        norms_P: torch.Tensor = torch.linalg.vector_norm(self._gradients_PD, dim=1)
+        return norms_P.square()
 
     def weighted_sum(self, weights_P: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
         """Weighted sum, flat."""
@@ -122,7 +123,8 @@ def _ghost_norms(inputs_PIT: torch.Tensor, outputs_POT: torch.Tensor) -> torch.T
 
 
 def _kernel_gradient(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    return _convolution_backward(layer, inputs, outputs, (False, True, False))[1]
+    gradient: torch.Tensor = _convolution_backward(layer, inputs, outputs, (False, True, False))[1]
+    return gradient
 
 
 def _convolution_backward(
@@ -144,7 +146,7 @@ class BookedConvolution(torch.autograd.Function):
         return nn.Conv2d.forward(layer, inputs)
 
     @staticmethod
-    def backward(ctx: Any, outputs: torch.Tensor) -> Any:  # type: ignore[override]  # one output, one gradient
+    def backward(ctx: Any, outputs: torch.Tensor) -> Any:
         """Book, and pass the gradient on where something before it trains."""
         (inputs,), layer, images = ctx.saved_tensors, ctx.layer, ctx.images
         if layer.weight.requires_grad:
@@ -163,7 +165,9 @@ def _kernel_booking(layer: nn.Conv2d, inputs: torch.Tensor, outputs: torch.Tenso
     if positions**2 * (kernel[0].numel() + len(kernel)) < GHOST_ADVANTAGE * kernel.numel():
         return GhostConvolution(layer, inputs, outputs, patients)
     own = inputs.new_empty(patients, *kernel.shape)
-    for patient, (seen, wanted) in enumerate(zip(inputs.split(images), outputs.split(images), strict=True)):
+    for patient, (seen, wanted) in enumerate(
+        zip(torch.split(inputs, images), torch.split(outputs, images), strict=True)
+    ):
         # One call a patient costs what one call for all does, as long as the kernel is small.
         own[patient] = _kernel_gradient(layer, seen, wanted)
     return Own(own)
@@ -180,13 +184,11 @@ class BookedLinear(torch.autograd.Function):
         return nn.Linear.forward(layer, inputs)
 
     @staticmethod
-    def backward(ctx: Any, outputs: torch.Tensor) -> Any:  # type: ignore[override]  # one output, one gradient
+    def backward(ctx: Any, outputs: torch.Tensor) -> Any:
         """Book, and pass the gradient on where something before it trains."""
         (inputs,), layer, images = ctx.saved_tensors, ctx.layer, ctx.images
         if layer.weight.requires_grad:
-            ctx.book(
-                layer.weight, GhostLinear(inputs.unflatten(0, (-1, images)), outputs.unflatten(0, (-1, images)))
-            )
+            ctx.book(layer.weight, GhostLinear(_by_patient(inputs, images), _by_patient(outputs, images)))
         if layer.bias is not None and layer.bias.requires_grad:
             ctx.book(layer.bias, Own(_over_images(outputs, images)))
         return outputs @ layer.weight if ctx.needs_input_grad[0] else None, None, None, None, None
@@ -205,7 +207,7 @@ class BookedBatchNorm(torch.autograd.Function):
         return nn.BatchNorm2d.forward(layer, inputs)
 
     @staticmethod
-    def backward(ctx: Any, outputs: torch.Tensor) -> Any:  # type: ignore[override]  # one output, one gradient
+    def backward(ctx: Any, outputs: torch.Tensor) -> Any:
         """Book, and pass the gradient on where something before it trains."""
         (inputs,), layer = ctx.saved_tensors, ctx.layer
         root_C = (layer.running_var + layer.eps).rsqrt()
@@ -230,7 +232,7 @@ class BookedGroupNorm(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, outputs: torch.Tensor) -> Any:  # type: ignore[override]  # one output, one gradient
+    def backward(ctx: Any, outputs: torch.Tensor) -> Any:
         """Book, and pass the gradient on where something before it trains."""
         (inputs, mean, root), layer, passed = ctx.saved_tensors, ctx.layer, None
         channels = layer.num_channels // layer.num_groups
@@ -256,4 +258,8 @@ def _book_affine(
 
 
 def _over_images(gradients_ND: torch.Tensor, images: int) -> torch.Tensor:
-    return gradients_ND if images == 1 else gradients_ND.unflatten(0, (-1, images)).sum(1)
+    return gradients_ND if images == 1 else _by_patient(gradients_ND, images).sum(1)
+
+
+def _by_patient(values_ND: torch.Tensor, images: int) -> torch.Tensor:
+    return values_ND.reshape(-1, images, values_ND.shape[1])

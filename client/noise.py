@@ -62,7 +62,8 @@ class SecretStreams:
     def uniform(self, count: int, *, step: int, purpose: str) -> npt.NDArray[np.float64]:
         """Draw `count` numbers of [0, 1), multiples of 2^-53; a comparison `< q` is true with q's chance to 2^-53."""
         bits = np.frombuffer(self._keystream(step, purpose).update(bytes(8 * count)), dtype="<u8")
-        return (bits >> np.uint64(11)) * _UNIT
+        numbers: npt.NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * _UNIT
+        return numbers
 
     def gaussian(self, count: int, *, step: int, purpose: str) -> torch.Tensor:
         """Draw `count` independent standard Gaussians in fp64, on the CPU."""
@@ -77,7 +78,7 @@ class SecretStreams:
         Drawn and added in fp64, a chunk at a time.
         """
         stream, grid = self._keystream(step, purpose), grid_of(scale)
-        for part in sums_D.split(_CHUNK):
+        for part in torch.split(sums_D, _CHUNK):
             noise = _gaussians(stream, len(part)).to(part.device)
             part.copy_(noise.mul_(scale).add_(part).div_(grid).round_().mul_(grid))
 

@@ -52,7 +52,7 @@ class ClippedSums:
         sizes = [parameter.numel() for parameter in self.parameters]
         like = self.parameters[0]
         self.total_D = torch.zeros(sum(sizes), dtype=like.dtype, device=like.device)
-        self._parts = dict(zip(self.parameters, self.total_D.split(sizes), strict=True))
+        self._parts = dict(zip(self.parameters, torch.split(self.total_D, sizes), strict=True))
 
     def reset(self) -> None:
         """Begin a sum of nobody, and let each parameter's `grad` be its part of it."""
@@ -99,17 +99,19 @@ class ClippedSums:
         """Run a layer as its rule does."""
         # The parameter is there so that autograd comes back to the rule even where nothing before it trains.
         trains = next(parameter for parameter in layer.parameters() if parameter.requires_grad)
-        output: torch.Tensor = rule.apply(inputs, trains, layer, self.book, self._images)
+        output: torch.Tensor = rule.apply(inputs, trains, layer, self.book, self._images)  # type: ignore[no-untyped-call]  # torch's stubs
         return output
 
     def _check_modes(self) -> None:
         if any(isinstance(layer, _BatchNorm) and layer.training for layer in self._model.modules()):
             raise PrivacyError(
-                "a BatchNorm is in training mode, and would mix patients. Leave it in evaluation mode (norm = 'frozen')."
+                "a BatchNorm is in training mode, and would mix patients. Use norm = 'folded', 'frozen' or 'group'."
             )
 
 
-def clip_factors(squared_P: torch.Tensor, *, clip: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+def clip_factors(
+    squared_P: torch.Tensor, *, clip: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Give each patient's factor min(1, clip / norm) (Abadi et al. 2016), and who is left out as not finite, if any."""
     norms_P = squared_P.sqrt() * (1 + SLACK * torch.finfo(dtype).eps)
     finite_P = norms_P.isfinite()
@@ -157,7 +159,9 @@ def refuse_what_cannot_be_clipped(model: nn.Module) -> None:
             raise StudyError(f"under privacy, the {type(layer).__name__} '{name}' {why}. Change [model].")
         for parameter in trained:
             if parameter in owners:
-                raise StudyError(f"under privacy, '{name}' and '{owners[parameter]}' share a parameter. Change [model].")
+                raise StudyError(
+                    f"under privacy, '{name}' and '{owners[parameter]}' share a parameter. Change [model]."
+                )
             owners[parameter] = name
     if not owners:
         raise StudyError("under privacy, the model has no parameter that trains. Let the head train.")

@@ -1,7 +1,10 @@
 """The local training loop for one round under differential privacy, on one page."""
 
 import time
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +19,7 @@ from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
 from shared.loss import RowLoss
 from shared.messages import Refusal
-from shared.model import parameter_groups, set_trainable
+from shared.model import Classifier, parameter_groups, set_trainable
 from shared.privacy import PrivacyPlan
 from shared.protocol import Training
 
@@ -72,9 +75,9 @@ def train_privately(
             for part in steps.sample(step).virtual_batches(images=virtual):
                 rows = part.rows_PK.ravel()
                 hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
-                labels = targets_NK[torch.from_numpy(rows)]
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
-                sums.add(lambda h=hidden, y=labels: loss(model.rest(h, start=start), y), weights_PK)
+                labels = targets_NK[torch.from_numpy(rows)]
+                sums.add(partial(_losses, model, hidden, labels, start=start, loss=loss), weights_PK)
             steps.release(sums.total_D, step)
             optimiser.step()
         finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
@@ -83,3 +86,34 @@ def train_privately(
         raise TaskError(Refusal.DIVERGED, "the weights are not finite; lower the study's learning rates")
     expected = plan.steps_per_round * plan.sample_rate * plan.expected_patients * plan.images_per_patient
     return Outcome(loss_by_epoch=(), images=round(expected), seconds=time.perf_counter() - began)
+
+
+def _losses(
+    model: Classifier, hidden: torch.Tensor, labels_NK: torch.Tensor, *, start: str, loss: RowLoss
+) -> torch.Tensor:
+    return loss(model.rest(hidden, start=start), labels_NK)
+
+
+def _refuse(training: Training) -> None:
+    """Refuse by name what this loop cannot keep its promise with; the study's protocol refuses it earlier."""
+    if training.sampler == "balanced":
+        raise StudyError(
+            "under privacy, [training] sampler = 'balanced' draws patients by their labels. Use 'shuffle': patients "
+            "are drawn by independent coins."
+        )
+    if training.loss == "weighted_bce":
+        raise StudyError("under privacy, [training] loss = 'weighted_bce' weighs by the site's labels. Use 'bce'.")
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Multiply in fp32 on a GPU too: TF32 would round norms by more than the clipping allows for."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
