@@ -155,7 +155,7 @@ def exporter(
     port: Annotated[int, typer.Option(help="Port to serve at.")] = 9464,
     host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
 ) -> None:
-    """Serve the agent's figures for the hospital's own Prometheus; it reads one socket, and has no right to the data."""
+    """Serve the agent's figures for the hospital's own Prometheus; it reads one socket, and no data."""
     from client.exporter import exporting
 
     stopped = Event()
