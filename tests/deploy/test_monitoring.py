@@ -98,7 +98,7 @@ def test_prometheus_understands_every_panel(deploy: Path, side: str, tmp_path: P
 
 
 def test_prometheus_and_grafana_find_one_another(deploy: Path) -> None:
-    """The configuration is valid and reads the monitor by a name that it answers to; the dashboard's source is there."""
+    """The configuration is valid, reads the monitor by a name of its own, and the dashboard's source is there."""
     server = deploy / "server"
     done = promtool(server / "prometheus", "check", "config", "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
