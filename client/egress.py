@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from client.disclosure import suppress_evidence, suppress_flow
@@ -13,6 +13,7 @@ from shared.errors import (
     DeviceError,
     EgressError,
     PolyclinicError,
+    PrivacyError,
     SiteError,
     StorageError,
     StudyError,
@@ -50,11 +51,24 @@ CODES: Mapping[type[PolyclinicError], Refusal] = {
     DataError: Refusal.DATA,
     DeviceError: Refusal.DEVICE,
     EgressError: Refusal.EGRESS,
+    PrivacyError: Refusal.PRIVACY,
     SiteError: Refusal.DATA,
     StorageError: Refusal.STORAGE,
     StudyError: Refusal.UNKNOWN_PROTOCOL,
     WeightsError: Refusal.DATA,
 }
+
+
+Digest = Callable[[Sequence[bytes]], str]
+"""What the audit log keeps of the frames that left."""
+
+
+def sha256_of(frames: Sequence[bytes]) -> str:
+    """Give the SHA-256 of all frames, one after the other."""
+    total = hashlib.sha256()
+    for frame in frames:
+        total.update(frame)
+    return total.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +78,8 @@ class EgressGuard:
     Default-deny: a reply is rebuilt field by field from what the list allows, small counts are suppressed by the
     hospital's `min_cell`, and anything else is an EgressError. Suppressed is never zero. `exclusive` and `wire` are
     the study's: classes that exclude one another, and the dtype that travels. `key` signs what leaves; simulated sites
-    have none. The signature is part of the recorded frames.
+    have none. The signature is part of the recorded frames. `digest` is taken of these; only a simulation, in which
+    nothing leaves the machine, does without (docs/decisions/0011).
     """
 
     min_cell: int
@@ -72,6 +87,7 @@ class EgressGuard:
     exclusive: bool
     wire: Wire
     key: SigningKey | None = None
+    digest: Digest = sha256_of
 
     def release(self, task: Task, reply: Reply) -> list[bytes]:
         """Turn a reply into the frames that leave for this task, recorded with their size and digest.
@@ -138,11 +154,8 @@ class EgressGuard:
         return list(to_frames(content))
 
     def _record(self, task_id: str, frames: list[bytes], *, kind: str, what: list[str]) -> list[bytes]:
-        total = hashlib.sha256()
-        for frame in frames:
-            total.update(frame)
-        size = sum(map(len, frames))
-        self.audit.append("departure", task=task_id, kind=kind, what=what, bytes=size, sha256=total.hexdigest())
+        size, digest = sum(map(len, frames)), self.digest(frames)
+        self.audit.append("departure", task=task_id, kind=kind, what=what, bytes=size, sha256=digest)
         return frames
 
 

@@ -1,7 +1,7 @@
 """N sites and a coordinator in one process: the real agents behind the real encoding, one model, one device."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,11 @@ from simulations.in_process_grid import InProcessGrid
 
 NO_DEADLINE = 1e9
 """Seconds: an agent in this process answers when it is called, and is never late."""
+
+
+def not_digested(_frames: Sequence[bytes]) -> str:
+    """Stand in the audit log for the digest of bytes that never left this machine (docs/decisions/0011)."""
+    return "not taken in a simulation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +70,8 @@ class Federation:
         agents = {}
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
-            agents[site.name] = compose_agent(
-                site, self.protocol, bench, inputs, folder=self.folder / "sites" / site.name / run_id
-            )
+            agent = compose_agent(site, self.protocol, bench, inputs, folder=self.folder / "sites" / site.name / run_id)
+            agents[site.name] = replace(agent, guard=replace(agent.guard, digest=not_digested))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
         nodes = dict(tested)
         if POOLED in train_on:
