@@ -6,7 +6,13 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
-    "cryptography": {"client/site_keys.py", "server/certificates.py", "server/fleet.py", "shared/signing.py"},
+    "cryptography": {
+        "client/noise.py",
+        "client/site_keys.py",
+        "server/certificates.py",
+        "server/fleet.py",
+        "shared/signing.py",
+    },
     "flwr": {
         "client/courier.py",
         "server/admission.py",
@@ -51,7 +57,12 @@ DOORS = {
         "server/checkpoint.py",
         "shared/weights.py",
     },
-    "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
+    "scipy": {
+        "shared/average_precision.py",
+        "shared/domain_shift.py",
+        "shared/intervals.py",
+        "shared/score_calibration.py",
+    },
     "tomli_w": {
         "client/approval.py",
         "server/coordinator.py",
