@@ -105,44 +105,56 @@ class Late:
         return outcome
 
 
-def work(stage: Scene, place: Path, *, die_at: int | None, late: bool) -> None:
-    """Answer both tasks; what is sent goes to files as it leaves, and each step that sees patients leaves a mark."""
-    done = 0
-    marks = os.open(place / "marks", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+@dataclass(kw_only=True)
+class Clock:
+    """Counts the moments at which the agent can die, and kills it at one; `marks` is where each step leaves a trace."""
 
-    def event() -> None:
-        nonlocal done
-        done += 1
-        if done == die_at:
+    die_at: int | None
+    marks: int
+    done: int = 0
+
+    def event(self) -> None:
+        """Count one moment, or be the last."""
+        self.done += 1
+        if self.done == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Any, *args: Any, **more: Any) -> Any:
-            event()
-            if isinstance(self, PrivateSteps):
-                os.write(marks, self.streams.task_id.encode() + b"\n")
-            result = original(self, *args, **more)
-            event()
+    def watch(self, kind: type, name: str) -> None:
+        """Make a method count before and after it."""
+        original = getattr(kind, name)
+
+        def call(itself: Any, *args: Any, **more: Any) -> Any:
+            self.event()
+            if isinstance(itself, PrivateSteps):
+                os.write(self.marks, itself.streams.task_id.encode() + b"\n")
+            result = original(itself, *args, **more)
+            self.event()
             return result
 
-        return call
+        setattr(kind, name, call)
 
+
+def work(stage: Scene, place: Path, *, die_at: int | None, late: bool) -> None:
+    """Answer both tasks, twice each; what is sent goes to files as it leaves."""
     agent = stage.compose(place)
     if late:
         agent = replace(agent, private=Late(agent.private))
+    clock = Clock(die_at=die_at, marks=os.open(place / "marks", os.O_CREAT | os.O_WRONLY | os.O_APPEND))
     for kind, name in EVENTS:
-        setattr(kind, name, watched(getattr(kind, name)))
+        clock.watch(kind, name)
     for task, request in zip(stage.tasks, stage.requests, strict=True):
         for again in ("sent", "again"):
             out = os.open(place / f"{again}-{task}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
             for frame in agent.handle(iter(request)):
-                event()
+                clock.event()
                 os.write(out, len(frame).to_bytes(8, "big") + frame)
             os.close(out)
-    (place / "events").write_text(str(done))
+    (place / "events").write_text(str(clock.done))
 
 
-def fork(stage: Scene, place: Path, *, die_at: int | None = None, after: float | None = None, late: bool = False) -> bool:
+def fork(
+    stage: Scene, place: Path, *, die_at: int | None = None, after: float | None = None, late: bool = False
+) -> bool:
     """Run the agent in a child, killed at an event or after some seconds; tell whether it lived to the end."""
     child = os.fork()
     if child == 0:

@@ -7,14 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 DRIVER = Path(__file__).parent / "killed_agent.py"
-EVENTS = 92
+EVENTS = 84
 """Moments between two of which the agent can die, in two rounds and their repetitions; a test counts them."""
-
-HANDFUL = (1, 4, 5, 9, 12, 17, 30, 47)
-"""Before, during and after the charge, within a round, beside the reply's storage and while it leaves, in both rounds."""
 
 
 def kill(folder: Path, moments: list[int | float], *, late: str = "in time") -> dict:
@@ -33,13 +29,18 @@ def kill(folder: Path, moments: list[int | float], *, late: str = "in time") -> 
 
 
 def test_a_killed_agent_has_paid_for_what_it_spent(tmp_path: Path) -> None:
-    """kill -9 at chosen events and two random times: charged once, the same bytes, and what left leaves again."""
-    times = np.random.default_rng(4).uniform(0.1, 0.9, 2).tolist()
-    report = kill(tmp_path, [*HANDFUL, *times])
+    """At 50 seeded moments of kill -9: charged once, the same bytes, and what has left leaves again.
+
+    12 events around the first charge, 28 of all others, before, during and after charges, within rounds and while a
+    reply is stored and leaves, and 10 times of the clock.
+    """
+    rng = np.random.default_rng(2026)
+    spread = rng.choice(np.arange(13, EVENTS + 1), 28, replace=False).tolist()
+    report = kill(tmp_path, [*range(1, 13), *spread, *rng.uniform(0.02, 0.98, 10).tolist()])
     assert report["wrong"] == []
-    assert report["killed"] >= len(HANDFUL)
-    assert report["before_the_charge"] >= 2
-    assert report["within_a_round"] >= 2
+    assert report["killed"] >= 45
+    assert report["before_the_charge"] >= 3
+    assert report["within_a_round"] >= 15
     assert report["events"] == EVENTS
 
 
@@ -48,13 +49,3 @@ def test_a_charge_that_comes_after_training_is_caught(tmp_path: Path) -> None:
     report = kill(tmp_path, [8, 10], late="late")
     assert len(report["wrong"]) == 2
     assert all("1 rounds were begun and 0 are charged" in found for found in report["wrong"])
-
-
-@pytest.mark.nightly
-def test_fifty_moments(tmp_path: Path) -> None:
-    """kill -9 at 50 seeded moments: 40 events, spread over all, and 10 times of the clock (Show 2 of privacy)."""
-    rng = np.random.default_rng(2026)
-    moments = [*rng.choice(np.arange(1, EVENTS + 1), 40, replace=False).tolist(), *rng.uniform(0.02, 0.98, 10).tolist()]
-    report = kill(tmp_path, moments)
-    assert report["wrong"] == []
-    assert report["killed"] >= 45
