@@ -1,13 +1,15 @@
 """N sites and a coordinator in one process: the real agents behind the real encoding, one model, one device."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from client.agent import Agent
 from client.bootstrap import PreparedSite, compose_agent, site_inputs
 from client.features import Progress
+from client.noise import simulated_key
 from client.workbench import Workbench
 from server.admission import Refused
 from server.asking import Desk
@@ -32,9 +34,19 @@ class Run:
     flows: Mapping[str, ReleasedFlow | Refused]
 
 
+def as_it_is(agent: Agent) -> Agent:
+    """Change nothing."""
+    return agent
+
+
+def without_noise(agent: Agent) -> Agent:
+    """Let an agent train its private study step for step, and add no noise: only patients who are public or made up."""
+    return agent if agent.private is None else replace(agent, private=agent.private.without_noise())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """A study's prepared sites, and where and on what device they run."""
+    """A study's prepared sites, and where and on what device they run; `adapt` makes another agent of each."""
 
     protocol: StudyProtocol
     sites: Sequence[PreparedSite]
@@ -42,6 +54,7 @@ class Federation:
     weights_file: Path | None
     folder: Path
     progress: Progress
+    adapt: Callable[[Agent], Agent] = as_it_is
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,9 +78,15 @@ class Federation:
         agents = {}
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
-            agents[site.name] = compose_agent(
-                site, self.protocol, bench, inputs, folder=self.folder / "sites" / site.name / run_id
+            agent = compose_agent(
+                site,
+                self.protocol,
+                bench,
+                inputs,
+                folder=self.folder / "sites" / site.name / run_id,
+                noise_key=simulated_key(self.protocol.random_seed("noise", site.name)),
             )
+            agents[site.name] = self.adapt(agent)
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
         nodes = dict(tested)
         if POOLED in train_on:

@@ -1,0 +1,94 @@
+"""Composes what [privacy] needs at one site: the frozen plan, the ledger that pays for it, and what may leave."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.privacy_ledger import PrivacyLedger
+from client.private_release import PrivateRelease
+from client.private_training import PrivateTraining
+from shared.audit import AuditLog
+from shared.errors import SiteError
+from shared.messages import TrainTask
+from shared.parameters import digest
+from shared.privacy import PrivacyPlan, make_plan, rounded_size
+from shared.protocol import StudyProtocol
+from shared.renyi_filter import PrivacyLimit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateSite:
+    """A site's side of [privacy]: how it trains, and what of its replies may leave."""
+
+    training: PrivateTraining
+    release: PrivateRelease
+
+
+def compose_private(
+    protocol: StudyProtocol,
+    *,
+    patients: int,
+    min_patients: int,
+    key: bytes | None,
+    limit: PrivacyLimit | None,
+    audit: AuditLog,
+    folder: Path,
+) -> PrivateSite | None:
+    """Open the ledger in `folder`, reserve the study's plan unless it is reserved already, and put all together.
+
+    The plan that was reserved first holds, whatever number of training patients there is now: it was fixed before
+    round 1. None without [privacy].
+
+    Raises:
+        SiteError: the site has no noise key.
+        PrivacyError: the hospital's limit does not allow the plan, or the ledger is not to be trusted.
+    """
+    if protocol.privacy is None:
+        return None
+    if key is None:
+        raise SiteError(
+            "This study has [privacy], and the site has no noise key to draw its noise from. Make one with `polyclinic "
+            "site init`, and start the agent again."
+        )
+    ledger = PrivacyLedger(folder=folder, limit=limit)
+    study = protocol.digest()
+    if study not in {account.study for account in ledger.statement().accounts}:
+        plan = plan_for(protocol, patients=patients, limit=limit)
+        ledger.reserve(study, plan, name=protocol.study.name, accountant=protocol.privacy.accountant)
+    plan = ledger.plan(study)
+
+    def pay(task: TrainTask) -> PrivacyPlan:
+        header = task.header
+        return ledger.charge(
+            study, number=header.round, task_id=header.task_id, arrays=digest(task.arrays), audit=audit
+        )
+
+    return PrivateSite(
+        training=PrivateTraining(plan=plan, pay=pay, key=key, min_patients=min_patients),
+        release=PrivateRelease(
+            public_size=plan.expected_patients,
+            images_a_round=plan.sample_rate * plan.expected_patients * plan.steps_per_round * plan.images_per_patient,
+        ),
+    )
+
+
+def plan_for(protocol: StudyProtocol, *, patients: int, limit: PrivacyLimit | None) -> PrivacyPlan:
+    """Derive a site's plan from the study and its number of training patients, of which it uses the rounded one alone.
+
+    Raises:
+        PrivacyError: the study has no [privacy], or no noise keeps its budget.
+    """
+    asked = protocol.privacy
+    if asked is None:
+        raise SiteError("The study has no [privacy], and so no plan. Approve it as it is.")
+    return make_plan(
+        epsilon=asked.epsilon,
+        delta=asked.delta,
+        clip=asked.clip,
+        batch_size=protocol.training.batch_size,
+        local_epochs=protocol.training.local_epochs,
+        rounds=protocol.federation.rounds,
+        images_per_patient=asked.images_per_patient,
+        expected_patients=rounded_size(patients, rounding=asked.size_rounding),
+        accountant=asked.accountant,
+        limit=limit,
+    )
