@@ -1,5 +1,6 @@
 """Compose one site: every object built once, in plain sight."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,9 @@ class PreparedSite:
         return self.config.site.name
 
 
-def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> PreparedSite:
+def prepare(
+    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
+) -> PreparedSite:
     """Index a site's images, join its labels, apply the study's criteria and split, and fill the cache.
 
     Raises:
@@ -56,6 +59,7 @@ def prepare(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) 
         train=protocol.split.train,
         validation=protocol.split.validation,
         progress=partial(progress, "headers read"),
+        withdrawn=withdrawn,
     )
     cached = fill(
         found.images,

@@ -1,33 +1,32 @@
-"""Commands for hospital staff."""
+"""Commands for hospital staff; each imports what it needs, so that the courier's runs where no torch is."""
 
-import csv
-from collections.abc import Iterator
+import os
+import signal
+import sys
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from client.bootstrap import PreparedSite, prepare
 from client.site import SiteConfig, read_site
-from shared.protocol import Federation, Study, StudyProtocol, Task, read_protocol
-from shared.storage import atomic_file
 
-app = typer.Typer(no_args_is_help=True, help="For a hospital: check its images and labels before a study.")
+app = typer.Typer(no_args_is_help=True, help="For a hospital: check its data, approve a study, and take part in it.")
 
-ROWS_SHOWN = 12
-"""Row numbers of the label table that are printed for a reason; the rest are counted."""
+SiteFile = Annotated[Path, typer.Argument(help="The hospital's site.toml.", show_default=False)]
+Study = Annotated[str | None, typer.Option("--study", help="The study, by the beginning of its digest.")]
+Weights = Annotated[Path | None, typer.Option(help="The study's pretrained weights, where it needs a file.")]
 
 
 @app.callback()
 def _site() -> None:
-    """For a hospital: check its images and labels before a study."""
+    """For a hospital: check its data, approve a study, and take part in it."""
 
 
 @app.command()
 def check(
-    site: Annotated[Path, typer.Argument(help="The hospital's site.toml.", show_default=False)],
+    site: SiteFile,
     study: Annotated[
         Path | None, typer.Option(help="The study to check for. Left out: the findings that site.toml names.")
     ] = None,
@@ -37,80 +36,199 @@ def check(
     Nothing leaves this machine. No patient's name, number or file name is printed: the files that are left out are
     listed, with the reason, in excluded.csv in the site's cache folder.
     """
+    from client.site_check import show_check
+
+    show_check(site, study)
+
+
+@app.command()
+def init(site: SiteFile) -> None:
+    """Make this site's keys and folders; what is there already stays as it is."""
+    from client.site_keys import SiteKeys
+
     config = read_site(site)
-    protocol = read_protocol(study) if study else _any_study(config)
-    console = Console(highlight=False)
-    with console.status("reading") as status:
-        prepared = prepare(
-            config, protocol, progress=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}")
-        )
-    for table in (_files(prepared), _rows(prepared), _patients(prepared, protocol)):
-        console.print(table)
-    for warning in _warnings(prepared, protocol):
-        console.print(f"! {warning}", style="yellow", markup=False)
-    listing = config.compute.cache / "excluded.csv"
-    with atomic_file(listing) as part, part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("file", "reason"), *prepared.cohort.local_listing()])
-    console.print(f"Files that are left out, with the reason: {listing}", markup=False, soft_wrap=True)
+    SiteKeys(config.link.keys).create()
+    config.link.state.mkdir(parents=True, exist_ok=True)
+    config.link.state.chmod(0o700)
+    _decided(config, "keys drawn")
+    _say(f"Keys: {config.link.keys}. They never leave this site, and no backup of the coordinator has them.")
+    _say("Next: `polyclinic site keys` writes the public halves, which the coordinator enrols.")
 
 
-def _any_study(config: SiteConfig) -> StudyProtocol:
-    """Make a study of the findings that the hospital names, with every default."""
-    return StudyProtocol(
-        study=Study(name="site check", intended_use="to check a hospital's images and labels"),
-        task=Task(findings=tuple(config.data.findings)),
-        federation=Federation(rounds=1),
+@app.command()
+def keys(
+    site: SiteFile,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default NAME.keys.toml in this folder.")] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Draw new ones first; enrol them before going on.")] = False,
+) -> None:
+    """Write this site's public keys for the coordinator; no secret is in the file."""
+    from client.site_keys import SiteKeys
+    from shared.invitation import write_paper
+
+    config = read_site(site)
+    own = SiteKeys(config.link.keys)
+    if rotate:
+        own.rotate()
+    public = own.public(config.site.name)
+    path = out or Path(f"{config.site.name}.keys.toml")
+    write_paper(public, path)
+    _decided(config, "keys rotated" if rotate else "public keys written", signing=public.signing)
+    _say(
+        f"{path}: send it to the coordinator, and read the last eight digits to them by telephone: "
+        f"{public.signing[-8:]}"
     )
+    if rotate:
+        _say("Restart agent and link after the coordinator has enrolled the new keys; until then they are unknown.")
 
 
-def _files(prepared: PreparedSite) -> Table:
-    flow = prepared.cohort.flow
-    table = _table("Files", "", ("files", "patients"))
-    table.add_row("found", f"{flow.files:,}", "")
-    for step in flow.steps:
-        table.add_row(f"left out: {step.reason.sentence}", f"{step.files:,}", f"{step.patients:,}")
-    table.add_row("used", f"{flow.files_kept:,}", f"{len(set(prepared.records.patients_N.tolist())):,}", style="bold")
-    return table
+@app.command()
+def approve(
+    site: SiteFile,
+    invitation: Annotated[Path, typer.Argument(help="The folder that the coordinator sent.", show_default=False)],
+    by: Annotated[str | None, typer.Option("--by", help="Who approves: name and role. Asked for if left out.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without being asked: for scripts.")] = False,
+    weights: Weights = None,
+) -> None:
+    """Say in plain words what a study computes, what leaves and what it costs; then approve its digest alone."""
+    from client.approving import approve_study, look_at
+
+    config = read_site(site)
+    offer = look_at(config, invitation, weights_file=weights)
+    for paragraph in offer.words:
+        _say(paragraph + "\n")
+    who = by or typer.prompt("Who approves (name and role)")
+    if not (yes or typer.confirm("Approve this study, and nothing else?")):
+        _say("Not approved. Nothing was written.")
+        raise typer.Exit(1)
+    study = approve_study(config, offer, approved_by=who)
+    _say(f"Approved by {who}: {study.digest[:12]}. Next: `polyclinic site serve`.")
 
 
-def _rows(prepared: PreparedSite) -> Table:
-    flow = prepared.cohort.flow
-    table = _table("Label table", "", ("rows", "row numbers (1 is the header)"))
-    table.add_row("found", f"{flow.rows:,}", "")
-    for step in flow.row_steps:
-        shown = ", ".join(map(str, step.where[:ROWS_SHOWN]))
-        more = f" and {step.rows - ROWS_SHOWN:,} more" if step.rows > ROWS_SHOWN else ""
-        table.add_row(f"not used: {step.reason.sentence}", f"{step.rows:,}", shown + more)
-    table.add_row("used", f"{flow.rows_used:,}", "", style="bold")
-    if flow.uncertain_rows:
-        table.add_row("of these with a value marked uncertain, taken as not assessed", f"{flow.uncertain_rows:,}", "")
-    return table
+@app.command()
+def serve(site: SiteFile, study: Study = None, weights: Weights = None) -> None:
+    """Run the agent: it prepares the images, then answers this one study's tasks at its socket until it is stopped."""
+    from client.approval import Approvals
+    from client.deployment import Deployment
+
+    config = read_site(site)
+    approved = Approvals(config.link.state / "studies").pick(study)
+    stopped = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+
+    def progress(what: str, done: int, total: int) -> None:
+        if done == total or done % 1000 == 0:
+            print(f"{what}: {done:,} of {total:,}", flush=True)
+
+    Deployment(config=config, study=approved, weights_file=weights, progress=progress).serve(stopped)
+    sys.stdout.flush()
+    os._exit(0)  # a round that is under way goes on from its checkpoint; waiting for its thread would take its time
 
 
-def _patients(prepared: PreparedSite, protocol: StudyProtocol) -> Table:
-    flow = prepared.cohort.flow
-    table = _table("Patients", "", ("patients", "exams", "images", "patients with", "patients without"))
-    for split, counts in flow.splits.items():
-        table.add_row(split.value, f"{counts.patients:,}", f"{counts.exams:,}", f"{flow.images[split]:,}", "", "")
-        for target, found in zip(protocol.task.targets, counts.classes, strict=True):
-            table.add_row(f"  {target}", "", "", "", f"{found.positive_patients:,}", f"{found.negative_patients:,}")
-    return table
+@app.command()
+def courier(
+    site: SiteFile,
+    runtime: Annotated[str, typer.Option(help="Address of the SuperNode's runtime port.")] = "127.0.0.1:9094",
+    home: Annotated[Path | None, typer.Option(help="FLWR_HOME with the pre-installed bundle.")] = None,
+) -> None:
+    """Run Flower's superexec, whose courier relays messages between link and agent; it has neither key nor data."""
+    from client.superexec import run_courier
+
+    run_courier(read_site(site), runtime=runtime, home=home)
 
 
-def _table(title: str, first: str, numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
+@app.command()
+def link(
+    site: SiteFile,
+    runtime: Annotated[str, typer.Option(help="Address to open for the courier.")] = "127.0.0.1:9094",
+    study: Study = None,
+) -> None:
+    """Run Flower's SuperNode: this site's one way out, to the coordinator of an approved study."""
+    from client.superexec import run_link
+
+    run_link(read_site(site), runtime=runtime, study=study)
 
 
-def _warnings(prepared: PreparedSite, protocol: StudyProtocol) -> Iterator[str]:
-    least = prepared.config.policy.min_cell
-    for split, counts in prepared.cohort.flow.splits.items():
-        if (counts.patients or 0) < least:
-            yield f"{split.value}: fewer than {least} patients (min_cell). The site cannot use this split in a study."
-        for target, found in zip(protocol.task.targets, counts.classes, strict=True):
-            smallest = min(found.positive_patients or 0, found.negative_patients or 0)
-            if (counts.patients or 0) >= least > smallest and split.value != "train":
-                yield f"{split.value}, {target}: a class has fewer than {least} patients (min_cell), so it is withheld."
+@app.command()
+def status(site: SiteFile) -> None:
+    """Show the approved studies, what was asked of each, and whether the agent answers."""
+    from client.site_status import status_lines
+
+    for line in status_lines(read_site(site)):
+        _say(line)
+
+
+@app.command()
+def audit(
+    site: SiteFile,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check both chains to the end, and print their heads.")
+    ] = False,
+) -> None:
+    """Print what has left this site and what was decided here; with --verify, check that no line was changed."""
+    from client.site_status import audit_lines, verified_heads
+
+    config = read_site(site)
+    for line in verified_heads(config) if verify else audit_lines(config):
+        _say(line)
+
+
+@app.command()
+def model(
+    site: SiteFile,
+    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    study: Study = None,
+) -> None:
+    """Copy a finished study's model and report, as they were delivered to this site, to where they can be used."""
+    from client.site_status import copy_delivered
+
+    for path in copy_delivered(read_site(site), study, out):
+        _say(f"{path}")
+    _say("A model of this kind is evidence, and not a medical device. The report says where it does well.")
+
+
+@app.command()
+def withdraw(
+    site: SiteFile,
+    patient: Annotated[str | None, typer.Argument(help="PatientID; asked for if left out.", show_default=False)] = None,
+) -> None:
+    """Take a patient out of all rounds from now on, in every study of this hospital."""
+    from client.site_keys import SiteKeys, read_secret
+    from client.withdrawal import CANNOT_UNDO, Withdrawals
+
+    config = read_site(site)
+    number = patient or typer.prompt("PatientID", hide_input=True)
+    key = read_secret(SiteKeys(config.link.keys).pseudonyms)
+    Withdrawals(config.link.state / "withdrawn.txt", key=key).add(number)
+    _decided(config, "patient withdrawn")
+    _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
+    _say(CANNOT_UNDO)
+
+
+@app.command()
+def purge(
+    site: SiteFile,
+    study: Study = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without being asked.")] = False,
+) -> None:
+    """Take back an approval, and remove an ended study's prepared images and stored replies from this machine."""
+    from client.approval import Approvals
+    from client.site_status import KEPT, purge_study
+
+    config = read_site(site)
+    approved = Approvals(config.link.state / "studies").pick(study)
+    if not (yes or typer.confirm(f"Remove what is stored of {approved.digest[:12]}?")):
+        raise typer.Exit(1)
+    purge_study(config, approved)
+    _decided(config, "study purged", study=approved.digest)
+    _say(KEPT)
+
+
+def _decided(config: SiteConfig, event: str, **facts: str) -> None:
+    from client.site_audit import record_decision
+
+    record_decision(config.link.state, config.link.syslog, event, **facts)
+
+
+def _say(text: str) -> None:
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """Inclusion criteria and split applied to one site, with a patient-flow table."""
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -129,11 +129,13 @@ def build_cohort(
     train: float,
     validation: float,
     progress: Progress,
+    withdrawn: Container[str] = frozenset(),
 ) -> Cohort:
     """Find a site's images and labels, and apply the study's inclusion criteria and split.
 
     Reads headers only: what the pixels hold against an image comes with `Cohort.without`. A file is counted under
-    the first of these that holds: its header's reason, wrong modality, no patient, a second copy, its labels' reason.
+    the first of these that holds: its header's reason, wrong modality, no patient, a withdrawn one, a second copy, its
+    labels' reason.
 
     Args:
         site: where the hospital's images and labels are.
@@ -146,6 +148,7 @@ def build_cohort(
         train: fraction of patients.
         validation: fraction of patients.
         progress: called with files done and files found.
+        withdrawn: the PatientIDs that take part in nothing any more.
 
     Raises:
         SiteError: site.toml names a column that the table has not, or none of the study's targets.
@@ -156,7 +159,9 @@ def build_cohort(
     rows = read_labels(data.labels, key=data.key_column, columns=data.findings, targets=targets, exclusive=exclusive)
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
     matches, row_fates = join(rows, [_JOINED_ON[data.join](file) for file in index], by_path=data.join == "path")
-    reasons = exclusions(index, matches, modality=modality, one_exam_many_keys=data.join == "AccessionNumber")
+    reasons = exclusions(
+        index, matches, modality=modality, one_exam_many_keys=data.join == "AccessionNumber", withdrawn=withdrawn
+    )
     included = sorted(
         ((file, match) for file, match, reason in zip(index, matches, reasons, strict=True) if reason is None),
         key=lambda pair: (pair[0].identity.sop_instance_uid, pair[0].relative),

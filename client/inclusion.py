@@ -1,7 +1,7 @@
 """Inclusion criteria: the first reason for which each file is left out of a study, if there is one."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 
 from client.image_index import IndexedFile
 from client.labels import Match
@@ -12,15 +12,20 @@ Reasons = list[FileReason | None]
 
 
 def exclusions(
-    index: Sequence[IndexedFile], matches: Sequence[Match], *, modality: str, one_exam_many_keys: bool
+    index: Sequence[IndexedFile],
+    matches: Sequence[Match],
+    *,
+    modality: str,
+    one_exam_many_keys: bool,
+    withdrawn: Container[str],
 ) -> Reasons:
     """Give each file's reason, None where it takes part.
 
-    In this order: what its header says, modality, patient, copies of one object, the label row, and, with
-    `one_exam_many_keys` (an exam may have several AccessionNumbers), an exam whose rows contradict each other. Images
-    of one exam that were labelled each for itself may differ: a finding may be on one of two views.
+    In this order: what its header says, modality, patient, whether withdrawn, copies of one object, the label row,
+    and, with `one_exam_many_keys` (an exam may have several AccessionNumbers), an exam whose rows contradict each
+    other. Images of one exam that were labelled each for itself may differ: a finding may be on one of two views.
     """
-    reasons = [_of_file(file, modality) for file in index]
+    reasons = [_of_file(file, modality, withdrawn) for file in index]
     for copies in _groups(index, reasons, by=lambda file: file.identity.sop_instance_uid):
         _keep_one(copies, matches, reasons)
     for place, match in enumerate(matches):
@@ -32,12 +37,14 @@ def exclusions(
     return reasons
 
 
-def _of_file(file: IndexedFile, modality: str) -> FileReason | None:
+def _of_file(file: IndexedFile, modality: str, withdrawn: Container[str]) -> FileReason | None:
     if isinstance(file.found, Reason):
         return file.found
     if modality not in ("any", file.found.modality):
         return Reason.WRONG_MODALITY
-    return None if file.identity.patient_id else Reason.NO_PATIENT
+    if not file.identity.patient_id:
+        return Reason.NO_PATIENT
+    return Exclusion.WITHDRAWN if file.identity.patient_id in withdrawn else None
 
 
 def _groups(

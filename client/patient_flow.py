@@ -22,6 +22,7 @@ class Exclusion(StrEnum):
     NOT_ONE_CLASS = "not_one_class"
     CONFLICTING_LABELS = "conflicting_labels"
     NOT_LABELLED = "not_labelled"
+    WITHDRAWN = "withdrawn"
 
     @property
     def sentence(self) -> str:
@@ -63,6 +64,7 @@ _EXCLUSIONS = {
     Exclusion.NOT_ONE_CLASS: _NOT_ONE_CLASS,
     Exclusion.CONFLICTING_LABELS: "Label rows for one exam contradict each other. Correct them.",
     Exclusion.NOT_LABELLED: "None of the study's findings was assessed. Nothing to do.",
+    Exclusion.WITHDRAWN: "The patient was withdrawn from all studies. Nothing to do.",
 }
 
 _ROWS = {

@@ -53,14 +53,16 @@ class Data(Declaration):
         return self.key or self.join
 
 
-NOT_ENFORCED_YET = frozenset({"max_epsilon", "exact_counts", "rounds_per_day"})
-"""Limits that belong to differential privacy and to a deployed site."""
+NOT_ENFORCED_YET = frozenset({"max_epsilon", "exact_counts"})
+"""Limits that belong to differential privacy."""
 
 
 class Policy(Declaration):
     """What the hospital allows at most, whatever a study asks for. No limit is accepted that would not be kept."""
 
     min_cell: Annotated[int, Field(ge=1)] = 10
+    rounds_per_day: Annotated[int, Field(ge=1)] | None = None
+    max_change: Annotated[float, Field(gt=0)] = 100.0
 
     @model_validator(mode="before")
     @classmethod
@@ -81,6 +83,28 @@ class Compute(Declaration):
     cache: File = Path("cache")
 
 
+class Link(Declaration):
+    """Where a site that takes part over a network keeps its keys, what it remembers, and the agent's two sockets.
+
+    `syslog` is the socket of the system's log, which gets every line of the audit log where there is one.
+    """
+
+    keys: File = Path("keys")
+    state: File = Path("state")
+    sockets: File = Path("run")
+    syslog: File = Path("/dev/log")
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the courier finds the agent."""
+        return self.sockets / "agent" / "agent.sock"
+
+    @property
+    def metrics_socket(self) -> Path:
+        """Where the exporter finds the agent's figures."""
+        return self.sockets / "metrics" / "metrics.sock"
+
+
 class SiteConfig(Declaration):
     """One hospital as it declares itself; its paths are absolute or relative to the current folder."""
 
@@ -88,13 +112,16 @@ class SiteConfig(Declaration):
     data: Data
     policy: Policy = Policy()
     compute: Compute = Field(default_factory=Compute)
+    link: Link = Link()
 
     def within(self, folder: Path) -> Self:
         """Read the relative paths as relative to `folder`."""
+        link = {name: folder / getattr(self.link, name) for name in ("keys", "state", "sockets", "syslog")}
         data = {"dicom": folder / self.data.dicom, "labels": folder / self.data.labels}
         return self.model_copy(
             update={
                 "data": self.data.model_copy(update=data),
+                "link": self.link.model_copy(update=link),
                 "compute": self.compute.model_copy(update={"cache": folder / self.compute.cache}),
             }
         )

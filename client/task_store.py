@@ -52,7 +52,8 @@ class TaskStore:
         self._folder = folder
         self._list = folder / "tasks.jsonl"
         self._now = now
-        self._begun = {task.task_id: task for task in _read_list(self._list)}
+        _cut_torn_line(self._list)
+        self._begun = {task.task_id: task for task in read_begun(folder)}
 
     @property
     def begun(self) -> Sequence[Begun]:
@@ -142,19 +143,26 @@ def request_digest(task: Task) -> str:
     return total.hexdigest()
 
 
-def _read_list(path: Path) -> list[Begun]:
-    """Read the tasks that were begun; a last line without its end was cut off by a crash, and nothing followed it."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(sum(map(len, lines[:-1])))
-        lines.pop()
+def read_begun(folder: Path) -> Sequence[Begun]:
+    """Read the tasks that were begun, without touching them: the agent may be at work.
+
+    Raises:
+        StorageError: this is no list of tasks.
+    """
+    path = folder / "tasks.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     try:
-        return [Begun(**json.loads(line)) for line in lines]
+        return tuple(Begun(**json.loads(line)) for line in lines if line.endswith(b"\n"))
     except (ValueError, TypeError):
         raise StorageError(f"{path}: this is not a list of tasks. Keep it and ask why.") from None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove a last line without its end: a crash cut it off, and nothing was done for its task."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _append(path: Path, line: str) -> None:

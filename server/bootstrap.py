@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from server.checkpoint import CheckpointFolder, RunState
 from server.rounds import RoundPlan, initial_state
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.model import Classifier, build, exchanged, model_spec
+from shared.operating_point import choose
 from shared.parameters import Array, NamedArrays, digest
 from shared.protocol import StudyProtocol
 from shared.weights import WeightsProvenance
@@ -34,11 +36,13 @@ class Coordinator:
 
     def plan(self, *, deadline_seconds: float) -> RoundPlan:
         """Give the round loop what it needs."""
+        wish = self.protocol.evaluation
         return RoundPlan(
             rounds=self.protocol.federation.rounds,
             trained_names=self.trained_names,
             select=self.protocol.federation.select,
             targets=self.protocol.task.targets,
+            choose=partial(choose, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence),
             deadline_seconds=deadline_seconds,
         )
 

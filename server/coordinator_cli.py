@@ -5,6 +5,7 @@ import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from server.coordinator_config import read_coordinator
 from server.coordinator_folder import CoordinatorFolder
 from server.enrolment import Register
 from server.fleet import environment, fleet
+from server.monitor import Monitor, monitoring
 from server.playing import Player
 from server.playing import stop as stop_run
 from server.programs import Programs, commands, only
@@ -185,6 +187,20 @@ def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
 
 
 @app.command()
+def monitor(
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to serve at; beyond loopback only behind a login.")] = "127.0.0.1",
+    name: Annotated[list[str] | None, typer.Option(help="Another name by which it may be called, once a name.")] = None,
+    folder: FolderOption = HERE,
+) -> None:
+    """Serve a page and Prometheus figures of the runs in FOLDER/runs until stopped; it reads, and changes nothing."""
+    watch = Monitor(_at(folder).runs, now=lambda: datetime.now(UTC))
+    with monitoring(watch, host=host, port=port, names=tuple(name or ())) as opened:
+        typer.echo(f"Runs: http://{host}:{opened}/   Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")
+        _until_stopped()
+
+
+@app.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)], folder: FolderOption = HERE
 ) -> None:
@@ -205,6 +221,13 @@ def restore(
 
 def _at(folder: Path) -> CoordinatorFolder:
     return CoordinatorFolder(path=folder)
+
+
+def _until_stopped() -> None:
+    ended = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
 
 
 def _play(place: CoordinatorFolder, found: RunFolder) -> None:

@@ -20,10 +20,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundAxis:
-    """What all training figures share: the rounds, the chosen one, and the rounds in which more began to train."""
+    """What all training figures share: the rounds, the chosen one once there is one, and where more began to train."""
 
     rounds: Sequence[int]
-    chosen: int
+    chosen: int | None
     stages: Mapping[int, str]
 
 
@@ -79,5 +79,7 @@ def _moments(axes: Axes, along: RoundAxis) -> None:
     for number, stage in along.stages.items():
         axes.axvline(number - 0.5, color=GRID, linewidth=1.5)
         write(axes, number - 0.5, 1, f"{stage} trains", dx=5, dy=-10, color=MUTED, **top)
+    if along.chosen is None:
+        return
     axes.axvline(along.chosen, color=INK, linewidth=1, dashes=(1, 2))
     write(axes, along.chosen, 1, "chosen", dy=8, color=INK, ha="center", **top)

@@ -30,7 +30,7 @@ _FILTERS = (
 
 def render(result: StudyResult) -> str:
     """Make the page: no script, nothing fetched, every name escaped; equal results give equal bytes."""
-    return _environment().get_template("report.html.j2").render(_context(result))
+    return page_environment().get_template("report.html.j2").render(_context(result))
 
 
 def write(result: StudyResult, path: Path) -> None:
@@ -61,7 +61,8 @@ class FindingSection:
     validation: Markup
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Give what makes pages of the templates in this folder; every name in them is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from server.asking import Desk
 from server.checkpoint import RunState
 from server.strategy import FederatedStrategy
-from server.validation import validation_record
+from server.validation import Choose, validation_record
 from shared.errors import FederationError
 from shared.parameters import NamedArrays
 from shared.split import Split
@@ -28,6 +28,7 @@ class RoundPlan:
     trained_names: Callable[[int], list[str]]
     select: Literal["last", "best_validation"]
     targets: tuple[str, ...]
+    choose: Choose
     deadline_seconds: float
 
 
@@ -99,12 +100,13 @@ def _record(
             "refusal": None,
             "loss_by_epoch": list(entry.reply.loss_by_epoch),
             "update_norm": entry.norm,
+            "update_bytes": entry.nbytes,
             "images_per_second": entry.reply.images_per_second,
             "seconds": entry.reply.seconds,
         }
         for name, entry in strategy.outcome.training.items()
     }
-    validation = validation_record(strategy.outcome.evaluation, plan.targets)
+    validation = validation_record(strategy.outcome.evaluation, plan.targets, plan.choose)
     late = {site.name: desk.late[site.node_id] for site in strategy.sites if site.node_id in desk.late}
     return {
         "round": number,

@@ -9,17 +9,21 @@ from pathlib import Path
 from shared.errors import StorageError
 from shared.storage import atomic_file
 
+HEARD = ("answered", "late")
+"""The states in which a site was heard."""
+
 
 @dataclass(slots=True, kw_only=True)
 class SiteStatus:
     """One site: what happened last to its task, when (ISO 8601), and what it said before round 1.
 
     `state` is one of: not asked, asked, asked again, answered, silent, late, dropped. `refusal` is the reason why its
-    last reply could not be used.
+    last reply could not be used, and `heard` is when a reply last came, in time or late; "" before the first.
     """
 
     state: str = "not asked"
     since: str = ""
+    heard: str = ""
     package: str = ""
     approval: str = ""
     refusal: str | None = None
@@ -54,6 +58,8 @@ class StatusBoard:
         """Note what happened to a site's task."""
         entry = self.status.sites[name]
         entry.state, entry.since = state, self._time()
+        if state in HEARD:
+            entry.heard = entry.since
         self._write()
 
     def said(self, name: str, *, package: str, approval: str) -> None:

@@ -52,6 +52,7 @@ class SiteRound:
 
     reply: TrainReply | None = None
     norm: float | None = None
+    nbytes: int = 0
     refusal: str | None = None
 
 
@@ -163,7 +164,8 @@ class FederatedStrategy(Strategy):
             log.warning("round %d: %s is left out: %s", self._asked[site.name].round, site.name, verdict.reason)
             return SiteRound(refusal=verdict.reason)
         mean.add(verdict.reply.update, share=self._shares[site.name], scale=verdict.scale)
-        return SiteRound(reply=replace(verdict.reply, update={}), norm=verdict.norm)
+        nbytes = sum(array.nbytes for array in verdict.reply.update.values())
+        return SiteRound(reply=replace(verdict.reply, update={}), norm=verdict.norm, nbytes=nbytes)
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
         reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply, key=self._key(site))

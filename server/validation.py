@@ -1,14 +1,19 @@
 """What one round's validation shows: AUC by target, pooled over the sites and at each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from server.admission import Refused
 from shared.evidence import Evidence
 from shared.messages import EvaluateReply
 from shared.metrics import ScoreHistogram
+from shared.operating_point import OperatingPoint
+from shared.scores import lower_edges
 
 Evaluations = Mapping[str, EvaluateReply | Refused]
+
+Choose = Callable[[ScoreHistogram], OperatingPoint]
+"""Chooses a threshold on the sites' merged histogram, as the study says."""
 
 
 def merged_histogram(evaluations: Evaluations, place: int) -> ScoreHistogram | None:
@@ -23,14 +28,34 @@ def released(evaluations: Evaluations, place: int) -> dict[str, Evidence]:
     return {site: item for site, item in replies.items() if isinstance(item, Evidence)}
 
 
-def validation_record(evaluations: Evaluations, targets: tuple[str, ...]) -> dict[str, Any]:
-    """Describe a round: pooled AUC by target (from merged bins), each site's own (exact), and the mean over targets."""
+def validation_record(evaluations: Evaluations, targets: tuple[str, ...], choose: Choose) -> dict[str, Any]:
+    """Describe a round: pooled AUC by target (from merged bins), each site's own (exact), and the mean over targets.
+
+    `site_rates` has each site's sensitivity and specificity as [k, n], at the threshold that would be chosen now.
+    """
     pooled = {target: _auc(merged_histogram(evaluations, place)) for place, target in enumerate(targets)}
     sites = {
         target: {site: item.auc.value if item.auc else None for site, item in released(evaluations, place).items()}
         for place, target in enumerate(targets)
     }
-    return {"macro_auc": _mean(pooled.values()), "pooled_auc": pooled, "site_auc": sites}
+    rates = {target: _rates(evaluations, place, choose) for place, target in enumerate(targets)}
+    return {"macro_auc": _mean(pooled.values()), "pooled_auc": pooled, "site_auc": sites, "site_rates": rates}
+
+
+def _rates(evaluations: Evaluations, place: int, choose: Choose) -> dict[str, dict[str, list[int]]]:
+    """Count what is right at one threshold for all sites; a threshold is a bin's edge, so that the counts are exact."""
+    merged = merged_histogram(evaluations, place)
+    if merged is None or not merged.n_pos:
+        return {}
+    edge = lower_edges(bins=len(merged.positives)).tolist().index(choose(merged).threshold)
+    histograms = {site: item.histogram for site, item in released(evaluations, place).items()}
+    return {
+        site: {
+            "sensitivity": [sum(one.positives[edge:]), one.n_pos],
+            "specificity": [sum(one.negatives[:edge]), one.n_neg],
+        }
+        for site, one in histograms.items()
+    }
 
 
 def _auc(histogram: ScoreHistogram | None) -> float | None:

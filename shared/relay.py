@@ -7,6 +7,9 @@ METHOD = "Handle"
 PATH = f"/{SERVICE}/{METHOD}"
 """One stream of frames in, one stream of frames out; the messages are plain bytes, without protobuf."""
 
+AGENT_SOCKET = "POLYCLINIC_AGENT_SOCKET"
+"""The environment variable that tells the courier where the agent's socket is."""
+
 PIECE_BYTES = 2 << 20
 """Largest piece of an array. Both ends then hold the payload and a few pieces, whatever the model's size."""
 

@@ -6,8 +6,9 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
-    "cryptography": {"server/certificates.py", "server/fleet.py", "shared/signing.py"},
+    "cryptography": {"client/site_keys.py", "server/certificates.py", "server/fleet.py", "shared/signing.py"},
     "flwr": {
+        "client/courier.py",
         "server/admission.py",
         "server/app.py",
         "server/asking.py",
@@ -22,16 +23,17 @@ DOORS = {
         "shared/wire.py",
         "simulations/in_process_grid.py",
     },
-    "grpc": {"client/agent_service.py"},
-    "grpc_health": {"client/agent_service.py"},
+    "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
+    "grpc_health": {"client/agent_service.py", "client/site_status.py"},
     "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
-    "markupsafe": {"server/report.py"},
+    "markupsafe": {"server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},
     "opacus": {"shared/privacy.py"},
-    "prometheus_client": {"client/exporter.py", "client/metrics.py"},
+    "prometheus_client": {"client/exporter.py", "client/metrics.py", "server/monitor_metrics.py"},
     "pydantic": {
+        "client/approval.py",
         "client/site.py",
         "server/coordinator_config.py",
         "server/enrolment.py",
@@ -40,7 +42,7 @@ DOORS = {
         "shared/protocol.py",
     },
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
-    "rich": {"client/cli.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
+    "rich": {"client/cli.py", "client/site_check.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
     "safetensors": {
         "client/delivery.py",
         "client/intake.py",
@@ -49,7 +51,13 @@ DOORS = {
         "shared/weights.py",
     },
     "scipy": {"shared/domain_shift.py", "shared/intervals.py"},
-    "tomli_w": {"server/coordinator.py", "server/enrolment.py", "shared/invitation.py", "shared/protocol.py"},
+    "tomli_w": {
+        "client/approval.py",
+        "server/coordinator.py",
+        "server/enrolment.py",
+        "shared/invitation.py",
+        "shared/protocol.py",
+    },
     "torchvision": {"shared/vision.py"},
     "typer": {"client/cli.py", "server/cli.py", "server/coordinator_cli.py", "shared/cli.py", "simulations/cli.py"},
 }
@@ -58,7 +66,15 @@ DOORS = {
 EVERYWHERE = {"numpy", "torch"}
 """Arrays are what this project is made of."""
 
-NEED_NO_TORCH = ("shared/cli.py", "shared/declaration.py", "shared/messages.py", "shared/protocol.py", "shared/wire.py")
+NEED_NO_TORCH = (
+    "client/courier.py",
+    "client/superexec.py",
+    "shared/cli.py",
+    "shared/declaration.py",
+    "shared/messages.py",
+    "shared/protocol.py",
+    "shared/wire.py",
+)
 """What a process without torch must be able to import: the command line, and whoever relays messages for a site."""
 
 ROLES = {
@@ -160,7 +176,7 @@ def test_every_door_is_in_use(house):
 
 def test_what_relays_messages_needs_no_torch(house):
     """The command line and the wire work where neither torch nor scipy nor pydicom is installed."""
-    light = {"flwr", "numpy", "pydantic", "rich", "tomli_w", "typer"}
+    light = {"cryptography", "flwr", "grpc", "numpy", "pydantic", "rich", "tomli_w", "typer"}
     heavy = {
         f"{path}: {module} imports {name}"
         for path in NEED_NO_TORCH

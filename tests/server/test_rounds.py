@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from shared.messages import (
     encode_task,
 )
 from shared.metrics import ScoreHistogram
+from shared.operating_point import choose
 from simulations.in_process_grid import InProcessGrid
 
 BINS = 8
@@ -239,6 +241,7 @@ class Trial:
             rounds=rounds,
             trained_names=lambda _: ["fc.weight"],
             select="last",
+            choose=partial(choose, target=0.9, claim="point", confidence=0.95),
             targets=("opacity",),
             deadline_seconds=deadline,
         )
@@ -280,7 +283,7 @@ def test_a_rounds_record_can_be_read_by_people_and_programs(trial: Any) -> None:
     (record,) = run.run().history
     assert json.loads(json.dumps(record)) == record
     figures = {"loss_by_epoch": [0.5, 0.25], "images_per_second": 9.0, "seconds": 2.0}
-    trained = {"refusal": None, "update_norm": pytest.approx(10**0.5), **figures}
+    trained = {"refusal": None, "update_norm": pytest.approx(10**0.5), "update_bytes": 8, **figures}
     assert record["sites"] == {"north": trained, "south": trained, "west": {"refusal": "too_few_patients"}}
     assert (record["round"], record["lost"]) == (1, False)
     assert record["validation"]["macro_auc"] == 1.0

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from shared.messages import (
 )
 from shared.metrics import ScoreHistogram
 from shared.model import exchanged
+from shared.operating_point import choose
 from shared.parameters import digest
 from shared.split import Split
 from shared.wire import arrays_from_record, from_frames, record_of, to_frames
@@ -345,7 +347,12 @@ def test_flowers_own_loop_gives_the_same_arrays(scripted_site: Any, kind: Any) -
     theirs = strategy(weights, **changes).start(InProcessGrid(handlers), record_of(model()), num_rounds=3)
     ours = strategy(weights, **changes)
     plan = RoundPlan(
-        rounds=3, trained_names=lambda _: list(model()), select="last", targets=("opacity",), deadline_seconds=9.0
+        rounds=3,
+        trained_names=lambda _: list(model()),
+        select="last",
+        choose=partial(choose, target=0.9, claim="point", confidence=0.95),
+        targets=("opacity",),
+        deadline_seconds=9.0,
     )
     state = run_rounds(
         desk=Desk(InProcessGrid(handlers)),

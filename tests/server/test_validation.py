@@ -1,5 +1,6 @@
 """A round's validation: merged bins for the pool, exact values for each site, nothing for what is not known."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from server.validation import merged_histogram, released, validation_record
 from shared.evidence import Estimate, Evidence, Withheld
 from shared.messages import EvaluateReply
 from shared.metrics import ScoreHistogram
+from shared.operating_point import choose
 
 
 def evidence(positives: tuple[int, ...], negatives: tuple[int, ...], area: float | None = 0.7) -> Evidence:
@@ -24,6 +26,9 @@ def evidence(positives: tuple[int, ...], negatives: tuple[int, ...], area: float
         brier=None,
     )
 
+
+CHOOSE = partial(choose, target=0.7, claim="point", confidence=0.95)
+"""With two bins the threshold is 0.5 where 3 of 4 positives lie above it."""
 
 EVALUATIONS: Any = {
     "north": EvaluateReply(evidence=(evidence((0, 2), (3, 1)), evidence((0, 0), (1, 4), None))),
@@ -43,16 +48,28 @@ def test_histograms_are_added_over_those_that_released_them() -> None:
 
 def test_a_round_is_described_by_pool_site_and_mean() -> None:
     """The pooled AUC counts ties half; a target without positives has none, and the mean is over those that have."""
-    record = validation_record(EVALUATIONS, ("opacity", "effusion"))
+    record = validation_record(EVALUATIONS, ("opacity", "effusion"), CHOOSE)
     pooled = (3 * 3 + 0.5 * 1 * 3 + 0.5 * 3 * 3) / (4 * 6)
     assert record == {
         "macro_auc": pytest.approx(pooled),
         "pooled_auc": {"opacity": pytest.approx(pooled), "effusion": None},
         "site_auc": {"opacity": {"north": 0.7, "south": 0.4}, "effusion": {"north": None}},
+        "site_rates": {
+            "opacity": {
+                "north": {"sensitivity": [2, 2], "specificity": [3, 4]},
+                "south": {"sensitivity": [1, 2], "specificity": [0, 2]},
+            },
+            "effusion": {},
+        },
     }
 
 
 def test_no_evidence_at_all_is_no_number() -> None:
     """Where nobody released anything, there is no mean to choose a round by."""
-    record = validation_record({"west": EVALUATIONS["west"]}, ("opacity",))
-    assert record == {"macro_auc": None, "pooled_auc": {"opacity": None}, "site_auc": {"opacity": {}}}
+    record = validation_record({"west": EVALUATIONS["west"]}, ("opacity",), CHOOSE)
+    assert record == {
+        "macro_auc": None,
+        "pooled_auc": {"opacity": None},
+        "site_auc": {"opacity": {}},
+        "site_rates": {"opacity": {}},
+    }

@@ -1,0 +1,158 @@
+"""Which studies this hospital approved: the protocol itself, by whom, when, and what the approval pins."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tomli_w
+from pydantic import Field
+
+from shared.declaration import Declaration, read_toml
+from shared.errors import SiteError, StorageError
+from shared.invitation import CA, STUDY, Invitation, Line, read_invitation
+from shared.protocol import StudyProtocol, read_protocol
+from shared.storage import atomic_file
+
+RECORD = "approval.toml"
+SHOWN = 12
+"""Characters of a digest that are shown, and that are enough to name a study."""
+
+
+class ApprovalRecord(Declaration):
+    """An approval as it is kept beside the protocol: the invitation that was accepted, by whom and when (UTC)."""
+
+    invitation: Invitation
+    approved_by: Line
+    approved_at: Annotated[str, Field(pattern=r"^[0-9T:.+-]{19,40}$")]
+    weights: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovedStudy:
+    """A study that this hospital approved. `folder` keeps all that the agent remembers of it."""
+
+    approval: ApprovalRecord
+    protocol: StudyProtocol
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """The protocol's digest: the only one that the agent answers to."""
+        return self.approval.invitation.digest
+
+    @property
+    def since(self) -> datetime:
+        """When it was approved: rounds are counted from then on."""
+        return datetime.fromisoformat(self.approval.approved_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invited:
+    """An invitation that holds together: the study that it names is the one in its folder."""
+
+    invitation: Invitation
+    protocol: StudyProtocol
+    folder: Path
+
+
+def read_invited(folder: Path, *, site: str) -> Invited:
+    """Read the folder that a coordinator sent, and check that its parts are those that the invitation names.
+
+    Raises:
+        SiteError: the invitation is for another site, or a file beside it is not the one that it names.
+        StudyError: the study is wrong, or asks for what this version cannot do.
+    """
+    invitation = read_invitation(folder)
+    if invitation.site != site:
+        raise SiteError(f"{folder}: the invitation is for {invitation.site!r}, and this site is called {site!r}.")
+    protocol = read_protocol(folder / STUDY)
+    if protocol.digest() != invitation.digest:
+        raise SiteError(
+            f"{folder}: {STUDY} is not the study that the invitation names ({invitation.digest[:SHOWN]}), or this "
+            "version of Polyclinic reads it otherwise. Ask the coordinator for the invitation again, and its version."
+        )
+    if _sha256(folder / CA) != invitation.ca:
+        raise SiteError(f"{folder}: {CA} is not the one that the invitation names. Ask for the invitation again.")
+    bundles = sorted(folder.glob("*.fab"))
+    if any(_sha256(bundle) != invitation.bundle for bundle in bundles):
+        raise SiteError(f"{folder}: the courier's bundle is not the one that the invitation names. Do not install it.")
+    return Invited(invitation=invitation, protocol=protocol, folder=folder)
+
+
+class Approvals:
+    """The approvals of one site, in a folder with one folder a study, named by its digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def record(self, invited: Invited, *, approved_by: str, weights: str, at: datetime) -> ApprovedStudy:
+        """Pin a study's digest; an approval of the same study takes the place of an earlier one.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        folder = self._folder / invited.invitation.digest
+        approval = ApprovalRecord(
+            invitation=invited.invitation, approved_by=approved_by, approved_at=at.isoformat(), weights=weights
+        )
+        with atomic_file(folder / STUDY) as part:
+            part.write_text(invited.protocol.to_toml(), encoding="utf-8")
+        with atomic_file(folder / CA) as part:
+            part.write_bytes((invited.folder / CA).read_bytes())
+        with atomic_file(folder / RECORD) as part:
+            part.write_text(tomli_w.dumps(approval.model_dump()), encoding="utf-8")
+        return ApprovedStudy(approval=approval, protocol=invited.protocol, folder=folder)
+
+    def all(self) -> Sequence[ApprovedStudy]:
+        """Give every approved study, the latest approval first.
+
+        Raises:
+            SiteError: an approval cannot be read, or its study is not the one that was approved.
+        """
+        found = [self._read(record.parent) for record in self._folder.glob(f"*/{RECORD}")]
+        return sorted(found, key=lambda study: study.since, reverse=True)
+
+    def pick(self, start: str | None) -> ApprovedStudy:
+        """Give the study whose digest begins with `start`; without one, the only study that there is.
+
+        Raises:
+            SiteError: there is none, or there are several.
+        """
+        fits = [study for study in self.all() if study.digest.startswith(start or "")]
+        if len(fits) == 1:
+            return fits[0]
+        if not fits:
+            raise SiteError("no approved study of that digest is here. See `polyclinic site status`, or approve one.")
+        names = ", ".join(study.digest[:SHOWN] for study in fits)
+        raise SiteError(f"several approved studies are here ({names}). Name one by the beginning of its digest.")
+
+    def end(self, study: ApprovedStudy) -> None:
+        """Take an approval back: the agent answers no task of this study any more, and its stored replies are removed.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            (study.folder / RECORD).unlink()
+            for part in ("tasks", "rounds", "models", "local_norm"):
+                shutil.rmtree(study.folder / part, ignore_errors=True)
+        except OSError as fault:
+            raise StorageError(f"{study.folder}: cannot be removed ({fault.strerror}).") from None
+
+    def _read(self, folder: Path) -> ApprovedStudy:
+        approval = read_toml(folder / RECORD, ApprovalRecord, error=SiteError)
+        protocol = read_protocol(folder / STUDY)
+        if not protocol.digest() == approval.invitation.digest == folder.name:
+            raise SiteError(f"{folder}: the study is not the one that was approved. Nothing is answered for it.")
+        return ApprovedStudy(approval=approval, protocol=protocol, folder=folder)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as fault:
+        raise SiteError(f"{path}: cannot be read ({fault.strerror}). Ask for the invitation again.") from None

@@ -1,0 +1,59 @@
+"""What a study would compute here, what would leave, and what it costs, in plain words for whoever approves it."""
+
+from collections.abc import Iterator
+
+from client.approval import Invited
+from shared.parameters import NamedArrays
+from shared.protocol import StudyProtocol
+
+WHAT_LEAVES = """From each round leaves: this hospital's update of the model, its mean loss, how far training moved the
+model, and how fast it was. The coordinator sees this hospital's update by itself, before it is added to the others'.
+An update can hold traces of single patients' images.
+Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
+from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
+leave. The test patients' figures leave once. No image, no identifier and no text leaves."""
+
+WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
+
+
+def explain(invited: Invited, *, min_cell: int, update: NamedArrays, rounds_per_day: int | None) -> Iterator[str]:
+    """Yield paragraphs; `update` are the arrays that travel in the round in which the most do."""
+    invitation, protocol = invited.invitation, invited.protocol
+    yield (
+        f"Study “{protocol.study.name}”, version {protocol.study.version}, invited by {invitation.coordinator}.\n"
+        f"Intended use: {protocol.study.intended_use}"
+    )
+    yield "\n".join(("What will be computed here", *_computed(protocol)))
+    yield "What will leave\n" + WHAT_LEAVES.format(min_cell=min_cell)
+    if getattr(protocol, "privacy", None) is None:
+        yield WITHOUT_PRIVACY
+    yield "\n".join(("What it costs", *_costs(protocol, update, rounds_per_day)))
+    yield (
+        f"Digest {invitation.digest}\nThis digest is what you approve. Whatever differs from it by one setting is "
+        "refused."
+    )
+
+
+def _computed(protocol: StudyProtocol) -> Iterator[str]:
+    task, training = protocol.task, protocol.training
+    kind = "Which one of these is true" if task.exclusive else "Whether each of these is present"
+    yield f"- {kind}: {', '.join(task.targets)}; one answer for each {task.unit}."
+    yield (
+        f"- A {protocol.model.backbone} is trained on {100 * protocol.split.train:.0f} % of the patients, "
+        f"{training.local_epochs} times over in each of {protocol.federation.rounds} rounds."
+    )
+    yield (
+        f"- {100 * protocol.split.validation:.0f} % of the patients choose the threshold (and are scored in every "
+        f"round), {100 * protocol.split.test:.0f} % test the final model, once."
+    )
+    yield f"- Images are reduced to {protocol.images.size} x {protocol.images.size} pixels, and cached at this site."
+
+
+def _costs(protocol: StudyProtocol, update: NamedArrays, rounds_per_day: int | None) -> Iterator[str]:
+    rounds = protocol.federation.rounds
+    width = 2 if protocol.federation.wire == "fp16" else 4
+    megabytes = sum(array.size for array in update.values()) * width / 1e6
+    yield f"- {rounds} rounds; in each, up to {megabytes:.1f} MB come in twice, and as much leaves once."
+    yield f"- Disk for stored replies: up to {rounds * megabytes / 1e3:.1f} GB until the study is purged."
+    if rounds_per_day is not None:
+        yield f"- This site's own limit is {rounds_per_day} rounds a day."

@@ -1,0 +1,189 @@
+"""One deployed agent from its approval to its socket: prepares the images, serves tasks, and tells its monitoring."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+
+from client.agent import Agent
+from client.agent_service import AgentService, Handler
+from client.approval import SHOWN, ApprovedStudy
+from client.bootstrap import compose_agent, prepare, site_inputs
+from client.delivery import Deliveries
+from client.egress import EgressGuard
+from client.features import Progress
+from client.intake import Intake, Limits
+from client.metrics import SiteMetrics
+from client.metrics_socket import serve_page
+from client.site import SiteConfig
+from client.site_audit import DEPARTURES, WitnessedLog, alone
+from client.site_keys import SiteKeys, read_secret
+from client.task_store import TaskStore
+from client.withdrawal import Withdrawals
+from client.workbench import Workbench, pick_device
+from shared.audit import now
+from shared.errors import TaskError, WeightsError
+from shared.messages import Approval, Refusal
+from shared.model import build, model_spec
+from shared.parameters import NamedArrays, digest
+from shared.signing import SigningKey
+
+ROOM_FOR_DOCUMENTS = 64 << 20
+"""Bytes that a task may have beside the model: the report and the results, at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What one agent needs: the hospital's file, the study that it approved, and where the first weights are."""
+
+    config: SiteConfig
+    study: ApprovedStudy
+    weights_file: Path | None
+    progress: Progress
+
+    def serve(self, stopped: Event) -> None:
+        """Open the sockets, prepare the images, then answer tasks until `stopped` is set.
+
+        Raises:
+            PolyclinicError: the keys, the weights, the images or a disk do not allow it.
+        """
+        torch.use_deterministic_algorithms(True)
+        link, study = self.config.link, self.study
+        metrics = SiteMetrics(site=self.config.site.name, version=version("polyclinic"), study=study.digest[:SHOWN])
+        busy = f"{link.state}: another agent is at work here. A site has one."
+        with alone(link.state / "agent.lock", message=busy):
+            guard = self._guard()
+            service = AgentService(link.agent_socket, observed(_preparing(guard), metrics))
+            link.metrics_socket.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            service.start()
+            try:
+                with serve_page(link.metrics_socket, metrics.page):
+                    service.ready(observed(self._handler(guard, metrics), metrics))
+                    stopped.wait()
+            finally:
+                service.stop()
+
+    def _guard(self) -> EgressGuard:
+        link, protocol = self.config.link, self.study.protocol
+        return EgressGuard(
+            min_cell=self.config.policy.min_cell,
+            audit=WitnessedLog(link.state / DEPARTURES, syslog=link.syslog),
+            exclusive=protocol.task.exclusive,
+            wire=protocol.federation.wire,
+            key=SigningKey.read(SiteKeys(link.keys).signing),
+        )
+
+    def _handler(self, guard: EgressGuard, metrics: SiteMetrics) -> Handler:
+        """Make the agent, and make it anew before the next task whenever a patient was withdrawn."""
+        link = self.config.link
+        withdrawals = Withdrawals(link.state / "withdrawn.txt", key=read_secret(SiteKeys(link.keys).pseudonyms))
+        bench, initial = self._model()
+        withdrawals.changed()  # reads the list
+        agent = self._agent(guard, bench, initial, withdrawals, metrics)
+
+        def handle(frames: Iterable[bytes]) -> Iterator[bytes]:
+            nonlocal agent
+            if withdrawals.changed():
+                agent = self._agent(guard, bench, initial, withdrawals, metrics)
+            return agent.handle(frames)
+
+        return handle
+
+    def _model(self) -> tuple[Workbench, NamedArrays]:
+        """Build the study's model, and check that it starts where the approval says."""
+        protocol = self.study.protocol
+        model, _ = build(model_spec(protocol), weights_file=self.weights_file)
+        initial = {name: np.array(tensor.numpy()) for name, tensor in model.state_dict().items()}
+        check_initial(initial, promised=self.study.approval.invitation.initial)
+        device = pick_device(self.config.compute.device)
+        return Workbench(model, device=device, precision=protocol.training.precision), initial
+
+    def _agent(
+        self,
+        guard: EgressGuard,
+        bench: Workbench,
+        initial: NamedArrays,
+        withdrawals: Withdrawals,
+        metrics: SiteMetrics,
+    ) -> Agent:
+        protocol, folder, policy = self.study.protocol, self.study.folder, self.config.policy
+        bench.load(initial)  # a bench that has trained has other layers than those that a site's own begin with
+        site = prepare(self.config, protocol, progress=self.progress, withdrawn=withdrawals)
+        metrics.cached(images=len(site.pixels), of=len(site.cohort.images))
+        inputs = site_inputs(site, protocol, bench, progress=self.progress)
+        store = TaskStore(folder / "tasks", now=now)
+        limits = Limits(
+            rounds=protocol.federation.rounds,
+            since=self.study.since,
+            rounds_per_day=policy.rounds_per_day,
+            max_change=policy.max_change,
+        )
+        wire = protocol.federation.wire
+        return replace(
+            compose_agent(site, protocol, bench, inputs, folder=folder / "local_norm"),
+            guard=guard,
+            approval=Approval.APPROVED,
+            store=store,
+            intake=Intake(store=store, limits=limits, initial=initial, wire=wire, folder=folder / "models"),
+            checkpoints=folder / "rounds",
+            most_bytes=sum(array.nbytes for array in initial.values()) + ROOM_FOR_DOCUMENTS,
+            deliveries=Deliveries(folder=folder / "delivered", protocol=protocol),
+        )
+
+
+def check_initial(initial: NamedArrays, *, promised: str) -> None:
+    """Check that the model starts from the weights that the invitation names.
+
+    Raises:
+        WeightsError: it does not.
+    """
+    if digest(initial) != promised:
+        raise WeightsError(
+            "the model before round 1, as this site computes it from the study, is not the one that the invitation "
+            "names. Give the same --weights file as the coordinator, and the same version of Polyclinic."
+        )
+
+
+def observed(handler: Handler, metrics: SiteMetrics) -> Handler:
+    """Count what a handler answers, from the headers that come and go: monitoring learns what the coordinator does."""
+
+    def handle(frames: Iterable[bytes]) -> Iterator[bytes]:
+        metrics.began(at=now().timestamp())
+        request = iter(frames)
+        asked = next(request, b"")
+        answer = handler(chain([asked] if asked else [], request))
+        for header in answer:
+            _count(asked, json.loads(header), metrics)
+            yield header
+            yield from answer
+
+    return handle
+
+
+def _count(asked: bytes, header: dict[str, Any], metrics: SiteMetrics) -> None:
+    state, figures = header["configs"]["state"], header["metrics"].get("metrics")
+    metrics.answered(state["kind"])
+    if "code" in state:
+        metrics.refused(state["code"])
+    if figures:
+        losses = figures.get("loss_by_epoch") or [None]
+        metrics.trained(
+            round=json.loads(asked)["configs"]["task"]["round"],
+            loss=losses[-1],
+            images_per_second=figures["images_per_second"],
+            seconds=figures["seconds"],
+        )
+
+
+def _preparing(guard: EgressGuard) -> Callable[[Iterable[bytes]], Iterator[bytes]]:
+    def handle(_: Iterable[bytes]) -> Iterator[bytes]:
+        yield from guard.refuse(TaskError(Refusal.PREPARING, "the images are being prepared"), task_id="")
+
+    return handle

@@ -1,0 +1,101 @@
+"""What a hospital's images and labels give to a study, shown to its data manager: files, rows, patients, warnings."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from client.bootstrap import PreparedSite, prepare
+from client.site import SiteConfig, read_site
+from shared.protocol import Federation, Study, StudyProtocol, Task, read_protocol
+from shared.storage import atomic_file
+
+ROWS_SHOWN = 12
+"""Row numbers of the label table that are printed for a reason; the rest are counted."""
+
+
+def show_check(site: Path, study: Path | None) -> None:
+    """Read every image and label, print the account, and write the list of what is left out.
+
+    Raises:
+        SiteError, StudyError, DataError, StorageError: the files do not allow it.
+    """
+    config = read_site(site)
+    protocol = read_protocol(study) if study else _any_study(config)
+    console = Console(highlight=False)
+    with console.status("reading") as status:
+        prepared = prepare(
+            config, protocol, progress=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}")
+        )
+    for table in (_files(prepared), _rows(prepared), _patients(prepared, protocol)):
+        console.print(table)
+    for warning in _warnings(prepared, protocol):
+        console.print(f"! {warning}", style="yellow", markup=False)
+    listing = config.compute.cache / "excluded.csv"
+    with atomic_file(listing) as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("file", "reason"), *prepared.cohort.local_listing()])
+    console.print(f"Files that are left out, with the reason: {listing}", markup=False, soft_wrap=True)
+
+
+def _any_study(config: SiteConfig) -> StudyProtocol:
+    """Make a study of the findings that the hospital names, with every default."""
+    return StudyProtocol(
+        study=Study(name="site check", intended_use="to check a hospital's images and labels"),
+        task=Task(findings=tuple(config.data.findings)),
+        federation=Federation(rounds=1),
+    )
+
+
+def _files(prepared: PreparedSite) -> Table:
+    flow = prepared.cohort.flow
+    table = _table("Files", "", ("files", "patients"))
+    table.add_row("found", f"{flow.files:,}", "")
+    for step in flow.steps:
+        table.add_row(f"left out: {step.reason.sentence}", f"{step.files:,}", f"{step.patients:,}")
+    table.add_row("used", f"{flow.files_kept:,}", f"{len(set(prepared.records.patients_N.tolist())):,}", style="bold")
+    return table
+
+
+def _rows(prepared: PreparedSite) -> Table:
+    flow = prepared.cohort.flow
+    table = _table("Label table", "", ("rows", "row numbers (1 is the header)"))
+    table.add_row("found", f"{flow.rows:,}", "")
+    for step in flow.row_steps:
+        shown = ", ".join(map(str, step.where[:ROWS_SHOWN]))
+        more = f" and {step.rows - ROWS_SHOWN:,} more" if step.rows > ROWS_SHOWN else ""
+        table.add_row(f"not used: {step.reason.sentence}", f"{step.rows:,}", shown + more)
+    table.add_row("used", f"{flow.rows_used:,}", "", style="bold")
+    if flow.uncertain_rows:
+        table.add_row("of these with a value marked uncertain, taken as not assessed", f"{flow.uncertain_rows:,}", "")
+    return table
+
+
+def _patients(prepared: PreparedSite, protocol: StudyProtocol) -> Table:
+    flow = prepared.cohort.flow
+    table = _table("Patients", "", ("patients", "exams", "images", "patients with", "patients without"))
+    for split, counts in flow.splits.items():
+        table.add_row(split.value, f"{counts.patients:,}", f"{counts.exams:,}", f"{flow.images[split]:,}", "", "")
+        for target, found in zip(protocol.task.targets, counts.classes, strict=True):
+            table.add_row(f"  {target}", "", "", "", f"{found.positive_patients:,}", f"{found.negative_patients:,}")
+    return table
+
+
+def _table(title: str, first: str, numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _warnings(prepared: PreparedSite, protocol: StudyProtocol) -> Iterator[str]:
+    least = prepared.config.policy.min_cell
+    for split, counts in prepared.cohort.flow.splits.items():
+        if (counts.patients or 0) < least:
+            yield f"{split.value}: fewer than {least} patients (min_cell). The site cannot use this split in a study."
+        for target, found in zip(protocol.task.targets, counts.classes, strict=True):
+            smallest = min(found.positive_patients or 0, found.negative_patients or 0)
+            if (counts.patients or 0) >= least > smallest and split.value != "train":
+                yield f"{split.value}, {target}: a class has fewer than {least} patients (min_cell), so it is withheld."

@@ -1,0 +1,119 @@
+"""What a site's data manager asks of it: which studies, what has left, the delivered model, and what purging keeps."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from client.approval import SHOWN, Approvals, ApprovedStudy
+from client.site import SiteConfig
+from client.site_audit import DECISIONS, DEPARTURES
+from client.site_keys import SiteKeys
+from client.task_store import read_begun
+from shared.audit import verify
+from shared.errors import DataError
+from shared.storage import atomic_file
+
+KEPT = """Kept, because the hospital may have to account for it: both audit logs, the delivered model and report, the
+list of withdrawn patients, the ledger of privacy budget, and the study itself."""
+
+HEALTH_SECONDS = 2.0
+
+
+def status_lines(config: SiteConfig) -> Iterator[str]:
+    """Yield a line on the agent, and a few on each approved study.
+
+    Raises:
+        SiteError, StorageError: what is stored cannot be read.
+    """
+    yield f"{config.site.name}: the agent {agent_health(config.link.agent_socket)}."
+    studies = Approvals(config.link.state / "studies").all()
+    if not studies:
+        yield "No study is approved."
+    for study in studies:
+        yield from _study_lines(study)
+
+
+def agent_health(socket: Path) -> str:
+    """Ask the agent's health service, and say in words what it answers."""
+    with grpc.insecure_channel(f"unix:{socket.resolve()}") as channel:
+        try:
+            stub = health_pb2_grpc.HealthStub(channel)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
+        except grpc.RpcError:
+            return "does not answer"
+    return "is ready" if reply.status == health_pb2.HealthCheckResponse.SERVING else "is preparing the images"
+
+
+def _study_lines(study: ApprovedStudy) -> Iterator[str]:
+    record, protocol = study.approval, study.protocol
+    begun = read_begun(study.folder / "tasks")
+    trained = [task.round for task in begun if task.kind == "train" and task.when >= study.since]
+    name = f"{study.digest[:SHOWN]} “{protocol.study.name}”"
+    yield f"{name}, approved by {record.approved_by} at {record.approved_at[:16]}"
+    yield (
+        f"  rounds begun: {len(trained)} of {protocol.federation.rounds}; evaluations: "
+        f"{sum(task.kind == 'evaluate' for task in begun)}; test split: "
+        f"{'released' if any(task.split == 'test' for task in begun) else 'not asked for'}; model: "
+        f"{'delivered' if (study.folder / 'delivered').exists() else 'not delivered'}"
+    )
+
+
+def audit_lines(config: SiteConfig) -> Iterator[str]:
+    """Yield a line for each departure and decision, oldest first.
+
+    Raises:
+        StorageError: a chain breaks.
+    """
+    entries = [entry for log in _logs(config) for entry in verify(log)]
+    for entry in sorted(entries, key=lambda entry: str(entry["time"])):
+        facts = {name: value for name, value in entry.items() if name not in ("line", "time", "event", "prev", "hash")}
+        words = "  ".join(f"{name}={value}" for name, value in facts.items())
+        yield f"{entry['time'][:19]}  {entry['event']}  {words}"
+
+
+def verified_heads(config: SiteConfig) -> Iterator[str]:
+    """Check both chains to the end, and yield how long each is and its head, to be kept elsewhere.
+
+    Raises:
+        StorageError: a chain breaks.
+    """
+    for log in _logs(config):
+        last = {"line": 0, "hash": "-"}
+        for entry in verify(log):
+            last = entry
+        yield f"{log.name}: {last['line']} lines, whole; head {last['hash']}"
+
+
+def copy_delivered(config: SiteConfig, study: str | None, out: Path) -> Sequence[Path]:
+    """Copy the model and the documents that were delivered.
+
+    Raises:
+        DataError: none were.
+        StorageError: they cannot be written.
+    """
+    folder = Approvals(config.link.state / "studies").pick(study).folder / "delivered"
+    found = sorted(folder.glob("[!.]*")) if folder.exists() else []
+    if not found:
+        raise DataError("this study has not delivered a model yet. It comes with the study's last task.")
+    for path in found:
+        with atomic_file(out / path.name) as part:
+            shutil.copyfile(path, part)
+    return [out / path.name for path in found]
+
+
+def purge_study(config: SiteConfig, study: ApprovedStudy) -> None:
+    """End a study: its approval, stored replies and checkpoints go, and all prepared images of this site.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    Approvals(config.link.state / "studies").end(study)
+    shutil.rmtree(SiteKeys(config.link.keys).node.parent / study.digest[:SHOWN], ignore_errors=True)
+    shutil.rmtree(config.compute.cache, ignore_errors=True)
+
+
+def _logs(config: SiteConfig) -> list[Path]:
+    return [log for name in (DEPARTURES, DECISIONS) if (log := config.link.state / name).exists()]

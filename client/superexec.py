@@ -1,0 +1,82 @@
+"""Starts the two stock Flower programs of a site, link and courier, with the flags that keep them apart."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from client.site import SiteConfig
+from client.site_keys import SiteKeys
+from shared.errors import MissingPartError, SiteError
+from shared.invitation import CA
+from shared.relay import AGENT_SOCKET
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "PYTHONSAFEPATH": "1",
+}
+"""Nothing is reported, looked for or installed, and no module is taken from the folder that a program starts in."""
+
+
+def run_courier(config: SiteConfig, *, runtime: str, home: Path | None) -> None:
+    """Become flower-superexec: it starts the pre-installed bundle's ClientApp for each message.
+
+    Raises:
+        MissingPartError: flower-superexec is not installed here.
+    """
+    keys = SiteKeys(config.link.keys)
+    where = {"FLWR_HOME": str(home.resolve())} if home else {}
+    _become(
+        courier_command(keys, runtime=runtime),
+        {AGENT_SOCKET: str(config.link.agent_socket.resolve()), **where},
+    )
+
+
+def run_link(config: SiteConfig, *, runtime: str, study: str | None) -> None:
+    """Become flower-supernode, stock: it holds the node key and never runs what was shipped.
+
+    Raises:
+        SiteError: no approved study, or several, are here.
+        MissingPartError: flower-supernode is not installed here.
+    """
+    _become(link_command(SiteKeys(config.link.keys), runtime=runtime, study=study), {})
+
+
+def courier_command(keys: SiteKeys, *, runtime: str) -> list[str]:
+    """Write the courier's command; the runtime port is this site's own, and not TLS."""
+    return [
+        "flower-superexec",
+        *("--runtime-api-address", runtime, "--insecure"),
+        *("--superexec-auth-secret-file", str(keys.courier_secret)),
+    ]
+
+
+def link_command(keys: SiteKeys, *, runtime: str, study: str | None) -> list[str]:
+    """Write the link's command, from what an approval left in the link's own folder.
+
+    Raises:
+        SiteError: it holds no approved study of this digest, or several.
+    """
+    found = sorted(path.parent for path in keys.node.parent.glob(f"{study or ''}*/address"))
+    if len(found) != 1:
+        names = ", ".join(folder.name for folder in found) or "none"
+        raise SiteError(f"approved studies that fit: {names}. Name one by the beginning of its digest, or approve it.")
+    host, _, port = runtime.rpartition(":")
+    return [
+        "flower-supernode",
+        *("--superlink", (found[0] / "address").read_text(encoding="ascii").strip()),
+        *("--root-certificates", str(found[0] / CA)),
+        *("--auth-supernode-private-key", str(keys.node)),
+        *("--host", host, "--port", port, "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(keys.link_secret)),
+    ]
+
+
+def _become(command: list[str], variables: dict[str, str]) -> None:
+    beside = Path(sys.executable).with_name(command[0])
+    program = str(beside) if beside.exists() else shutil.which(command[0])
+    if program is None:
+        raise MissingPartError(f"{command[0]} is not installed here. pip install polyclinic")
+    os.execve(program, command, {**os.environ, **QUIET, **variables})  # noqa: S606  # no shell, and no word from outside

@@ -1,0 +1,72 @@
+"""Patients who were withdrawn from all studies of this hospital, as a list of keyed pseudonyms."""
+
+import hashlib
+import hmac
+import os
+from pathlib import Path
+
+from shared.errors import StorageError
+from shared.storage import sync
+
+CANNOT_UNDO = """What this cannot undo:
+- rounds that are finished: what the model learnt from this patient's images stays in it, and in updates that have left;
+- figures that have left, in which the patient was counted;
+- privacy budget that was spent; a study's guarantee covers the patient all the same.
+Ask the coordinator to start the study anew if the model itself must be free of this patient."""
+
+
+class Withdrawals:
+    """A set of PatientIDs of which only keyed hashes are kept: HMAC-SHA256 with a key that never leaves the agent.
+
+    It is what was on disk when `changed` was last called, so that a cohort is built from one list from end to end.
+    """
+
+    def __init__(self, path: Path, *, key: bytes) -> None:
+        self._path = path
+        self._key = key
+        self._seen: tuple[int, int] | None = None
+        self._listed: frozenset[str] = frozenset()
+
+    def add(self, patient_id: str) -> None:
+        """Take a patient out of all rounds that begin from now on.
+
+        Raises:
+            StorageError: the list cannot be written.
+        """
+        self.changed()
+        if patient_id in self:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="ascii") as file:
+                file.write(self._pseudonym(patient_id) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            sync(self._path.parent)
+        except OSError as fault:
+            raise StorageError(f"{self._path}: cannot be written ({fault.strerror}). Free the disk.") from None
+
+    def __contains__(self, patient_id: object) -> bool:
+        return isinstance(patient_id, str) and self._pseudonym(patient_id) in self._listed
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def changed(self) -> bool:
+        """Tell whether the list has changed on disk since it was last looked at, and read it."""
+        try:
+            state = self._path.stat()
+            seen = (state.st_size, state.st_mtime_ns)
+            if seen == self._seen:
+                return False
+            self._listed = frozenset(self._path.read_text(encoding="ascii").split())
+        except FileNotFoundError:
+            seen = (0, 0)
+            changed, self._listed = bool(self._listed), frozenset()
+            self._seen = seen
+            return changed
+        self._seen = seen
+        return True
+
+    def _pseudonym(self, patient_id: str) -> str:
+        return hmac.new(self._key, patient_id.strip().encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,270 @@
+"""A hospital from its first key to the finished model, with the real agent in a process of its own."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from client.bootstrap import compose_agent, prepare, site_inputs
+from client.cli import app
+from client.courier import relay
+from client.metrics_socket import read_page
+from client.site import SiteConfig, read_site
+from client.workbench import Workbench
+from shared.errors import PolyclinicError
+from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
+from shared.messages import (
+    Answer,
+    Approval,
+    DeliverReply,
+    DeliverTask,
+    EvaluateReply,
+    EvaluateTask,
+    Header,
+    Kind,
+    ReadyReply,
+    ReadyTask,
+    Refusal,
+    RefusalReply,
+    Task,
+    TrainReply,
+    TrainTask,
+    decode_answer,
+    encode_task,
+)
+from shared.model import build, exchanged, model_spec
+from shared.parameters import digest
+from shared.protocol import StudyProtocol
+from shared.signing import is_signed_by
+from shared.split import Split
+from shared.wire import from_frames, to_frames
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a deployed site runs on Linux")
+
+PATIENCE_SECONDS = 120.0
+
+SERVE = """
+import sys
+from functools import partial
+from client import agent, round_checkpoint
+from shared.cli import main
+round_checkpoint.WRITING_SHARE = float("inf")
+agent.RoundCheckpoint = partial(round_checkpoint.RoundCheckpoint, least_seconds=0.0)
+sys.argv = ["polyclinic", "site", "serve", {site!r}]
+main()
+"""
+"""`polyclinic site serve`, which writes a checkpoint after every batch: a test cannot wait for half a minute."""
+
+
+class Site:
+    """A hospital's folder, its commands, and its agent as a process."""
+
+    def __init__(self, folder: Path, protocol: StudyProtocol) -> None:
+        self.folder, self.protocol = folder, protocol
+        self.file = folder / "site.toml"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = folder / "agent.log"
+        self.initial = {
+            name: np.array(tensor.numpy())
+            for name, tensor in build(model_spec(protocol), weights_file=None)[0].state_dict().items()
+        }
+
+    @property
+    def config(self) -> SiteConfig:
+        return read_site(self.file)
+
+    def run(self, *words: str) -> str:
+        """Run a command of this site's, and give what it prints."""
+        result = CliRunner().invoke(app, [words[0], str(self.file), *words[1:]], catch_exceptions=True)
+        if isinstance(result.exception, PolyclinicError):
+            raise result.exception
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.output
+
+    def invite(self, **changes: str) -> Path:
+        """Write what a coordinator sends."""
+        folder = self.folder / "invitation"
+        folder.mkdir(exist_ok=True)
+        (folder / STUDY).write_text(self.protocol.to_toml())
+        (folder / CA).write_text("a certificate\n")
+        (folder / "courier.fab").write_bytes(b"a bundle")
+        named = {
+            "site": "north",
+            "coordinator": "Trial office",
+            "address": "fl.example.org:443",
+            "study": self.protocol.study.name,
+            "digest": self.protocol.digest(),
+            "initial": digest(self.initial),
+            "weights": "",
+            "bundle": hashlib.sha256(b"a bundle").hexdigest(),
+            "ca": hashlib.sha256(b"a certificate\n").hexdigest(),
+        }
+        write_paper(Invitation(**named | changes), folder / INVITATION)
+        return folder
+
+    def approve(self) -> str:
+        """Make the keys and approve the study."""
+        self.run("init")
+        return self.run("approve", str(self.invite()), "--by", "Dr. Data, data manager", "--yes")
+
+    def serve(self, *before: str) -> None:
+        """Start the agent; it is up when its socket is there."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [*before, sys.executable, "-c", SERVE.format(site=str(self.file))]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self.wait(lambda: self.config.link.agent_socket.exists() or self.process.poll() is not None)  # type: ignore[union-attr]
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Send the agent a signal, and wait for its end."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def wait(self, moment: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not moment():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def header(self, kind: Kind, number: int = 1, **changes: Any) -> Header:
+        own = {
+            "protocol_digest": self.protocol.digest(),
+            "run_id": "run",
+            "round": number,
+            "site": "north",
+            "kind": kind,
+        }
+        return Header(kind=kind, **own | changes)
+
+    def travelling(self, number: int = 1) -> dict[str, Any]:
+        model, _ = build(model_spec(self.protocol), weights_file=None)
+        names = exchanged(model, self.protocol.model.trains_from(number), local_norm=False)
+        return {name: self.initial[name] for name in names}
+
+    def train(self, number: int = 1, arrays: Any = None) -> TrainTask:
+        return TrainTask(header=self.header(Kind.TRAIN, number), arrays=arrays or self.travelling(number))
+
+    def ask(self, task: Task) -> Answer:
+        """Send a task as the courier does, and check that the agent's own key signed the reply."""
+        socket = self.config.link.agent_socket.resolve()
+        content = relay(encode_task(task), socket=socket, wait_seconds=PATIENCE_SECONDS)
+        answer = decode_answer(content)
+        if answer.reply == RefusalReply(code=Refusal.PREPARING):
+            time.sleep(0.2)
+            return self.ask(task)
+        assert is_signed_by(content, read_keys(self.folder / "north.keys.toml").signing), answer
+        return answer
+
+    def simulated(self, task: Task) -> Any:
+        """Let an agent in this process answer, as a simulation would."""
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        model, _ = build(model_spec(self.protocol), weights_file=None)
+        bench = Workbench(model, device=torch.device("cpu"), precision="fp32")
+        site = prepare(self.config, self.protocol, progress=lambda *_: None)
+        inputs = site_inputs(site, self.protocol, bench, progress=lambda *_: None)
+        agent = compose_agent(site, self.protocol, bench, inputs, folder=self.folder / "simulated")
+        frames = list(agent.handle(to_frames(encode_task(task))))
+        torch.set_num_threads(threads)
+        return decode_answer(from_frames(frames)).reply
+
+
+@pytest.fixture
+def hospital(hospitals_on_disk: Path, tiny: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Give `hospital(**sections)`: a hospital invited to a tiny study with these settings; its agent is stopped."""
+    made: list[Site] = []
+
+    def make(**sections: Any) -> Site:
+        folder = tmp_path / "north"
+        shutil.copytree(hospitals_on_disk / "north", folder)
+        made.append(Site(folder, tiny.protocol(**sections)))
+        return made[-1]
+
+    yield make
+    for site in made:
+        if site.process is not None and site.process.poll() is None:
+            site.stop(signal.SIGKILL)
+
+
+def test_a_hospital_from_its_keys_to_the_finished_model(hospital: Any, tmp_path: Path) -> None:
+    """Keys, approval, readiness, training with the simulation's bits, one test, delivery, withdrawal, audit, purge."""
+    site: Site = hospital()
+    words = site.approve()
+    for said in ("Tiny", "sees this hospital's update", "2 rounds", "no differential privacy", site.protocol.digest()):
+        assert said in words
+    site.run("keys", "--out", str(site.folder / "north.keys.toml"))
+    assert "does not answer" in site.run("status")
+    site.serve()
+
+    ready = site.ask(ReadyTask(header=site.header(Kind.READY, 0))).reply
+    assert isinstance(ready, ReadyReply)
+    assert ready.approval is Approval.APPROVED
+    update = site.ask(site.train()).reply
+    assert isinstance(update, TrainReply)
+    assert digest(update.update) == digest(site.simulated(site.train()).update)
+    model = {name: array + update.update[name] for name, array in site.travelling().items()}
+    test = EvaluateTask(header=site.header(Kind.EVALUATE, detail="test"), arrays=model, split=Split.TEST)
+    assert isinstance(site.ask(test).reply, EvaluateReply)
+    again = replace(test, header=replace(test.header, run_id="again"))
+    assert site.ask(again).reply == RefusalReply(code=Refusal.TEST_RELEASED)
+    foreign = ReadyTask(header=site.header(Kind.READY, protocol_digest="0" * 64))
+    assert site.ask(foreign).reply == RefusalReply(code=Refusal.UNKNOWN_PROTOCOL)
+    assert site.ask(site.train(3, model)).reply == RefusalReply(code=Refusal.ROUNDS_USED_UP)
+
+    page = read_page(site.config.link.metrics_socket, timeout_seconds=5).decode()
+    assert "polyclinic_site_rounds_total 1.0" in page
+    assert 'polyclinic_site_refusals_total{code="test_already_released"} 1.0' in page
+    status = site.run("status")
+    assert "is ready" in status
+    assert "rounds begun: 1 of 2; evaluations: 1; test split: released; model: not delivered" in status
+
+    site.run("withdraw", first_patient(site))
+    counted = site.ask(ReadyTask(header=site.header(Kind.READY, 0))).reply
+    assert isinstance(counted, ReadyReply)
+    assert everybody(counted) == everybody(ready) - 1
+
+    given = DeliverTask(
+        header=site.header(Kind.DELIVER), arrays=model, thresholds=(0.5,), documents={"report.html": b"<p>done</p>"}
+    )
+    assert site.ask(given).reply == DeliverReply(arrays_digest=digest(model))
+    site.run("model", "--out", str(tmp_path / "use"))
+    np.testing.assert_array_equal(load_file(tmp_path / "use" / "model.safetensors")["fc.bias"], model["fc.bias"])
+    assert (tmp_path / "use" / "report.html").read_text() == "<p>done</p>"
+
+    assert site.stop() == 0
+    assert "audit.jsonl: 9 lines, whole" in site.run("audit", "--verify") or "lines, whole" in site.run(
+        "audit", "--verify"
+    )
+    told = site.run("audit")
+    assert "study approved" in told
+    assert "patient withdrawn" in told
+    assert first_patient(site) not in told + site.log.read_text()
+    site.run("purge", "--yes")
+    assert "No study is approved" in site.run("status")
+    assert "lines, whole" in site.run("audit", "--verify")
+
+
+def first_patient(site: Site) -> str:
+    """Read the PatientID of one patient whose images the study uses."""
+    import pydicom
+
+    return str(pydicom.dcmread(next(iter(sorted(site.config.data.dicom.rglob("*.dcm"))))).PatientID)
+
+
+def everybody(reply: ReadyReply) -> int:
+    return sum(split.patients or 0 for split in reply.flow.splits.values())
