@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from client.dp_engine import Patients
 from client.inputs import Inputs
 from client.noise import SecretStreams
 from client.private_trainer import train_privately
 from client.site_data import Records
 from client.trainer import Outcome
 from client.workbench import Workbench
-from shared.errors import TaskError
-from shared.loss import build_loss
+from shared.errors import StudyError, TaskError
+from shared.loss import build_row_loss
 from shared.messages import Refusal, TrainTask
 from shared.parameters import digest
 from shared.privacy import PrivacyPlan
@@ -49,26 +50,23 @@ class PrivateTraining:
         if self.plan.expected_patients < self.min_patients:
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site's public size is below its min_cell")
         plan = self.pay(task)
-        stream = SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays))
         training = protocol.training
-        loss = build_loss(
-            training.loss,
-            exclusive=protocol.task.exclusive,
-            gamma=training.gamma,
-            alpha=training.alpha,
-            positive_weights_K=None,
-        )
+        if training.loss == "weighted_bce":
+            raise StudyError(
+                "Under [privacy], [training] loss = 'weighted_bce' weighs by the site's labels. Use 'bce'."
+            )
         return train_privately(
             bench,
             inputs,
             plan=plan,
-            rows=records.training_rows(),
-            patients_N=records.patients_N,
+            patients=Patients.of(records.training_rows(), records.patients_N),
             labels_NK=records.labels_NK,
             start=protocol.model.trains_from(task.header.round),
             training=training,
-            loss=loss,
-            stream=stream,
+            loss=build_row_loss(
+                training.loss, exclusive=protocol.task.exclusive, gamma=training.gamma, alpha=training.alpha
+            ),
+            streams=SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays)),
         )
 
     def without_noise(self) -> Self:

@@ -28,7 +28,7 @@ def seeded(result: StudyResult) -> Iterator[Seeded]:
         yield Seeded(
             headline=SEEDED,
             text="This is a simulation: its noise comes from the study's seed, and whoever has the study can take it "
-            "off again. The figures are those of a study in which each hospital draws noise with a secret key of its own.",
+            "off again. The figures are those of a study in which each hospital draws noise with its own secret.",
         )
 
 
@@ -68,8 +68,8 @@ def promises(result: StudyResult) -> list[tuple[str, str]]:
         ),
         (
             "Protected",
-            "Training patients. All that touched one was clipped, noised and charged to the site's ledger before the noise "
-            "was drawn, or did not leave: no loss, no gradient, no count of theirs.",
+            "Training patients. All that touched one was charged to the site's ledger, clipped and noised, or did not "
+            "leave: no loss, no gradient, no count of theirs.",
         ),
         ("Validation and test patients", others),
         (

@@ -100,8 +100,8 @@ def refuse_impossible(job: Simulation) -> None:
         )
     if "pooled" in job.baselines and job.protocol.privacy is not None:
         raise StudyError(
-            "--baselines pooled: a model of all patients in one place would be charged to no hospital's ledger, so that "
-            "a private study has none. Use twin: the same study without noise."
+            "--baselines pooled: a model of all patients in one place would be charged to no hospital's ledger, so "
+            "that a private study has none. Use twin: the same study without noise."
         )
 
 
