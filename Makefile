@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # (its find-links); elsewhere it takes what the package index has for this platform, often a larger build for GPUs.
 TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
 DEMO := runs/demo
+FEDERATION := runs/federation
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo federation test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## say what each word does
@@ -33,6 +34,9 @@ demo: .venv/installed ## run a study over four synthetic hospitals, afresh each 
 	@echo 'The report: $(abspath $(DEMO))/report.html'
 	@echo 'Open it in a browser: on Linux with xdg-open, on macOS with open, on Windows with start, and that path.'
 
+federation: .venv/installed ## run the same study over four hospitals as real processes, with TLS and keys on loopback
+	$(BIN)/polyclinic federation simulations/studies/quickstart.toml --out $(FEDERATION)
+
 test: .venv/installed ## run all tests; each room needs 90 % of its branches covered
 	$(BIN)/python -m pytest --cov=shared --cov=client --cov=server --cov-branch --cov-report= --cov-report=term
 	$(BIN)/python -m coverage json --quiet -o .coverage.json
@@ -48,5 +52,5 @@ bench: .venv/installed-bench ## measure speed and memory, into benchmarks/result
 	$(BIN)/python -m benchmarks
 
 clean: ## remove what these words made; runs of your own stay
-	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info build dist $(DEMO)
+	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info build dist $(DEMO) $(FEDERATION)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

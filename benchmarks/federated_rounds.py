@@ -25,6 +25,7 @@ from shared.parameters import NamedArrays
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.wire import arrays_from_record, record_of
+from simulations.federation import not_digested
 from simulations.in_process_grid import InProcessGrid
 
 NO_DEADLINE = 1e9
@@ -124,7 +125,7 @@ def _agent(hospital: Hospital, protocol: StudyProtocol, bench: Workbench, folder
         records=hospital.records,
         inputs=site_inputs(hospital, protocol, bench, folder=folder),
         flow=NOTHING_FOUND,
-        guard=EgressGuard(min_cell=1, audit=audit, exclusive=False, wire=protocol.federation.wire),
+        guard=EgressGuard(min_cell=1, audit=audit, exclusive=False, wire=protocol.federation.wire, digest=not_digested),
         min_patients=1,
         local_norm=None,
     )

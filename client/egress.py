@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from client.disclosure import suppress_evidence, suppress_flow
@@ -59,6 +59,18 @@ CODES: Mapping[type[PolyclinicError], Refusal] = {
 }
 
 
+Digest = Callable[[Sequence[bytes]], str]
+"""What the audit log keeps of the frames that left."""
+
+
+def sha256_of(frames: Sequence[bytes]) -> str:
+    """Give the SHA-256 of all frames, one after the other."""
+    total = hashlib.sha256()
+    for frame in frames:
+        total.update(frame)
+    return total.hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EgressGuard:
     """Lets a reply leave only if it is on the list (README, "What may leave"), and records each departure.
@@ -66,7 +78,9 @@ class EgressGuard:
     Default-deny: a reply is rebuilt field by field from what the list allows, small counts are suppressed by the
     hospital's `min_cell`, and anything else is an EgressError. Suppressed is never zero. `exclusive` and `wire` are
     the study's: classes that exclude one another, and the dtype that travels. `key` signs what leaves; simulated sites
-    have none. The signature is part of the recorded frames. `private` is there under [privacy].
+    have none. The signature is part of the recorded frames. `digest` is taken of these; only a simulation, in which
+    nothing leaves the machine, does without (docs/decisions/0011).
+    `private` is there under [privacy].
     """
 
     min_cell: int
@@ -75,6 +89,7 @@ class EgressGuard:
     wire: Wire
     private: PrivateRelease | None = None
     key: SigningKey | None = None
+    digest: Digest = sha256_of
 
     def release(self, task: Task, reply: Reply) -> list[bytes]:
         """Turn a reply into the frames that leave for this task, recorded with their size and digest.
@@ -146,11 +161,8 @@ class EgressGuard:
         return list(to_frames(content))
 
     def _record(self, task_id: str, frames: list[bytes], *, kind: str, what: list[str]) -> list[bytes]:
-        total = hashlib.sha256()
-        for frame in frames:
-            total.update(frame)
-        size = sum(map(len, frames))
-        self.audit.append("departure", task=task_id, kind=kind, what=what, bytes=size, sha256=total.hexdigest())
+        size, digest = sum(map(len, frames)), self.digest(frames)
+        self.audit.append("departure", task=task_id, kind=kind, what=what, bytes=size, sha256=digest)
         return frames
 
 

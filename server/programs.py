@@ -1,9 +1,11 @@
 """The coordinator's long-lived programs: proxy, SuperLink, and the process that starts ServerApps; kept running."""
 
+import os
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +20,11 @@ from shared.storage import atomic_file
 STOP_SECONDS = 15.0
 """How long a program may take to end before it is killed."""
 
-RESTART_SECONDS = 2.0
-"""Between the death of a program and its next start."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 32.0
+"""Between the death of a program and its next start; doubled each time that it dies young. The SuperLink refuses a
+link (exit 305) that comes back within a minute of its crash."""
+
+YOUNG_SECONDS = 60.0
 
 NAMES = ("superlink", "superexec", "proxy")
 
@@ -55,14 +60,23 @@ class Programs:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _commands: dict[str, Sequence[str]] = field(default_factory=dict)
     _again_at: dict[str, float] = field(default_factory=dict)
+    _born: dict[str, float] = field(default_factory=dict)
+    _pause: dict[str, float] = field(default_factory=dict)
+    _own: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a program under a name; what it says goes to its log."""
-        self._commands[name] = command
+        self._commands[name], self._own[name] = command, environment or self.environment
+        self._born[name] = time.monotonic()
         self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603  # commands of our own making
-                command, env=dict(environment or self.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env=dict(self._own[name]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def revive(self, say: Callable[[str], None]) -> None:
@@ -71,25 +85,28 @@ class Programs:
             if process.poll() is None:
                 self._again_at.pop(name, None)
             elif name not in self._again_at:
+                young = time.monotonic() - self._born[name] < YOUNG_SECONDS
+                pause = min(2 * self._pause.get(name, 0.0), LONGEST_PAUSE_SECONDS) if young else 0.0
+                self._pause[name] = max(pause, FIRST_PAUSE_SECONDS)
                 say(f"{name} ended with {process.returncode}; it is started again. See {self.logs / name}.log")
-                self._again_at[name] = time.monotonic() + RESTART_SECONDS
+                self._again_at[name] = time.monotonic() + self._pause[name]
             elif time.monotonic() >= self._again_at[name]:
                 del self._again_at[name]
-                self.start(name, self._commands[name])
+                self.start(name, self._commands[name], self._own[name])
 
-    def stop(self) -> None:
-        """Stop everything, in the reverse order; a program that does not listen is killed."""
-        for process in reversed(self.running.values()):
+    def stop(self, names: Iterable[str] | None = None) -> None:
+        """Stop these programs, or all, with what they started; the last first, and killed if they do not listen."""
+        stopped = [self.running.pop(name) for name in list(names if names is not None else self.running)]
+        for process in reversed(stopped):
             with suppress(ProcessLookupError):
                 process.terminate()
         give_up = time.monotonic() + STOP_SECONDS
-        for process in reversed(self.running.values()):
-            try:
+        for process in reversed(stopped):
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, give_up - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.running.clear()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # each program has a group of its own, with its children
+            process.wait()
 
 
 def only(name: str) -> str:

@@ -25,6 +25,11 @@ NO_DEADLINE = 1e9
 """Seconds: an agent in this process answers when it is called, and is never late."""
 
 
+def not_digested(_frames: Sequence[bytes]) -> str:
+    """Stand in the audit log for the digest of bytes that never left this machine (docs/decisions/0011)."""
+    return "not taken in a simulation"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released."""
@@ -86,7 +91,7 @@ class Federation:
                 folder=self.folder / "sites" / site.name / run_id,
                 noise_key=simulated_key(self.protocol.random_seed("noise", site.name)),
             )
-            agents[site.name] = self.adapt(agent)
+            agents[site.name] = self.adapt(replace(agent, guard=replace(agent.guard, digest=not_digested)))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
         nodes = dict(tested)
         if POOLED in train_on:

@@ -112,7 +112,7 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
         FederationError: the folder holds no hospital, or two of the same name.
         SiteError, DataError, StorageError: a hospital cannot be prepared.
     """
-    folder = job.sites or _synthetic(job, console)
+    folder = job.sites or synthetic_hospitals(job, console)
     files = sorted(folder.glob("*/site.toml"))
     if not files:
         raise FederationError(f"{folder}: no hospital is there. It needs one folder a hospital, each with a site.toml.")
@@ -143,7 +143,8 @@ def _naming(file: Path) -> Iterator[None]:
         raise kind(f"{file.parent}: {fault}") from None
 
 
-def _synthetic(job: Simulation, console: Console) -> Path:
+def synthetic_hospitals(job: Simulation, console: Console) -> Path:
+    """Make a study's synthetic hospitals, where they are not there yet, and name their folder."""
     task = job.protocol.task
     for site in hospitals(job.protocol.random_seed("hospitals")):
         folder = job.run.hospitals / site.name

@@ -22,6 +22,7 @@ DOORS = {
         "shared/signing.py",
         "shared/wire.py",
         "simulations/in_process_grid.py",
+        "simulations/local_federation.py",
     },
     "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
     "grpc_health": {"client/agent_service.py", "client/site_status.py"},
@@ -57,9 +58,17 @@ DOORS = {
         "server/enrolment.py",
         "shared/invitation.py",
         "shared/protocol.py",
+        "simulations/local_federation.py",
     },
     "torchvision": {"shared/vision.py"},
-    "typer": {"client/cli.py", "server/cli.py", "server/coordinator_cli.py", "shared/cli.py", "simulations/cli.py"},
+    "typer": {
+        "client/cli.py",
+        "server/cli.py",
+        "server/coordinator_cli.py",
+        "shared/cli.py",
+        "simulations/cli.py",
+        "simulations/federation_cli.py",
+    },
 }
 """Who may import what. A library that stands neither here nor in EVERYWHERE may not be imported at all."""
 

@@ -76,7 +76,10 @@ def test_a_study_runs_from_flows_to_test_evidence(federation: Any) -> None:
         assert isinstance(reply, EvaluateReply)
         assert isinstance(reply.evidence[0], Evidence)
         assert reply.evidence[0].confusion is not None
-        kinds = [line["kind"] for line in verify(study.folder / "sites" / site / "federated" / "audit.jsonl")]
+        lines = list(verify(study.folder / "sites" / site / "federated" / "audit.jsonl"))
+        assert {line["sha256"] for line in lines} == {"not taken in a simulation"}
+        assert min(line["bytes"] for line in lines) > 0
+        kinds = [line["kind"] for line in lines]
         assert kinds == ["query", *["train", "evaluate"] * 2, *["evaluate"] * 3]
 
 

@@ -1,0 +1,75 @@
+"""`polyclinic federation`: a study over hospitals that are real processes on this machine; all are stopped after."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.run_folder import RunFolder
+from shared.protocol import read_protocol
+from simulations.compartments import MISSING, Compartments, OneUser
+from simulations.console import Console
+from simulations.local_federation import LocalFederation
+from simulations.simulate import Simulation, synthetic_hospitals
+
+DEADLINES: Mapping[str, Mapping[str, float]] = {
+    "deadlines": {"ready_minutes": 30.0, "round_minutes": 60.0, "deliver_minutes": 10.0}
+}
+
+
+def federation(
+    study: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
+    sites: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one folder a hospital, each with a site.toml. Left out: synthetic hospitals."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/federation"),
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change the study: section.key=value. May be given several times."),
+    ] = None,
+) -> None:
+    """Run a study with a coordinator and hospitals as real processes on this machine, with TLS, keys and proxy.
+
+    Stops everything that it started, also on Ctrl-C; the same command goes on after the last finished round.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    protocol = read_protocol(study, overrides=setting or [])
+    with Console() as console:
+        hospitals = sites or synthetic_hospitals(
+            Simulation(
+                protocol=protocol,
+                run=RunFolder(path=out),
+                sites=None,
+                baselines=(),
+                weights_file=None,
+                device="cpu",
+            ),
+            console,
+        )
+        compartments = _compartments(console)
+        with LocalFederation(
+            out,
+            protocol,
+            hospitals,
+            compartments=compartments,
+            variables={},
+            settings=DEADLINES,
+            say=console.say,
+        ) as running:
+            place = running.place.path
+            console.say(
+                f"{len(running.sites)} hospitals are up, each with link, courier and agent. Logs: {out / 'logs'}"
+            )
+            console.say(f"Watch it from another terminal: polyclinic coordinator status --folder {place}")
+            console.say(f"or as a page: polyclinic coordinator monitor --folder {place}")
+            run = running.run(console.say)
+    typer.echo(run.report)
+
+
+def _compartments(console: Console) -> Compartments:
+    console.say(MISSING)
+    return OneUser()

@@ -1,0 +1,248 @@
+"""A coordinator and hospitals as real processes on this machine: TLS, keys, proxy, link, courier and agent each."""
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import tomli_w
+
+from client.approving import approve_study, look_at
+from client.site import SiteConfig, read_site
+from client.site_keys import SiteKeys
+from client.superexec import QUIET, courier_command, link_command
+from server import coordinator
+from server.coordinator_config import CoordinatorConfig, read_coordinator
+from server.coordinator_folder import CoordinatorFolder
+from server.fleet import Fleet, environment, fleet
+from server.playing import Player
+from server.programs import Programs, commands
+from server.run_folder import RunFolder
+from shared.declaration import load_toml
+from shared.errors import FederationError, SiteError
+from shared.invitation import BUNDLE
+from shared.protocol import StudyProtocol
+from shared.relay import AGENT_SOCKET
+from simulations.compartments import Compartments
+
+APPROVER = "simulated hospital, by polyclinic federation"
+SUPERLINK_SECONDS = 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """One hospital's folder on this machine, and the port at which its courier reaches its link."""
+
+    config: SiteConfig
+    file: Path
+    home: Path
+    port: int
+
+
+class LocalFederation:
+    """A coordinator and its hospitals as processes, stopped with everything that they started when the block ends.
+
+    `hospitals` holds one folder a hospital, each with a site.toml; their keys and states are made below `folder`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        protocol: StudyProtocol,
+        hospitals: Path,
+        *,
+        compartments: Compartments,
+        variables: Mapping[str, str],
+        settings: Mapping[str, Mapping[str, float]],
+        say: Say,
+    ) -> None:
+        self.folder = folder
+        self.place = CoordinatorFolder(path=folder / "coordinator")
+        self.protocol = protocol
+        self.sites: dict[str, Hospital] = {}
+        self.programs = Programs(folder / "logs", {})
+        self._hospitals, self._compartments, self._settings, self._say = hospitals, compartments, settings, say
+        self._variables = {**os.environ, **variables}
+        self._sockets = Path(tempfile.mkdtemp(prefix="pc"))  # a socket's path has at most 107 bytes
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep_running, daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def config(self) -> CoordinatorConfig:
+        """The coordinator's settings."""
+        return read_coordinator(self.place.config)
+
+    def run(self, say: Say) -> RunFolder:
+        """Run the study, or go on with it, and give its folder.
+
+        Raises:
+            PolyclinicError: the run failed; finished rounds are kept.
+        """
+        found = coordinator.begin_run(self.place, self.protocol)
+        with fleet(self.place, self.config) as superlink:
+            Player(self.place, found, superlink, say=say).play()
+        return found
+
+    def start_coordinator(self) -> None:
+        """Start the coordinator's programs; the one that starts ServerApps comes when there is a SuperLink to ask."""
+        self.programs.environment = environment(self.place, self._variables)
+        found = commands(self.place, self.config, path=self._variables.get("PATH", ""))
+        for name in ("superlink", "proxy"):
+            self.programs.start(name, found[name])
+        with fleet(self.place, self.config) as superlink:
+            self._await(superlink)
+        self.programs.start("superexec", found["superexec"])
+
+    def stop_coordinator(self) -> None:
+        """Stop the coordinator's programs; the hospitals' go on."""
+        self.programs.stop(("superlink", "proxy", "superexec"))
+
+    def _start(self) -> None:
+        names = sorted(read_site(file).site.name for file in self._hospitals.glob("*/site.toml"))
+        if not self.place.config.exists():
+            settings = {
+                "address": {"host": self._compartments.host, "port": free_port(), "listen": self._compartments.listen},
+                "sites": {"names": names},
+                "superlink": {"port": free_port()},
+                **{section: dict(values) for section, values in self._settings.items()},
+            }
+            coordinator.make_folder(self.place, settings, now=datetime.now(UTC))
+        self._compartments.make(names)
+        self._keeper.start()
+        self.start_coordinator()
+        with fleet(self.place, self.config) as superlink:
+            for file in sorted(self._hospitals.glob("*/site.toml")):
+                self._join(file, superlink)
+        for name, hospital in self.sites.items():
+            self._start_site(name, hospital)
+
+    def _await(self, superlink: Fleet) -> None:
+        give_up = time.monotonic() + SUPERLINK_SECONDS
+        while True:
+            try:
+                superlink.nodes()
+                return
+            except FederationError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.5)
+
+    def _join(self, file: Path, superlink: Fleet) -> None:
+        """Do what a hospital and the coordinator do before a study: keys, invitation, enrolment, approval."""
+        name = read_site(file).site.name
+        own = self.folder / "sites" / name
+        config = read_site(self._own_site_file(file, own))
+        keys = SiteKeys(config.link.keys)
+        keys.create()
+        config.link.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        public = keys.public(name)
+        coordinator.enroll(self.place, public, superlink)
+        invitation = own / "invitation"
+        coordinator.invite(self.place, name, self.protocol, invitation)
+        weights = self.config.pretrained.file
+        try:
+            approve_study(config, look_at(config, invitation, weights_file=weights), approved_by=APPROVER)
+        except SiteError:
+            if not any((config.link.state / "studies").glob("*/")):
+                raise  # a study that was approved before stays so
+        install_bundle(invitation / BUNDLE, own / "home")
+        self.sites[name] = Hospital(config=config, file=own / "site.toml", home=own / "home", port=free_port())
+        self._say(f"{name}: keys enrolled, study approved")
+
+    def _own_site_file(self, file: Path, own: Path) -> Path:
+        """Copy a hospital's declaration, with the places of its keys, its state and its sockets in this federation."""
+        declared = load_toml(file, error=SiteError)
+        config = read_site(file)
+        declared["data"] |= {"dicom": str(config.data.dicom.resolve()), "labels": str(config.data.labels.resolve())}
+        declared["compute"] = {"cache": str(config.compute.cache.resolve()), "workers": 1, "device": "cpu"}
+        declared["link"] = {
+            "keys": str((own / "keys").resolve()),
+            "state": str((own / "state").resolve()),
+            "sockets": str(self._sockets / config.site.name),
+        }
+        own.mkdir(parents=True, exist_ok=True)
+        (own / "site.toml").write_text(tomli_w.dumps(declared), encoding="utf-8")
+        return own / "site.toml"
+
+    def _start_site(self, name: str, hospital: Hospital) -> None:
+        quiet = self._variables | QUIET | {"PATH": self.programs.environment["PATH"], "PYTHONUNBUFFERED": "1"}
+        keys, runtime = SiteKeys(hospital.config.link.keys), f"{self._compartments.runtime(name)}:{hospital.port}"
+        socket_path = str(hospital.config.link.agent_socket.resolve())
+        courier = {"FLWR_HOME": str(hospital.home.resolve()), AGENT_SOCKET: socket_path}
+        self._compartments.own(name, hospital.config, hospital.home)
+        for role, command, variables in (
+            ("agent", [script("polyclinic"), "site", "serve", str(hospital.file)], {}),
+            ("link", link_command(keys, runtime=runtime, study=None), {"FLWR_HOME": str(keys.node.parent)}),
+            ("courier", courier_command(keys, runtime=runtime), courier),
+        ):
+            inside = self._compartments.inside(name, role, [script(command[0]), *command[1:]])
+            self.programs.start(f"{name}-{role}", inside, quiet | variables)
+
+    def _keep_running(self) -> None:
+        while not self._over.wait(0.5):
+            self.programs.revive(self._say)
+
+    def _stop(self) -> None:
+        self._over.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        self.programs.stop()
+        self._compartments.remove()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def install_bundle(bundle: Path, home: Path) -> None:
+    """Put the approved bundle into a courier's folder, which it then cannot write: any other bundle fails there."""
+    from flwr.cli.install import install_from_fab
+
+    if (home / "apps").exists():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("FLWR_HOME")
+    os.environ["FLWR_HOME"] = str(home)
+    try:
+        install_from_fab(bundle.read_bytes(), skip_prompt=True)
+    finally:
+        if before is None:
+            del os.environ["FLWR_HOME"]
+        else:
+            os.environ["FLWR_HOME"] = before
+    for path in [home / "apps", *(home / "apps").rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def script(name: str) -> str:
+    """Find one of this environment's programs."""
+    path = Path(sys.executable).parent / name
+    return str(path) if path.exists() else name
+
+
+def free_port() -> int:
+    """Ask the system for a port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
