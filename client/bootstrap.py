@@ -12,7 +12,7 @@ from client.egress import EgressGuard
 from client.features import FeatureCache, Progress
 from client.inputs import Inputs, LiveInputs, StudyInputs
 from client.local_norm import LocalNorm
-from client.private_site import compose_private
+from client.private_site import Vault, compose_private
 from client.site import SiteConfig
 from client.site_data import Pixels, Records
 from client.workbench import Workbench
@@ -123,31 +123,22 @@ def compose_agent(
     inputs: Inputs,
     *,
     folder: Path,
-    noise_key: bytes | None = None,
+    vault: Vault | None = None,
 ) -> Agent:
-    """Put a site's agent together; `folder` keeps its audit log, its privacy ledger and what else it must remember.
+    """Put a site's agent together; `folder` keeps its audit log and what else it must remember.
 
-    `noise_key` is the site's secret, which a study with [privacy] cannot do without.
+    `vault` is what a study with [privacy] cannot do without: the site's secret and ledger. Its audit log is then used.
 
     Raises:
-        SiteError: the study has [privacy], and there is no noise key.
+        SiteError: the study has [privacy], and there is no vault.
         PrivacyError: the hospital's limit does not allow the study's privacy plan.
         StorageError: the audit log's chain is broken.
     """
     min_cell = site.config.policy.min_cell
-    audit = AuditLog(folder / "audit.jsonl")
-    private = compose_private(
-        protocol,
-        patients=site.records.patients(Split.TRAIN),
-        min_patients=min_cell,
-        key=noise_key,
-        limit=None,
-        audit=audit,
-        folder=folder,
-    )
+    private = compose_private(protocol, patients=site.records.patients(Split.TRAIN), min_patients=min_cell, vault=vault)
     guard = EgressGuard(
         min_cell=min_cell,
-        audit=audit,
+        audit=vault.audit if vault else AuditLog(folder / "audit.jsonl"),
         exclusive=protocol.task.exclusive,
         wire=protocol.federation.wire,
         private=private.release if private else None,

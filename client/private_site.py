@@ -1,7 +1,6 @@
 """Composes what [privacy] needs at one site: the frozen plan, the ledger that pays for it, and what may leave."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from client.privacy_ledger import PrivacyLedger
 from client.private_release import PrivateRelease
@@ -16,6 +15,18 @@ from shared.renyi_filter import PrivacyLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vault:
+    """What a site keeps for private studies: the secret that its noise is drawn of, its ledger, and its audit log.
+
+    The ledger lies beside the audit log, and both are of the whole site; in simulation, of one run.
+    """
+
+    key: bytes = field(repr=False)
+    ledger: PrivacyLedger
+    audit: AuditLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateSite:
     """A site's side of [privacy]: how it trains, and what of its replies may leave."""
 
@@ -24,46 +35,39 @@ class PrivateSite:
 
 
 def compose_private(
-    protocol: StudyProtocol,
-    *,
-    patients: int,
-    min_patients: int,
-    key: bytes | None,
-    limit: PrivacyLimit | None,
-    audit: AuditLog,
-    folder: Path,
+    protocol: StudyProtocol, *, patients: int, min_patients: int, vault: Vault | None
 ) -> PrivateSite | None:
-    """Open the ledger in `folder`, reserve the study's plan unless it is reserved already, and put all together.
+    """Reserve the study's plan in the site's ledger unless it is reserved already, and put all together.
 
     The plan that was reserved first holds, whatever number of training patients there is now: it was fixed before
     round 1. None without [privacy].
 
     Raises:
-        SiteError: the site has no noise key.
+        SiteError: the site has no noise key and ledger.
         PrivacyError: the hospital's limit does not allow the plan, or the ledger is not to be trusted.
     """
     if protocol.privacy is None:
         return None
-    if key is None:
+    if vault is None:
         raise SiteError(
-            "This study has [privacy], and the site has no noise key to draw its noise from. Make one with `polyclinic "
+            "This study has [privacy], and the site has neither a noise key nor a ledger. Make them with `polyclinic "
             "site init`, and start the agent again."
         )
-    ledger = PrivacyLedger(folder=folder, limit=limit)
+    ledger = vault.ledger
     study = protocol.digest()
     if study not in {account.study for account in ledger.statement().accounts}:
-        plan = plan_for(protocol, patients=patients, limit=limit)
+        plan = plan_for(protocol, patients=patients, limit=ledger.limit)
         ledger.reserve(study, plan, name=protocol.study.name, accountant=protocol.privacy.accountant)
     plan = ledger.plan(study)
 
     def pay(task: TrainTask) -> PrivacyPlan:
         header = task.header
         return ledger.charge(
-            study, number=header.round, task_id=header.task_id, arrays=digest(task.arrays), audit=audit
+            study, number=header.round, task_id=header.task_id, arrays=digest(task.arrays), audit=vault.audit
         )
 
     return PrivateSite(
-        training=PrivateTraining(plan=plan, pay=pay, key=key, min_patients=min_patients),
+        training=PrivateTraining(plan=plan, pay=pay, key=vault.key, min_patients=min_patients),
         release=PrivateRelease(
             public_size=plan.expected_patients,
             images_a_round=plan.sample_rate * plan.expected_patients * plan.steps_per_round * plan.images_per_patient,

@@ -28,6 +28,7 @@ class Refusal(StrEnum):
     TOO_MANY_A_DAY = "rounds_per_day"
     EVALUATIONS_USED_UP = "evaluations_used_up"
     TEST_RELEASED = "test_already_released"
+    PRIVACY = "privacy_budget"
     INTERNAL = "internal"
 
 

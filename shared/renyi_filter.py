@@ -46,8 +46,11 @@ class PrivacyLimit:
 
         Sampled plans of many steps come near it; a plan of few, rare steps may be allowed less.
         """
-        left = max(0.0, self.budget - spent)
-        return gaussian_epsilon(math.sqrt(2 * left / self.order), self.delta)
+        return self.equivalent_epsilon(max(0.0, self.budget - spent))
+
+    def equivalent_epsilon(self, loss: float) -> float:
+        """Give the ε at δ of one study of Gaussian noise without sampling that costs just so much."""
+        return gaussian_epsilon(math.sqrt(2 * loss / self.order), self.delta)
 
     def _budget(self, order: float) -> float:
         return self.epsilon - implied_epsilon(0.0, order=order, delta=self.delta)

@@ -10,12 +10,15 @@ from client.agent import Agent
 from client.bootstrap import PreparedSite, compose_agent, site_inputs
 from client.features import Progress
 from client.noise import simulated_key
+from client.privacy_ledger import PrivacyLedger
+from client.private_site import Vault
 from client.workbench import Workbench
 from server.admission import Refused
 from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
+from shared.audit import AuditLog
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from simulations.baselines import POOLED, pool
@@ -83,14 +86,8 @@ class Federation:
         agents = {}
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
-            agent = compose_agent(
-                site,
-                self.protocol,
-                bench,
-                inputs,
-                folder=self.folder / "sites" / site.name / run_id,
-                noise_key=simulated_key(self.protocol.random_seed("noise", site.name)),
-            )
+            own = self.folder / "sites" / site.name / run_id
+            agent = compose_agent(site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own))
             agents[site.name] = self.adapt(replace(agent, guard=replace(agent.guard, digest=not_digested)))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
         nodes = dict(tested)
@@ -110,3 +107,13 @@ class Federation:
         )
         flows = study.flows()
         return Run(conclusion=study.run(flows, progress=progress), coordinator=coordinator, flows=flows)
+
+    def _vault(self, site: PreparedSite, folder: Path) -> Vault | None:
+        """Give a private study a ledger of the run's own, and noise that follows from the study's seed."""
+        if self.protocol.privacy is None:
+            return None
+        return Vault(
+            key=simulated_key(self.protocol.random_seed("noise", site.name)),
+            ledger=PrivacyLedger(folder=folder, limit=None),
+            audit=AuditLog(folder / "audit.jsonl"),
+        )
