@@ -9,9 +9,9 @@ from shared.audit import AuditLog
 from shared.errors import SiteError
 from shared.messages import TrainTask
 from shared.parameters import digest
-from shared.privacy import PrivacyPlan, make_plan, rounded_size
+from shared.privacy import PrivacyPlan, rounded_size
 from shared.protocol import StudyProtocol
-from shared.renyi_filter import PrivacyLimit
+from shared.study_plan import study_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,8 @@ def compose_private(
     ledger = vault.ledger
     study = protocol.digest()
     if study not in {account.study for account in ledger.statement().accounts}:
-        plan = plan_for(protocol, patients=patients, limit=ledger.limit)
+        size = rounded_size(patients, rounding=protocol.privacy.size_rounding)
+        plan = study_plan(protocol, public_size=size, limit=ledger.limit)
         ledger.reserve(study, plan, name=protocol.study.name, accountant=protocol.privacy.accountant)
     plan = ledger.plan(study)
 
@@ -72,27 +73,4 @@ def compose_private(
             public_size=plan.expected_patients,
             images_a_round=plan.sample_rate * plan.expected_patients * plan.steps_per_round * plan.images_per_patient,
         ),
-    )
-
-
-def plan_for(protocol: StudyProtocol, *, patients: int, limit: PrivacyLimit | None) -> PrivacyPlan:
-    """Derive a site's plan from the study and its number of training patients, of which it uses the rounded one alone.
-
-    Raises:
-        PrivacyError: the study has no [privacy], or no noise keeps its budget.
-    """
-    asked = protocol.privacy
-    if asked is None:
-        raise SiteError("The study has no [privacy], and so no plan. Approve it as it is.")
-    return make_plan(
-        epsilon=asked.epsilon,
-        delta=asked.delta,
-        clip=asked.clip,
-        batch_size=protocol.training.batch_size,
-        local_epochs=protocol.training.local_epochs,
-        rounds=protocol.federation.rounds,
-        images_per_patient=asked.images_per_patient,
-        expected_patients=rounded_size(patients, rounding=asked.size_rounding),
-        accountant=asked.accountant,
-        limit=limit,
     )

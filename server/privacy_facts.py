@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 
 from server.admission import Refused
 from server.results import RoundResult, SitePrivacy
-from shared.privacy import make_plan, plan_epsilon
+from shared.privacy import plan_epsilon
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
+from shared.study_plan import study_plan
 
 
 def site_privacy(
@@ -40,17 +41,7 @@ def _of_site(protocol: StudyProtocol, size: int, rounds: int, *, seeded: bool) -
     asked = protocol.privacy
     if asked is None:
         raise ValueError("a study without [privacy] has no plan")
-    plan = make_plan(
-        epsilon=asked.epsilon,
-        delta=asked.delta,
-        clip=asked.clip,
-        batch_size=protocol.training.batch_size,
-        local_epochs=protocol.training.local_epochs,
-        rounds=protocol.federation.rounds,
-        images_per_patient=asked.images_per_patient,
-        expected_patients=size,
-        accountant=asked.accountant,
-    )
+    plan = study_plan(protocol, public_size=size, limit=None)
     return SitePrivacy(
         epsilon=plan_epsilon(plan, asked.accountant, rounds=rounds),
         delta=asked.delta,
