@@ -174,6 +174,38 @@ def audit(
 
 
 @app.command()
+def ledger(
+    site: SiteFile,
+    export: Annotated[
+        Path | None, typer.Option(help="Write it to this .json or .csv too: for an ethics board.")
+    ] = None,
+    close: Annotated[
+        str | None,
+        typer.Option(help="End a study's account, by the beginning of its digest: gives back unused rounds."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Close without being asked.")] = False,
+) -> None:
+    """Show the privacy budget: spent, reserved and left, study by study, and what a next study may ask for."""
+    from client.ledger_words import SHOWN, export_ledger, find_account, ledger_lines
+    from client.privacy_ledger import PrivacyLedger
+
+    config = read_site(site)
+    own = PrivacyLedger(folder=config.link.state, limit=config.policy.limit)
+    if close is not None:
+        found = find_account(own.statement(), close)
+        if not (yes or typer.confirm(f"Close {found.study[:SHOWN]}? It can never train here again.")):
+            raise typer.Exit(1)
+        own.close(found.study)
+        _decided(config, "privacy account closed", study=found.study)
+    statement = own.statement()
+    for line in ledger_lines(statement):
+        _say(line)
+    if export is not None:
+        export_ledger(statement, export)
+        _say(f"Written: {export}")
+
+
+@app.command()
 def model(
     site: SiteFile,
     out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],

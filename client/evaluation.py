@@ -11,12 +11,15 @@ from client.features import in_batches
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from client.workbench import Workbench
+from shared.average_precision import average_precision
 from shared.errors import TaskError
-from shared.evidence import Estimate, Evidence
+from shared.estimates import Estimate, ScoreQuality
+from shared.evidence import Evidence
 from shared.intervals import auc
 from shared.messages import Refusal
-from shared.metrics import brier, confusion, histogram
+from shared.metrics import brier, confusion, histogram, predictive_design_effects
 from shared.protocol import Evaluation, Task
+from shared.score_calibration import brier_score, calibration
 from shared.scores import ScoredUnits, unit_scores
 from shared.split import Split
 
@@ -91,4 +94,17 @@ def evidence_on(units: ScoredUnits, *, bins: int, confidence: float, threshold: 
         confusion=None if threshold is None else confusion(units, threshold=threshold),
         auc=None if area is None else Estimate(value=area.value, low=area.low, high=area.high),
         brier=brier(units),
+        quality=None if threshold is None else score_quality(units, confidence=confidence, threshold=threshold),
+    )
+
+
+def score_quality(units: ScoredUnits, *, confidence: float, threshold: float) -> ScoreQuality:
+    """Compute what only exact scores can say beside AUC; done once a split, when the threshold is known."""
+    called, cleared = predictive_design_effects(units, threshold=threshold)
+    return ScoreQuality(
+        average_precision=average_precision(units, confidence=confidence),
+        brier=brier_score(units, confidence=confidence),
+        calibration=calibration(units, confidence=confidence),
+        called_design_effect=called,
+        cleared_design_effect=cleared,
     )

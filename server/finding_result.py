@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.estimates import ScoreQuality
 from shared.metrics import Proportion, ScoreHistogram, Undefined, undefined
 
 
@@ -33,7 +34,8 @@ class AreaUnderCurve:
 class FindingResult:
     """How well one finding is told on one split, at the shared operating point.
 
-    `exams`, `positives` and `negatives` count the study's unit. `histogram` gives the ROC curve. None: see `why`.
+    `exams`, `positives` and `negatives` count the study's unit. `histogram` gives the ROC curve. `ppv` and `npv` hold
+    at this site's prevalence and no other. None: see `why`.
     """
 
     exams: int | None
@@ -47,6 +49,9 @@ class FindingResult:
     histogram: ScoreHistogram | None
     ranked: bool
     why: Why | None
+    ppv: Proportion | None = None
+    npv: Proportion | None = None
+    quality: ScoreQuality | None = None
 
 
 def finding_result(
@@ -59,6 +64,9 @@ def finding_result(
     brier: float | None,
     histogram: ScoreHistogram,
     min_positives_to_rank: int,
+    ppv: Proportion | None = None,
+    npv: Proportion | None = None,
+    quality: ScoreQuality | None = None,
 ) -> FindingResult:
     """State what was measured; a proportion of nothing is None, and so are both where no threshold was chosen.
 
@@ -77,6 +85,9 @@ def finding_result(
         histogram=histogram,
         ranked=positives >= min_positives_to_rank and negatives > 0,
         why=_why(positives, negatives, has_threshold=sensitivity is not None or specificity is not None),
+        ppv=ppv,
+        npv=npv,
+        quality=quality,
     )
 
 

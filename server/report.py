@@ -9,7 +9,18 @@ from markupsafe import Markup
 
 from server import privacy_words, report_tables, wording
 from server.figures import site_key, site_marks
-from server.report_figures import ALL_SITES, MEASURES, Marks, forest_figure, loss_figure, roc_figure, validation_figure
+from server.finding_result import FindingResult
+from server.other_thresholds import OtherThresholds
+from server.report_figures import (
+    ALL_SITES,
+    MEASURES,
+    Marks,
+    calibration_figure,
+    forest_figure,
+    loss_figure,
+    roc_figure,
+    validation_figure,
+)
 from server.results import StudyResult
 from shared.storage import atomic_file
 
@@ -59,6 +70,16 @@ class FindingSection:
     roc: Markup
     roc_corner: Markup
     validation: Markup
+    calibration: Markup
+    others: OtherThresholds | None
+    others_target: float | None
+    shared_threshold: float | None
+    quality_rows: list[tuple[str, FindingResult]]
+
+    @property
+    def auc_rows(self) -> list[tuple[str, FindingResult]]:
+        """Each site's own test result, without that of all sites."""
+        return self.quality_rows[:-1]
 
 
 def page_environment() -> Environment:
@@ -98,11 +119,12 @@ def _context(result: StudyResult) -> dict[str, Any]:
 
 def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
     finding = result.study.findings[place]
+    rows, point = report_tables.site_rows(result, finding), result.operating_point.get(finding)
     anchor = f"finding-{place + 1}"  # a finding's own name may hold what an address may not
     return FindingSection(
         name=finding,
         anchor=anchor,
-        rows=report_tables.site_rows(result, finding),
+        rows=rows,
         comparisons=report_tables.comparisons(result, finding),
         differences=report_tables.difference_rows(result, finding),
         models=report_tables.model_rows(result, finding),
@@ -114,6 +136,11 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         roc=_drawn(roc_figure(result, finding, corner=1.0, name=f"{anchor}-roc", marks=marks)),
         roc_corner=_drawn(roc_figure(result, finding, corner=0.5, name=f"{anchor}-corner", marks=marks)),
         validation=_drawn(validation_figure(result, finding, name=f"{anchor}-validation", marks=marks)),
+        calibration=_drawn(calibration_figure(result, finding, name=f"{anchor}-calibration", marks=marks)),
+        others=result.other_thresholds.get(finding),
+        others_target=point.target if point else None,
+        shared_threshold=point.threshold if point else None,
+        quality_rows=[(row.site, row.test) for row in rows] + [(ALL_SITES, result.of_pool("test", finding))],
     )
 
 

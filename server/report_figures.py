@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from server import wording
+from server.calibration_points import calibration_points
 from server.figures import SiteMark
+from server.figures_calibration import CalibrationCurve, calibration_curves
 from server.figures_performance import Estimate, ForestRow, RocCurve, forest, roc
 from server.figures_training import Curve, RoundAxis, training_curves
 from server.finding_result import FindingResult
@@ -90,6 +92,27 @@ def _roc_curve(name: str, mark: SiteMark | None, test: FindingResult, *, ranked:
         true_positive_rates=rates[1].tolist(),
         operating_point=point,
         tip=tip,
+    )
+
+
+def calibration_figure(result: StudyResult, finding: str, *, name: str, marks: Marks) -> str:
+    """Draw how often the finding is there against the score: each site, and all with intervals."""
+    tests = [(row.site, marks[row.site], row.test, row.test.ranked) for row in site_rows(result, finding)]
+    curves = [
+        CalibrationCurve(
+            mark=mark,
+            ranked=ranked,
+            points=calibration_points(test.histogram, name=site, confidence=result.study.confidence),
+        )
+        for site, mark, test, ranked in [*tests, (ALL_SITES, None, result.of_pool("test", finding), True)]
+        if test.histogram
+    ]
+    together = next((curve.points for curve in curves if curve.mark is None), [])
+    return calibration_curves(
+        curves,
+        name=name,
+        title=f"Calibration for {finding}, by site",
+        description="Test patients. " + "; ".join(point.tip for point in together),
     )
 
 

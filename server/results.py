@@ -5,9 +5,10 @@ has the same form. A number that is not there is None and never 0, and `why` say
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.finding_result import FindingResult, Why, absent
+from server.other_thresholds import OtherThresholds
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
@@ -205,6 +206,7 @@ class StudyResult:
     privacy: Mapping[str, SitePrivacy]
     baselines: Baselines
     notes: tuple[str, ...]
+    other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from server.admission import Refused
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
+from server.other_thresholds import other_thresholds
 from server.privacy_facts import site_privacy
 from server.results import (
     BaselineModel,
@@ -19,13 +20,14 @@ from server.results import (
     ValidationAuc,
     Weights,
 )
+from server.score_evidence import pooled_quality, predictive_values, proportion
 from server.study_run import Conclusion
 from server.validation import Evaluations, released
 from shared.domain_shift import heterogeneity, site_differences
 from shared.evidence import Evidence, Withheld
-from shared.intervals import binned_auc, wilson
+from shared.intervals import binned_auc
 from shared.messages import EvaluateReply
-from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
+from shared.metrics import Confusion, Count, ScoreHistogram
 from shared.protocol import Evaluation, StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -74,6 +76,16 @@ def study_result(
             twin=_baseline(twin, protocol) if twin else None,
         ),
         notes=tuple(_notes(protocol, flows)),
+        other_thresholds={
+            target: other_thresholds(
+                released(conclusion.validation, place),
+                released(conclusion.test, place),
+                target=protocol.evaluation.target_sensitivity,
+                claim=protocol.evaluation.claim,
+                confidence=protocol.evaluation.confidence,
+            )
+            for place, target in enumerate(protocol.task.targets)
+        },
     )
 
 
@@ -148,17 +160,22 @@ def _of_evidence(item: Evidence | Withheld, *, known: bool, wish: Evaluation) ->
         return absent(Why.SUPPRESSED)
     if not item.units:
         return absent(Why.NOT_ASSESSED)
+    at = item.confusion if known else None
+    ppv, npv = predictive_values([item] if at else [], wish)
     return finding_result(
         exams=item.units,
         patients=item.patients,
-        sensitivity=_proportion(item.confusion.sensitivity, wish) if item.confusion and known else None,
-        specificity=_proportion(item.confusion.specificity, wish) if item.confusion and known else None,
+        sensitivity=proportion(at.sensitivity, item.positive_patients, wish) if at else None,
+        specificity=proportion(at.specificity, item.negative_patients, wish) if at else None,
         auc=AreaUnderCurve(value=item.auc.value, low=item.auc.low, high=item.auc.high, method=SITE_METHOD, ties=None)
         if item.auc
         else None,
         brier=item.brier,
         histogram=item.histogram,
         min_positives_to_rank=wish.min_positives_to_rank,
+        ppv=ppv,
+        npv=npv,
+        quality=item.quality,
     )
 
 
@@ -178,20 +195,20 @@ def _pooled(items: list[Evidence], known: bool, protocol: StudyProtocol) -> Find
     merged = sum((item.histogram for item in full[1:]), start=full[0].histogram)
     counts = [item.confusion for item in full if item.confusion]
     at: Confusion | None = sum(counts[1:], start=counts[0]) if counts and known else None
+    ppv, npv = predictive_values(full if at else [], wish)
     return finding_result(
         exams=sum(item.units for item in full),
         patients=sum(item.patients for item in full),
-        sensitivity=_proportion(at.sensitivity, wish) if at else None,
-        specificity=_proportion(at.specificity, wish) if at else None,
+        sensitivity=proportion(at.sensitivity, sum(one.positive_patients for one in full), wish) if at else None,
+        specificity=proportion(at.specificity, sum(one.negative_patients for one in full), wish) if at else None,
         auc=_binned_area(merged, wish),
         brier=_mean([(item.brier, item.units) for item in full]),
         histogram=merged,
         min_positives_to_rank=wish.min_positives_to_rank,
+        ppv=ppv,
+        npv=npv,
+        quality=pooled_quality(full, confidence=wish.confidence),
     )
-
-
-def _proportion(count: Count, wish: Evaluation) -> Proportion | None:
-    return wilson(count, confidence=wish.confidence)
 
 
 def _binned_area(merged: ScoreHistogram, wish: Evaluation) -> AreaUnderCurve | None:

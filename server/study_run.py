@@ -13,7 +13,7 @@ from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState, write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
-from server.validation import Evaluations, merged_histogram
+from server.validation import Evaluations, merged_histogram, repetition
 from shared.errors import FederationError
 from shared.messages import DeliverReply, DeliverTask, Header, Kind, ReadyReply, ReadyTask, encode_task
 from shared.operating_point import OperatingPoint, choose
@@ -143,7 +143,11 @@ class StudyRun:
             if (histogram := merged_histogram(scored, place)) is not None and histogram.n_pos:
                 wish = protocol.evaluation
                 operating_point[target] = choose(
-                    histogram, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence
+                    histogram,
+                    target=wish.target_sensitivity,
+                    claim=wish.claim,
+                    confidence=wish.confidence,
+                    design_effect=repetition(scored, place),
                 )
         thresholds = tuple(
             operating_point[target].threshold if target in operating_point else UNREACHED_THRESHOLD

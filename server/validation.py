@@ -28,6 +28,13 @@ def released(evaluations: Evaluations, place: int) -> dict[str, Evidence]:
     return {site: item for site, item in replies.items() if isinstance(item, Evidence)}
 
 
+def repetition(evaluations: Evaluations, place: int) -> float:
+    """Give how many positive units a positive patient has over all sites: what counting by patient divides by."""
+    items = released(evaluations, place).values()
+    patients = sum(item.positive_patients for item in items)
+    return sum(item.histogram.n_pos for item in items) / patients if patients else 1.0
+
+
 def validation_record(evaluations: Evaluations, targets: tuple[str, ...], choose: Choose) -> dict[str, Any]:
     """Describe a round: pooled AUC by target (from merged bins), each site's own (exact), and the mean over targets.
 

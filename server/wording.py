@@ -240,6 +240,35 @@ def ties(auc: AreaUnderCurve) -> str:
     return "" if auc.ties is None else f"between {area(auc.ties[0])} and {area(auc.ties[1])}, however ties fall"
 
 
+def coefficient(number: float) -> str:
+    """Write a number on the logit scale with two decimals."""
+    return f"{number:.2f}".replace("-", _MINUS)
+
+
+def threshold(value: float) -> str:
+    """Write a threshold so that it can be told from its neighbours, however near to 0 or 1."""
+    return "0" if value == 0 else f"{value:.3f}" if 0.01 <= value <= 0.99 else f"{value:.5f}"
+
+
+def per_hundred(value: float) -> str:
+    """Write net benefit as true positives a hundred units, with its sign."""
+    return signed(100 * value, 1)
+
+
+AUC_CAUTION_CLASS, AUC_CAUTION_VALUE = 30, 0.95
+
+
+def auc_cautions(rows: Iterable[tuple[str, FindingResult]]) -> str:
+    """Name the sites whose AUC intervals rest on theory that is only just good enough, and why; empty if none."""
+    found = []
+    for site, test in rows:
+        few = min(test.positives or 0, test.negatives or 0) < AUC_CAUTION_CLASS
+        if test.auc and (few or test.auc.value > AUC_CAUTION_VALUE):
+            reasons = ["fewer than 30 in a class"] * few + ["above .95"] * (test.auc.value > AUC_CAUTION_VALUE)
+            found.append(f"{site} ({', '.join(reasons)})")
+    return names(tuple(found))
+
+
 def methods(tests: Iterable[FindingResult]) -> str:
     """Name the methods of the sites' own AUC intervals."""
     return ", ".join(sorted({test.auc.method for test in tests if test.auc}))

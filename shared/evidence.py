@@ -3,32 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
+from shared.estimates import Estimate, Number, ScoreQuality, quality_from_numbers, quality_to_numbers
 from shared.metrics import Confusion, ScoreHistogram
-
-Number = int | float | list[int] | list[float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A value that the site computed on its exact scores, with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def from_list(cls, numbers: list[float]) -> Self:
-        """Read [value, low, high].
-
-        Raises:
-            ValueError: they are not three numbers in [0, 1], or the interval does not hold the value.
-        """
-        value, low, high = map(float, numbers)
-        if not 0 <= low <= value <= high <= 1:
-            raise ValueError("an estimate lies within its interval, and that within [0, 1]")
-        return cls(value=value, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +13,7 @@ class Evidence:
     """Counts over the units (images, exams or patients, as the study says) of one split that have this target assessed.
 
     Patients are counted by class: one with units of both classes counts in both.
-    `confusion` is None until a threshold is shared; `auc` is None where a class has no unit.
+    `confusion` and `quality` are None until a threshold is shared; `auc` is None where a class has no unit.
     """
 
     units: int
@@ -47,6 +24,7 @@ class Evidence:
     confusion: Confusion | None
     auc: Estimate | None
     brier: float | None
+    quality: ScoreQuality | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +50,8 @@ def evidence_to_numbers(item: Evidence | Withheld) -> dict[str, Number]:
         numbers["auc"] = [item.auc.value, item.auc.low, item.auc.high]
     if item.brier is not None:
         numbers["brier"] = item.brier
+    if item.quality is not None:
+        numbers |= quality_to_numbers(item.quality)
     return numbers
 
 
@@ -101,8 +81,9 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
         negative_patients=negative,
         histogram=histogram,
         confusion=confusion,
-        auc=None if auc is None else Estimate.from_list(list(auc)),  # type: ignore[arg-type]  # a number raises here
+        auc=None if auc is None else Estimate.from_list(auc),
         brier=None if brier is None else _fraction(brier),
+        quality=quality_from_numbers(numbers),
     )
 
 

@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
 from shared.metrics import Count, Proportion, ScoreHistogram, full_repetition
 from shared.scores import Floats, Integers, ScoredUnits
@@ -47,6 +47,21 @@ def wilson(count: Count, *, confidence: float) -> Proportion | None:
     # The bounds lie on either side of the value, at 0 and 1 on it: only rounding makes them cross.
     low, high = min(value, max(0.0, centre - half_width)), max(value, min(1.0, centre + half_width))
     return Proportion(value=value, low=low, high=high, k=count.k, n=count.n)
+
+
+def clopper_pearson(count: Count, *, confidence: float) -> Proportion | None:
+    """Compute the exact interval of Clopper and Pearson (Biometrika 1934;26:404); None where n is 0.
+
+    k and n are divided by the design effect first (Korn and Graubard, Survey Methodology 1998;24:193). It never covers
+    less than it says, where exams of a patient are as alike as the design effect has them.
+    """
+    if not count.n:
+        return None
+    value, n = count.k / count.n, count.n / count.design_effect
+    k, tail = count.k / count.design_effect, (1 - confidence) / 2
+    low = float(betaincinv(k, n - k + 1, tail)) if count.k else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if count.k < count.n else 1.0
+    return Proportion(value=value, low=min(value, low), high=max(value, high), k=count.k, n=count.n)
 
 
 def newcombe(first: Count, second: Count, *, confidence: float) -> Difference | None:

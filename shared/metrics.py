@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from shared.scores import Floats, Integers, ScoredUnits, score_bins
+from shared.scores import LOGIT_RANGE, Floats, Integers, ScoredUnits, score_bins
 
 
 class Undefined(StrEnum):
@@ -78,6 +78,16 @@ class Confusion:
     negatives_design_effect: float = 1.0
 
     @property
+    def ppv(self) -> Count:
+        """Units called positive that are."""
+        return Count(k=self.tp, n=self.tp + self.fp)
+
+    @property
+    def npv(self) -> Count:
+        """Units called negative that are."""
+        return Count(k=self.tn, n=self.tn + self.fn)
+
+    @property
     def sensitivity(self) -> Count:
         """Positives that were called positive."""
         return Count(k=self.tp, n=self.tp + self.fn, design_effect=self.positives_design_effect)
@@ -139,6 +149,20 @@ class ScoreHistogram:
         """Negative units."""
         return sum(self.negatives)
 
+    def units(self) -> ScoredUnits:
+        """Lay the counts out as units, each with its bin's middle score on the logit scale and a patient of its own."""
+        steps = len(self.positives)
+        middles = 1 / (1 + np.exp(LOGIT_RANGE - (np.arange(steps) + 0.5) * 2 * LOGIT_RANGE / steps))
+        scores = np.concatenate((np.repeat(middles, self.positives), np.repeat(middles, self.negatives)))
+        return ScoredUnits(
+            scores_M=scores, positive_M=np.arange(scores.size) < self.n_pos, patients_M=np.arange(scores.size)
+        )
+
+    def at_bin(self, place: int) -> Confusion:
+        """Count with the lower edge of this bin as the threshold."""
+        tp, fp = sum(self.positives[place:]), sum(self.negatives[place:])
+        return Confusion(tp=tp, fp=fp, fn=self.n_pos - tp, tn=self.n_neg - fp)
+
     def auc(self) -> BinnedAuc | None:
         """Compute the AUC with its tie bounds; None where a class has no unit (`undefined` says which)."""
         pairs = self.n_pos * self.n_neg
@@ -187,6 +211,20 @@ def confusion(units: ScoredUnits, *, threshold: float) -> Confusion:
         positives_design_effect=of_positives.design_effect,
         negatives_design_effect=of_negatives.design_effect,
     )
+
+
+def predictive_design_effects(units: ScoredUnits, *, threshold: float) -> tuple[float, float]:
+    """Give the design effects among the units called positive and among those called negative; 1 where there are none.
+
+    The first is that of the positive predictive value, the second that of the negative one.
+    """
+    called_M = units.scores_M >= threshold
+    correct_M = called_M == units.positive_M
+    called, cleared = (
+        _count(correct_M[chosen], units.patients_M[chosen]).design_effect if chosen.any() else 1.0
+        for chosen in (called_M, ~called_M)
+    )
+    return called, cleared
 
 
 def brier(units: ScoredUnits) -> float | None:

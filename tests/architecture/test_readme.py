@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from client.site import SiteConfig
-from shared import errors, evidence, messages, metrics, protocol, released_flow
+from shared import errors, estimates, evidence, messages, metrics, protocol, released_flow
 
 ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
@@ -25,7 +25,10 @@ LEAVES = (
     released_flow.SplitCounts,
     released_flow.ClassCounts,
     evidence.Evidence,
-    evidence.Estimate,
+    estimates.Coefficient,
+    estimates.Estimate,
+    estimates.Calibration,
+    estimates.ScoreQuality,
     metrics.ScoreHistogram,
     metrics.Confusion,
 )
@@ -38,6 +41,12 @@ JUST_A_BOX = {
     "Evidence.histogram",
     "Evidence.confusion",
     "Evidence.auc",
+    "Evidence.quality",
+    "Calibration.slope",
+    "Calibration.intercept",
+    "ScoreQuality.average_precision",
+    "ScoreQuality.brier",
+    "ScoreQuality.calibration",
 }
 """Fields that hold another of these; what is inside is listed."""
 

@@ -17,7 +17,8 @@ from client.patient_flow import FILE_REASONS
 from shared import errors
 from shared.audit import AuditLog, verify
 from shared.errors import DataError, EgressError, PolyclinicError, StorageError, TaskError
-from shared.evidence import Estimate, Evidence, Withheld
+from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
+from shared.evidence import Evidence, Withheld
 from shared.messages import (
     Answer,
     Approval,
@@ -55,8 +56,14 @@ MAY_LEAVE = {
     "DeliverReply": {"arrays_digest"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
-        *("histogram", "confusion", "auc", "brier"),
+        *("histogram", "confusion", "auc", "brier", "quality"),
     },
+    "ScoreQuality": {
+        *("average_precision", "brier", "calibration"),
+        *("called_design_effect", "cleared_design_effect"),
+    },
+    "Calibration": {"slope", "intercept"},
+    "Coefficient": {"value", "low", "high"},
     "ScoreHistogram": {"positives", "negatives"},
     "Confusion": {"tp", "fp", "tn", "fn", "positives_design_effect", "negatives_design_effect"},
     "Estimate": {"value", "low", "high"},
@@ -71,13 +78,17 @@ ON_THE_WIRE = {
     "evaluate": {
         "evidence*": {
             *("units", "patients", "positives", "negatives", "confusion", "design_effects", "auc", "brier"),
-            "withheld",
+            *("predictive_design_effects", "average_precision", "brier_interval"),
+            *("calibration_slope", "calibration_intercept", "withheld"),
         }
     },
     "query.deliver": {},
     "refusal": {},
 }
 """The same by Flower record and key, for each kind of reply."""
+
+
+LINE = Coefficient(value=-0.5, low=-1.0, high=0.25)
 
 
 def header(kind: Kind) -> Header:
@@ -114,6 +125,13 @@ def evidence(patients: int) -> Evidence:
         confusion=Confusion(tp=patients, fp=0, tn=patients, fn=0),
         auc=Estimate(value=1.0, low=0.9, high=1.0),
         brier=0.1,
+        quality=ScoreQuality(
+            average_precision=Estimate(value=1.0, low=0.9, high=1.0),
+            brier=Estimate(value=0.1, low=0.05, high=0.2),
+            calibration=Calibration(slope=LINE, intercept=LINE),
+            called_design_effect=1.5,
+            cleared_design_effect=1.0,
+        ),
     )
 
 

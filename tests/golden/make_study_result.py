@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
+from server.other_thresholds import OtherThresholds, other_thresholds
 from server.results import (
     BaselineModel,
     Baselines,
@@ -26,11 +27,16 @@ from server.results import (
     Weights,
 )
 from server.results_json import write
+from shared.average_precision import average_precision
 from shared.domain_shift import heterogeneity, site_differences
+from shared.estimates import ScoreQuality
+from shared.evidence import Evidence
 from shared.intervals import wilson
-from shared.metrics import Count, Proportion, ScoreHistogram
+from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from shared.score_calibration import brier_score, calibration
+from shared.scores import ScoredUnits
 
 FINDINGS = ("pneumonia", "effusion")
 SITES = ("hillcrest", "island_clinic", "northgate", "riverside", "st_marys")
@@ -81,11 +87,22 @@ def measured(pair: Scores, threshold: float) -> FindingResult:
     positives, negatives = pair
     probabilities = 1 / (1 + np.exp(-np.concatenate(pair)))
     truth = np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))])
+    found, cleared = int((positives >= threshold).sum()), int((negatives < threshold).sum())
+    units = ScoredUnits(scores_M=probabilities, positive_M=truth == 1, patients_M=np.arange(len(truth)))
     return finding_result(
+        ppv=share(found, found + len(negatives) - cleared),
+        npv=share(cleared, cleared + len(positives) - found),
+        quality=ScoreQuality(
+            average_precision=average_precision(units, confidence=0.95),
+            brier=brier_score(units, confidence=0.95),
+            calibration=calibration(units, confidence=0.95),
+            called_design_effect=1.0,
+            cleared_design_effect=1.0,
+        ),
         exams=len(truth),
         patients=int(len(truth) * 0.82),
-        sensitivity=share(int((positives >= threshold).sum()), len(positives)),
-        specificity=share(int((negatives < threshold).sum()), len(negatives)),
+        sensitivity=share(found, len(positives)),
+        specificity=share(cleared, len(negatives)),
         auc=area(pair),
         brier=float(((probabilities - truth) ** 2).mean()),
         histogram=ScoreHistogram(positives=counted(positives), negatives=counted(negatives)),
@@ -232,6 +249,37 @@ def shift(sites: dict[str, dict[str, Split]]) -> DomainShift:
     return DomainShift(heterogeneity=tests, differences=differences)
 
 
+def elsewhere(sites: dict[str, dict[str, Split]]) -> dict[str, OtherThresholds]:
+    """Look at every other threshold, by the histograms that the sites released."""
+
+    def released(split: str, finding: str) -> dict[str, Evidence]:
+        results = {site: splits[split][finding] for site, splits in sites.items()}
+        return {site: evidence(one) for site, one in results.items() if one.histogram}
+
+    return {
+        finding: other_thresholds(
+            released("validation", finding), released("test", finding), target=TARGET, claim="point", confidence=0.95
+        )
+        for finding in FINDINGS
+    }
+
+
+def evidence(one: FindingResult) -> Evidence:
+    tp, fn = (one.sensitivity.k, one.sensitivity.n - one.sensitivity.k) if one.sensitivity else (0, 0)
+    tn, fp = one.specificity.k, one.specificity.n - one.specificity.k
+    return Evidence(
+        units=one.exams,
+        patients=one.patients,
+        positive_patients=one.positives,
+        negative_patients=one.negatives,
+        histogram=one.histogram,
+        confusion=Confusion(tp=tp, fp=fp, tn=tn, fn=fn),
+        auc=None,
+        brier=None,
+        quality=one.quality,
+    )
+
+
 def study_result() -> StudyResult:
     points, sites, pool = evaluated({})
     study = StudyFacts(
@@ -270,6 +318,7 @@ def study_result() -> StudyResult:
         domain_shift=shift(sites),
         privacy={},
         baselines=Baselines(local={site: alone(site) for site in SITES}, pooled=baseline(dict.fromkeys(SITES, -0.1))),
+        other_thresholds=elsewhere(sites),
         notes=("northgate and riverside use the same vendor's scanners.",),
     )
 

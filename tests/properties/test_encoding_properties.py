@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from shared.evidence import Estimate, Evidence, Withheld, evidence_from_numbers, evidence_to_numbers
+from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
+from shared.evidence import Evidence, Withheld, evidence_from_numbers, evidence_to_numbers
 from shared.messages import (
     Answer,
     EvaluateReply,
@@ -81,6 +82,20 @@ def test_a_training_reply_survives_the_wire(update: dict[str, np.ndarray], losse
 counts = st.lists(st.integers(0, 50), min_size=4, max_size=4)
 
 
+estimates = st.none() | st.just(Estimate(value=0.5, low=0.25, high=0.75))
+coefficients = st.tuples(*[st.floats(-1e6, 1e6)] * 3).map(
+    lambda three: Coefficient(low=min(three), value=sorted(three)[1], high=max(three))
+)
+qualities = st.builds(
+    ScoreQuality,
+    average_precision=estimates,
+    brier=estimates,
+    calibration=st.none() | st.builds(Calibration, slope=coefficients, intercept=coefficients),
+    called_design_effect=st.floats(1, 5),
+    cleared_design_effect=st.floats(1, 5),
+)
+
+
 @st.composite
 def evidence(draw: st.DrawFn) -> Evidence | Withheld:
     """Draw evidence whose counts agree with its histogram, or withheld evidence."""
@@ -105,6 +120,7 @@ def evidence(draw: st.DrawFn) -> Evidence | Withheld:
         confusion=draw(st.sampled_from([None, at])),
         auc=draw(st.sampled_from([None, Estimate(value=0.9, low=0.8, high=0.95)])),
         brier=draw(st.sampled_from([None, 0.1])),
+        quality=draw(st.none() | qualities),
     )
 
 

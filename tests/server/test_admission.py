@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.admission import Admitted, Reason, Refused, admit_evidence, admit_flow, admit_update, open_reply
-from shared.evidence import Estimate, Evidence, Withheld
+from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
+from shared.evidence import Evidence, Withheld
 from shared.messages import (
     Answer,
     Approval,
@@ -110,6 +111,18 @@ def test_an_error_of_flowers_is_no_reply() -> None:
     assert open_reply(lost, task_id="task", kind=TrainReply) == Refused(reason=Reason.NO_REPLY)
 
 
+def quality(*, slope: float = 1.0, effect: float = 1.0) -> ScoreQuality:
+    """Give score quality with one figure of our choice."""
+    line = Coefficient(value=slope, low=0.5, high=1.5)
+    return ScoreQuality(
+        average_precision=None,
+        brier=None,
+        calibration=Calibration(slope=line, intercept=Coefficient(value=0.0, low=-1.0, high=1.0)),
+        called_design_effect=effect,
+        cleared_design_effect=1.0,
+    )
+
+
 BROKEN: dict[str, Any] = {
     "loss": update(loss_by_epoch=(0.5, math.nan)),
     "norm": update(update_norm=math.inf),
@@ -123,6 +136,9 @@ BROKEN: dict[str, Any] = {
     "design effect": EvaluateReply(
         evidence=(evidence(confusion=Confusion(tp=2, fp=0, tn=3, fn=0, positives_design_effect=math.inf)),)
     ),
+    "slope": EvaluateReply(evidence=(evidence(quality=quality(slope=math.nan)),)),
+    "slope outside its interval": EvaluateReply(evidence=(evidence(quality=quality(slope=9.0)),)),
+    "predictive design effect": EvaluateReply(evidence=(evidence(quality=quality(effect=0.5)),)),
     "units": EvaluateReply(evidence=(evidence(units=6),)),
     "counts": EvaluateReply(evidence=(evidence(confusion=Confusion(tp=1, fp=0, tn=3, fn=0)),)),
 }
@@ -147,6 +163,7 @@ WORDS = st.sampled_from(["", "1", "task", "query", "train", "evaluate", "refusal
 KEYS = (
     *("found", "excluded/x", "split/train", "loss_by_epoch", "update_norm", "images_per_second", "seconds"),
     *("units", "patients", "positives", "negatives", "confusion", "design_effects", "auc", "brier", "withheld"),
+    *("predictive_design_effects", "average_precision", "brier_interval", "calibration_slope", "calibration_intercept"),
 )
 
 

@@ -122,7 +122,7 @@ def test_headings_form_one_hierarchy(page: Page) -> None:
 def test_every_figure_is_told_and_every_table_can_be_scrolled(page: Page) -> None:
     """A figure names its title and description, which exist; a table that scrolls takes the keyboard and has a name."""
     figures = [found for tag, found in page.tags if tag == "svg" and found.get("role") == "img"]
-    assert len(figures) == 2 * 6 + 1
+    assert len(figures) == 2 * 7 + 1
     identities = set(page.of("id"))
     assert {name for one in figures for name in (one["aria-labelledby"], one["aria-describedby"])} <= identities
     regions = [found for tag, found in page.tags if found.get("class") == "scroll"]

@@ -15,7 +15,8 @@ from server.results import StudyResult
 from server.results_json import from_json, to_json
 from server.study_results import study_result
 from server.study_run import Conclusion
-from shared.evidence import Estimate, Evidence, Withheld
+from shared.estimates import Estimate
+from shared.evidence import Evidence, Withheld
 from shared.intervals import wilson
 from shared.messages import EvaluateReply
 from shared.metrics import Count, confusion, histogram

@@ -7,7 +7,8 @@ import pytest
 
 from server.admission import Refused
 from server.validation import merged_histogram, released, validation_record
-from shared.evidence import Estimate, Evidence, Withheld
+from shared.estimates import Estimate
+from shared.evidence import Evidence, Withheld
 from shared.messages import EvaluateReply
 from shared.metrics import ScoreHistogram
 from shared.operating_point import choose

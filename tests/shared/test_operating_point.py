@@ -1,12 +1,15 @@
 """The threshold is the highest bin edge that reaches the target."""
 
+import numpy as np
 import pytest
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
 
 from shared.errors import DataError
 from shared.intervals import wilson
 from shared.metrics import Count, ScoreHistogram
-from shared.operating_point import OperatingPoint, choose
-from shared.scores import lower_edges
+from shared.operating_point import OperatingPoint, choose, need
+from shared.scores import lower_edges, score_bins
 
 HISTOGRAM = ScoreHistogram(positives=(0, 1, 0, 3, 6, 0, 10, 0), negatives=(9, 9, 9, 5, 3, 1, 0, 0))
 
@@ -51,7 +54,7 @@ def test_an_unreachable_target_calls_everything_positive() -> None:
     point = chosen(0.95, "lower_bound")
     assert (point.threshold, point.reached.k, point.met) == (0.0, 20, False)
     assert point.reached.value == 1.0
-    assert point.reached.low == pytest.approx(0.8389, abs=1e-4)
+    assert point.reached.low == pytest.approx(0.8316, abs=1e-4)  # 0.025 ** (1 / 20), Clopper and Pearson
 
 
 def test_repeated_patients_make_the_claim_harder() -> None:
@@ -63,3 +66,37 @@ def test_without_positives_there_is_no_threshold() -> None:
     """A histogram without positives is refused with what to do."""
     with pytest.raises(DataError, match="No validation unit is positive"):
         choose(ScoreHistogram(positives=(0, 0), negatives=(1, 2)), target=0.9, claim="point", confidence=0.95)
+
+
+def test_a_sites_own_need_is_wide_where_positives_are_few() -> None:
+    """The interval of what a site needs is all edges at which its sensitivity may be the target (Woodruff)."""
+    histogram = ScoreHistogram(positives=(0, 1, 1, 4, 14), negatives=(9, 9, 2, 0, 0))
+    found = need(histogram, target=0.9, confidence=0.95)
+    edges = lower_edges(bins=5).tolist()
+    held = [
+        edge
+        for edge, k in zip(edges, (20, 20, 19, 18, 14), strict=True)
+        if (low_high := proportion_confint(k, 20, method="wilson"))[0] <= 0.9 <= low_high[1]
+    ]
+    assert (found.threshold, found.reached.k) == (edges[3], 18)
+    assert found.high == max(held)
+    assert found.low == 0.0  # 20 of 20 still allow a sensitivity below .9
+    many = ScoreHistogram(positives=tuple(100 * k for k in histogram.positives), negatives=histogram.negatives)
+    assert need(many, target=0.9, confidence=0.95).low > 0
+
+
+def test_what_a_site_needs_covers() -> None:
+    """The interval holds the true threshold of a target in at least 93 % of samples of 60 positives."""
+    rng, edges = np.random.default_rng(1952), lower_edges(bins=64)
+    truth = 1 / (1 + np.exp(-(norm.ppf(0.1) * 1.5 + 1.0)))
+    held = []
+    for _ in range(500):
+        binned = score_bins(1 / (1 + np.exp(-rng.normal(1.0, 1.5, 60))), bins=64)
+        found = need(
+            ScoreHistogram(positives=tuple(np.bincount(binned, minlength=64).tolist()), negatives=(0,) * 64),
+            target=0.9,
+            confidence=0.95,
+        )
+        step = edges[min(63, int(np.searchsorted(edges, found.high)) + 1)]  # the truth lies between two edges
+        held.append(found.low <= truth <= step)
+    assert np.mean(held) >= 0.93
