@@ -69,7 +69,7 @@ def train_round(
     model = bench.classifier
     set_trainable(model, start)
     model.train()
-    optimiser = _optimiser(
+    optimiser = make_optimiser(
         model_groups := parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
     )
     keep_unlabelled = _unlabelled_head(model, labels_NK[rows])
@@ -157,7 +157,8 @@ def _unlabelled_head(
     return put_back
 
 
-def _optimiser(groups: list[dict[str, object]], training: Training) -> torch.optim.Optimizer:
+def make_optimiser(groups: list[dict[str, object]], training: Training) -> torch.optim.Optimizer:
+    """Give a study's optimiser, without memory of earlier rounds."""
     if training.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
