@@ -150,6 +150,23 @@ def link(
 
 
 @app.command()
+def exporter(
+    site: SiteFile,
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 9464,
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
+) -> None:
+    """Serve the agent's figures for the hospital's own Prometheus; it reads one socket, and no data."""
+    from client.exporter import exporting
+
+    stopped = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with exporting(read_site(site).link.metrics_socket, host=host, port=port) as opened:
+        _say(f"Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")
+        stopped.wait()
+
+
+@app.command()
 def status(site: SiteFile) -> None:
     """Show the approved studies, what was asked of each, and whether the agent answers."""
     from client.site_status import status_lines
