@@ -58,6 +58,15 @@ FIELDS: Final[Mapping[str, Release]] = {
     "Estimate.value": Release.CONTROLLED,
     "Estimate.low": Release.CONTROLLED,
     "Estimate.high": Release.CONTROLLED,
+    "ScoreQuality.brier": Release.CONTROLLED,
+    "ScoreQuality.average_precision": Release.CONTROLLED,
+    "ScoreQuality.called_design_effect": Release.CONTROLLED,
+    "ScoreQuality.cleared_design_effect": Release.CONTROLLED,
+    "Calibration.intercept": Release.CONTROLLED,
+    "Calibration.slope": Release.CONTROLLED,
+    "Coefficient.value": Release.CONTROLLED,
+    "Coefficient.low": Release.CONTROLLED,
+    "Coefficient.high": Release.CONTROLLED,
 }
 """Each field of each reply (the README's table "What may leave"), and why it may leave; a test allows no other."""
 

@@ -25,6 +25,8 @@ BOXES = {
     "Evidence.histogram",
     "Evidence.confusion",
     "Evidence.auc",
+    "Evidence.quality",
+    "ScoreQuality.calibration",
 }
 """Fields that hold another of these kinds; what is inside has its own class."""
 
