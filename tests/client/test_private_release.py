@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from client.egress import EgressGuard
+from client.patient_flow import FILE_REASONS
 from client.private_release import FIELDS, PrivateRelease, Release
 from shared import evidence, messages, metrics, released_flow
 from shared.audit import AuditLog
@@ -96,7 +97,7 @@ def flow(patients: int) -> ReleasedFlow:
     target = ClassCounts(positive_patients=41, negative_patients=43, positive_exams=45, negative_exams=47)
     one = SplitCounts(patients=patients, exams=patients + 7, classes=(target,))
     return ReleasedFlow(
-        found=307, excluded={"not_an_image": 11}, splits=dict.fromkeys(("train", "validation", "test"), one)
+        found=307, excluded={next(iter(FILE_REASONS)): 11}, splits=dict.fromkeys(("train", "validation", "test"), one)
     )
 
 
