@@ -6,6 +6,7 @@ from typing import Any
 from server.admission import Refused
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.other_thresholds import other_thresholds
+from server.privacy_facts import site_privacy
 from server.results import (
     BaselineModel,
     Baselines,
@@ -45,14 +46,20 @@ def study_result(
     *,
     local: Mapping[str, Conclusion],
     pooled: Conclusion | None,
+    twin: Conclusion | None,
+    seeded: bool,
 ) -> StudyResult:
-    """State every fact that the report may state, from what the sites released."""
+    """State every fact that the report may state, from what the sites released.
+
+    `twin` is the private study without its noise; `seeded` says that what noise there is came from the study's seed.
+    """
+    rounds = tuple(_round(record, protocol) for record in conclusion.state.history)
     splits = {Split.VALIDATION.value: conclusion.validation, Split.TEST.value: conclusion.test}
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
         weights=Weights(source=provenance.source, sha256=provenance.sha256, sentence=provenance.sentence),
-        rounds=tuple(_round(record, protocol) for record in conclusion.state.history),
+        rounds=rounds,
         selected=_selection(conclusion, protocol),
         operating_point=conclusion.operating_point,
         sites={
@@ -62,10 +69,11 @@ def study_result(
         pooled={split: _of_pool(found, conclusion, protocol) for split, found in splits.items()},
         patient_flow={site: flow for site, flow in flows.items() if isinstance(flow, ReleasedFlow)},
         domain_shift=_domain_shift(conclusion, protocol),
-        privacy={},
+        privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
             local={site: _baseline(model, protocol) for site, model in local.items()},
             pooled=_baseline(pooled, protocol) if pooled else None,
+            twin=_baseline(twin, protocol) if twin else None,
         ),
         notes=tuple(_notes(protocol, flows)),
         other_thresholds={
@@ -263,5 +271,6 @@ def _notes(protocol: StudyProtocol, flows: Mapping[str, ReleasedFlow | Refused])
             yield f"{site} did not take part: {flow.reason}."
     if protocol.model.weights == "none":
         yield "The study starts from random weights, as it says itself."
+    yield from protocol.privacy_warnings()
     if protocol.federation.local_norm:
         yield "Each site kept its own normalisation layers; model.safetensors holds the initial ones in their place."
