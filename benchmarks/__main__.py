@@ -17,6 +17,7 @@ NAMES = (
     "memory",
     "cached_image",
     "frozen_backbone",
+    "private_step",
     "flower_on_ray",
 )
 RESULTS = Path(__file__).with_name("results.json")

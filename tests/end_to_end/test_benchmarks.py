@@ -12,7 +12,7 @@ from benchmarks.record import Record, Target, collect
 from benchmarks.sides import Sample, median_of, tree_cpu_seconds
 from benchmarks.workload import TINY
 
-IN_THIS_PROCESS = ("aggregation", "exchange", "simulation", "memory", "frozen_backbone")
+IN_THIS_PROCESS = ("aggregation", "exchange", "simulation", "memory", "frozen_backbone", "private_step")
 """Their sides are run one after the other here: ten processes that import torch would take a minute."""
 
 KEYS = {"name", "value", "unit", "target", "holds", "against", "machine"}
