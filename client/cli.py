@@ -105,6 +105,17 @@ def approve(
 
 
 @app.command()
+def bundle(
+    invitation: Annotated[Path, typer.Argument(help="The folder that the coordinator sent.", show_default=False)],
+    home: Annotated[Path, typer.Option(help="The courier's FLWR_HOME.", show_default=False)],
+) -> None:
+    """Install the invitation's bundle where the courier finds it, not writable: any other dies before it runs."""
+    from client.bundle import install_invited
+
+    _say(f"{install_invited(invitation, home)}")
+
+
+@app.command()
 def serve(site: SiteFile, study: Study = None, weights: Weights = None) -> None:
     """Run the agent: it prepares the images, then answers this one study's tasks at its socket until it is stopped."""
     from client.approval import Approvals
