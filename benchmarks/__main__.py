@@ -18,6 +18,7 @@ NAMES = (
     "cached_image",
     "frozen_backbone",
     "flower_on_ray",
+    "relay",
 )
 RESULTS = Path(__file__).with_name("results.json")
 
