@@ -105,6 +105,9 @@ class AgentService:
         except StorageError as fault:
             log.error("nothing leaves: %s", fault)  # without an audit log not even a refusal does
             context.abort(grpc.StatusCode.UNAVAILABLE, "storage")
+        except Exception as fault:  # gRPC would send its text
+            log.error("a task failed outside of the guard: %s", type(fault).__name__)
+            context.abort(grpc.StatusCode.INTERNAL, "internal")
         finally:
             self._places.release()
 

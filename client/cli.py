@@ -150,6 +150,23 @@ def link(
 
 
 @app.command()
+def exporter(
+    site: SiteFile,
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 9464,
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
+) -> None:
+    """Serve the agent's figures for the hospital's own Prometheus; it reads one socket, and no data."""
+    from client.exporter import exporting
+
+    stopped = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with exporting(read_site(site).link.metrics_socket, host=host, port=port) as opened:
+        _say(f"Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")
+        stopped.wait()
+
+
+@app.command()
 def status(site: SiteFile) -> None:
     """Show the approved studies, what was asked of each, and whether the agent answers."""
     from client.site_status import status_lines
@@ -171,6 +188,38 @@ def audit(
     config = read_site(site)
     for line in verified_heads(config) if verify else audit_lines(config):
         _say(line)
+
+
+@app.command()
+def ledger(
+    site: SiteFile,
+    export: Annotated[
+        Path | None, typer.Option(help="Write it to this .json or .csv too: for an ethics board.")
+    ] = None,
+    close: Annotated[
+        str | None,
+        typer.Option(help="End a study's account, by the beginning of its digest: gives back unused rounds."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Close without being asked.")] = False,
+) -> None:
+    """Show the privacy budget: spent, reserved and left, study by study, and what a next study may ask for."""
+    from client.ledger_words import SHOWN, export_ledger, find_account, ledger_lines
+    from client.privacy_ledger import PrivacyLedger
+
+    config = read_site(site)
+    own = PrivacyLedger(folder=config.link.state, limit=config.policy.limit)
+    if close is not None:
+        found = find_account(own.statement(), close)
+        if not (yes or typer.confirm(f"Close {found.study[:SHOWN]}? It can never train here again.")):
+            raise typer.Exit(1)
+        own.close(found.study)
+        _decided(config, "privacy account closed", study=found.study)
+    statement = own.statement()
+    for line in ledger_lines(statement):
+        _say(line)
+    if export is not None:
+        export_ledger(statement, export)
+        _say(f"Written: {export}")
 
 
 @app.command()

@@ -88,11 +88,19 @@ class Deployment:
         withdrawals.changed()  # reads the list
         agent = self._agent(guard, bench, initial, withdrawals, metrics)
 
+        current = True
+
         def handle(frames: Iterable[bytes]) -> Iterator[bytes]:
-            nonlocal agent
-            if withdrawals.changed():
-                agent = self._agent(guard, bench, initial, withdrawals, metrics)
-            return agent.handle(frames)
+            nonlocal agent, current
+            try:
+                current = not withdrawals.changed() and current
+                if not current:
+                    agent = self._agent(guard, bench, initial, withdrawals, metrics)
+                    current = True
+            except Exception as fault:  # as in the agent itself: its text may hold a patient's value
+                yield from guard.refuse(fault, task_id="")
+                return
+            yield from agent.handle(frames)
 
         return handle
 

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import SiteError
+from shared.renyi_filter import PrivacyLimit
 
 Join = Literal["SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID", "path"]
 """What a label row and an image have in common; `path` is relative to the DICOM folder, with or without .dcm."""
@@ -53,16 +54,26 @@ class Data(Declaration):
         return self.key or self.join
 
 
-NOT_ENFORCED_YET = frozenset({"max_epsilon", "exact_counts"})
-"""Limits that belong to differential privacy."""
+NOT_ENFORCED_YET = frozenset({"exact_counts"})
+"""What this version cannot hold to."""
 
 
 class Policy(Declaration):
-    """What the hospital allows at most, whatever a study asks for. No limit is accepted that would not be kept."""
+    """What the hospital allows at most, whatever a study asks for. No limit is accepted that would not be kept.
 
+    `max_epsilon` at `max_delta` is what all private studies together may cost a patient (`client/privacy_ledger.py`).
+    """
+
+    max_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+    max_delta: Annotated[float, Field(gt=0, le=1e-3)] = 1e-5
     min_cell: Annotated[int, Field(ge=1)] = 10
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
     max_change: Annotated[float, Field(gt=0)] = 100.0
+
+    @property
+    def limit(self) -> PrivacyLimit | None:
+        """Give the limit over all private studies; None where the hospital has set none."""
+        return None if self.max_epsilon is None else PrivacyLimit(epsilon=self.max_epsilon, delta=self.max_delta)
 
     @model_validator(mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from client.workbench import Workbench
 from shared.errors import TaskError
 from shared.loss import Loss, balanced_weights
 from shared.messages import Refusal
-from shared.model import Classifier, parameter_groups, set_trainable
+from shared.model import Classifier, exchanged, parameter_groups, set_trainable
 from shared.protocol import Training
 
 
@@ -69,7 +69,7 @@ def train_round(
     model = bench.classifier
     set_trainable(model, start)
     model.train()
-    optimiser = _optimiser(
+    optimiser = make_optimiser(
         model_groups := parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
     )
     keep_unlabelled = _unlabelled_head(model, labels_NK[rows])
@@ -96,7 +96,7 @@ def train_round(
                 at.total, at.count = at.total + float(value.detach()) * len(batch), at.count + len(batch)
                 at.batch, at.seconds = at.batch + 1, time.perf_counter() - began
                 if checkpoint:
-                    checkpoint.save_if_due(partial(_state, at, bench, optimiser, augmenting))
+                    checkpoint.save_if_due(partial(_state, at, bench, start, optimiser, augmenting))
             at.losses.append(at.total / at.count)
             if not math.isfinite(at.total):
                 raise TaskError(Refusal.DIVERGED, "the training loss is not finite; lower the study's learning rates")
@@ -107,15 +107,16 @@ def train_round(
 
 
 def _state(
-    at: Position, bench: Workbench, optimiser: torch.optim.Optimizer, augmenting: torch.Generator
+    at: Position, bench: Workbench, start: str, optimiser: torch.optim.Optimizer, augmenting: torch.Generator
 ) -> dict[str, Any]:
     """Collect all that the rest of a round depends on; the FedProx anchors are the arrays that the task brings again.
 
     A CUDA device draws its dropout from a generator of its own.
     """
+    arrays, moving = bench.classifier.state_dict(), exchanged(bench.classifier, start, local_norm=False)
     return {
         "at": asdict(at),
-        "model": bench.classifier.state_dict(),
+        "model": {name: arrays[name] for name in moving},
         "optimiser": optimiser.state_dict(),
         "augmenting": augmenting.get_state(),
         "dropout": torch.get_rng_state(),
@@ -128,7 +129,7 @@ def _resume(
 ) -> Position | None:
     if checkpoint is None or (state := checkpoint.load()) is None:
         return None
-    bench.classifier.load_state_dict(state["model"])
+    bench.classifier.load_state_dict(state["model"], strict=False)  # what is frozen is there already
     optimiser.load_state_dict(state["optimiser"])
     augmenting.set_state(state["augmenting"])
     torch.set_rng_state(state["dropout"])
@@ -156,7 +157,8 @@ def _unlabelled_head(
     return put_back
 
 
-def _optimiser(groups: list[dict[str, object]], training: Training) -> torch.optim.Optimizer:
+def make_optimiser(groups: list[dict[str, object]], training: Training) -> torch.optim.Optimizer:
+    """Give a study's optimiser, without memory of earlier rounds."""
     if training.optimiser == "sgd":
         return torch.optim.SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=training.weight_decay)

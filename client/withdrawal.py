@@ -53,20 +53,22 @@ class Withdrawals:
         return len(self._listed)
 
     def changed(self) -> bool:
-        """Tell whether the list has changed on disk since it was last looked at, and read it."""
+        """Tell whether the list has changed on disk since it was last looked at, and read it.
+
+        Raises:
+            StorageError: the list is there and cannot be read; then nobody may be taken for not withdrawn.
+        """
+        before = self._listed
         try:
             state = self._path.stat()
-            seen = (state.st_size, state.st_mtime_ns)
-            if seen == self._seen:
-                return False
-            self._listed = frozenset(self._path.read_text(encoding="ascii").split())
+            if (state.st_size, state.st_mtime_ns) != self._seen:
+                self._listed = frozenset(self._path.read_text(encoding="ascii").split())
+                self._seen = (state.st_size, state.st_mtime_ns)
         except FileNotFoundError:
-            seen = (0, 0)
-            changed, self._listed = bool(self._listed), frozenset()
-            self._seen = seen
-            return changed
-        self._seen = seen
-        return True
+            self._listed, self._seen = frozenset(), None
+        except (OSError, ValueError):
+            raise StorageError(f"{self._path}: the list of withdrawn patients cannot be read. Restore it.") from None
+        return self._listed != before
 
     def _pseudonym(self, patient_id: str) -> str:
         return hmac.new(self._key, patient_id.strip().encode(), hashlib.sha256).hexdigest()

@@ -24,6 +24,10 @@ from shared.released_flow import ReleasedFlow
 from shared.signing import is_signed_by
 from shared.split import Split
 
+LARGEST_STEP = 1000.0
+"""An update of more than so many times the norm of the model that it changes is a fault or an attack, and does not
+enter even where the study sets no norm bound."""
+
 Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply, DeliverReply)
 
 
@@ -36,6 +40,7 @@ class Reason(StrEnum):
     OTHER_TASK = "answers_another_task"
     WRONG_FORM = "arrays_of_wrong_form"
     NOT_FINITE = "update_not_finite"
+    TOO_LARGE = "update_too_large"
     WRONG_COUNT = "counts_of_wrong_form"
 
 
@@ -79,10 +84,18 @@ def open_reply(message: Message, *, task_id: str, kind: type[Accepted], key: str
 
 
 def admit_flow(reply: ReadyReply, *, targets: int) -> ReleasedFlow | Refused:
-    """Check that a patient flow has every split, and every target in each."""
-    splits = reply.flow.splits
-    fits = splits.keys() == set(Split) and all(len(split.classes) == targets for split in splits.values())
+    """Check that a patient flow has every split, every target in each, and no more patients than exams or files."""
+    splits, found = reply.flow.splits, reply.flow.found
+    fits = splits.keys() == set(Split) and all(
+        len(split.classes) == targets and _at_most(split.patients, split.exams) and _at_most(split.exams, found)
+        for split in splits.values()
+    )
     return reply.flow if fits else Refused(reason=Reason.WRONG_COUNT)
+
+
+def _at_most(count: int | None, other: int | None) -> bool:
+    """Compare two counts, of which either may be suppressed."""
+    return count is None or other is None or count <= other
 
 
 def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_bound: float) -> Admitted | Refused:
@@ -92,6 +105,8 @@ def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_boun
     norm = l2_norm(reply.update)
     if not math.isfinite(norm):
         return Refused(reason=Reason.NOT_FINITE)
+    if norm > LARGEST_STEP * max(1.0, l2_norm(model)):
+        return Refused(reason=Reason.TOO_LARGE)
     scale = min(1.0, norm_bound / norm) if norm_bound and norm else 1.0
     return Admitted(reply=reply, norm=norm, scale=scale)
 

@@ -38,18 +38,22 @@ class StreamingMean:
     """
 
     def __init__(self, like: NamedArrays) -> None:
-        self._sum = {name: np.zeros(array.shape, np.float32) for name, array in like.items()}
+        self._sum = {name: np.empty(array.shape, np.float32) for name, array in like.items()}
         self._scratch = np.empty(BLOCK, np.float32)
         self._shares: list[float] = []
 
     def add(self, update: NamedArrays, *, share: float, scale: float = 1.0) -> None:
         """Add one site's update, shrunk by `scale` (1: as it is), with its share of the whole."""
+        factor, begins = np.float32(share * scale), not self._shares
         self._shares.append(share)
         for name, total in self._sum.items():
             source = update[name].reshape(-1)
             for place, block in blocks(total):
+                if begins:  # written, where adding to zeros would move twice the bytes
+                    np.multiply(source[place], factor, out=block)
+                    continue
                 scaled = self._scratch[: block.size]
-                np.multiply(source[place], np.float32(share * scale), out=scaled)
+                np.multiply(source[place], factor, out=scaled)
                 block += scaled
 
     def finish(self, *, cap: float) -> dict[str, Array]:

@@ -45,7 +45,11 @@ COORDINATOR_VARIABLE = "POLYCLINIC_COORDINATOR"
 
 
 class RefusedBySuperLinkError(FederationError):
-    """The SuperLink understood what was asked, and refused it."""
+    """The SuperLink understood what was asked, and refused it, with this HTTP status."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +169,13 @@ class Fleet:
 
     def state(self, run_id: int) -> FlowerRun | None:
         """Say where a run stands; None where the SuperLink does not know it."""
-        with _spoken():
-            found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
-        if run_id not in found:
-            return None
+        try:
+            with _spoken():
+                found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+        except RefusedBySuperLinkError as fault:
+            if fault.status == httpx.codes.NOT_FOUND:  # after a restore Flower's own state begins anew
+                return None
+            raise
         status = found[run_id].status
         return FlowerRun(
             finished=status.status == "finished",
@@ -178,9 +185,9 @@ class Fleet:
 
     def stop(self, run_id: int) -> None:
         """Stop a run; one that has ended already is left as it is."""
-        with _spoken():
-            state = self.state(run_id)
-            if state and not state.finished:
+        state = self.state(run_id)
+        if state and not state.finished:
+            with _spoken():
                 self._client.StopRun(StopRunRequest(run_id=run_id))
 
 
@@ -205,7 +212,8 @@ def _spoken() -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as fault:
         said = fault.response.text[:200]
-        raise RefusedBySuperLinkError(f"the SuperLink refused ({fault.response.status_code}: {said}).") from None
+        status = fault.response.status_code
+        raise RefusedBySuperLinkError(f"the SuperLink refused ({status}: {said}).", status=status) from None
     except httpx.HTTPError as fault:
         raise FederationError(
             f"the SuperLink does not answer ({type(fault).__name__}). Start it with `polyclinic coordinator serve`."

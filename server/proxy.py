@@ -70,7 +70,11 @@ http {{
       proxy_ssl_trusted_certificate {ca};
       proxy_ssl_verify on;
       proxy_ssl_name localhost;
+      # The SuperLink answers 500 where its database was locked for five seconds; told 503, the link tries again.
+      proxy_intercept_errors on;
+      error_page 500 = @again;
     }}
+    location @again {{ return 503; }}
   }}
 }}
 """

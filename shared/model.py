@@ -99,7 +99,8 @@ class Classifier(nn.Module):
                 features = self.maxpool(self.relu(self.bn1(self.conv1(features))))
             case "layer4":
                 # Pooled in fp32 under bf16 too: cached features are trained on for many epochs.
-                features = self.avgpool(self.layer4(features).float()).flatten(1)
+                last = self.layer4(features)
+                features = self.avgpool(last.to(torch.promote_types(last.dtype, torch.float32))).flatten(1)
             case "head":
                 features = self.fc(self.dropout(unit(features) if self.features == "unit" else features))
             case _:

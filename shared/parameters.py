@@ -46,7 +46,8 @@ def l2_norm(arrays: NamedArrays) -> float:
         for _, block in blocks(array):
             # fp16 would overflow at 256² already; a fp32 block is used as it is, without a copy.
             wide = block.astype(np.float32, copy=False)
-            total += float(np.dot(wide, wide))
+            with np.errstate(over="ignore"):  # the result tells what is beyond fp32's squares
+                total += float(np.dot(wide, wide))
     return float(np.sqrt(total))
 
 

@@ -1,4 +1,4 @@
-"""How a local federation keeps its programs apart: by user and network namespace where it may, or not, and says so."""
+"""How a local federation keeps its programs apart; where it does not, it says what is missing."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Protocol
 from client.site import SiteConfig
 
 MISSING = (
-    "Not root: all programs run as this user in one network. Missing is the isolation of a real site, where link, "
-    "courier and agent each have a user and a network of their own (as root, this command makes them)."
+    "All programs run as this user in one network. Missing is the isolation of a real site, where link, courier and "
+    "agent each have a user and a network of their own (deploy/client has the units and containers that make it)."
 )
 
 

@@ -114,7 +114,7 @@ class LocalFederation:
         for name in ("superlink", "proxy"):
             self.programs.start(name, found[name])
         with fleet(self.place, self.config) as superlink:
-            self._await(superlink)
+            await_superlink(superlink)
         self.programs.start("superexec", found["superexec"])
 
     def stop_coordinator(self) -> None:
@@ -139,17 +139,6 @@ class LocalFederation:
                 self._join(file, superlink)
         for name, hospital in self.sites.items():
             self._start_site(name, hospital)
-
-    def _await(self, superlink: Fleet) -> None:
-        give_up = time.monotonic() + SUPERLINK_SECONDS
-        while True:
-            try:
-                superlink.nodes()
-                return
-            except FederationError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.5)
 
     def _join(self, file: Path, superlink: Fleet) -> None:
         """Do what a hospital and the coordinator do before a study: keys, invitation, enrolment, approval."""
@@ -213,6 +202,23 @@ class LocalFederation:
         self.programs.stop()
         self._compartments.remove()
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def await_superlink(superlink: Fleet) -> None:
+    """Wait until the SuperLink answers.
+
+    Raises:
+        FederationError: it does not do so within a minute.
+    """
+    give_up = time.monotonic() + SUPERLINK_SECONDS
+    while True:
+        try:
+            superlink.nodes()
+            return
+        except FederationError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)
 
 
 def install_bundle(bundle: Path, home: Path) -> None:

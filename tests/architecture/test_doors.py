@@ -6,7 +6,13 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
-    "cryptography": {"client/site_keys.py", "server/certificates.py", "server/fleet.py", "shared/signing.py"},
+    "cryptography": {
+        "client/noise.py",
+        "client/site_keys.py",
+        "server/certificates.py",
+        "server/fleet.py",
+        "shared/signing.py",
+    },
     "flwr": {
         "client/courier.py",
         "server/admission.py",

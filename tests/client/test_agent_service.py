@@ -168,6 +168,19 @@ def test_without_an_audit_log_nothing_leaves_and_the_agent_goes_on(serve: Any) -
     assert caller.call([b"x"]) == [b"x"]
 
 
+def test_no_exceptions_text_goes_through_the_socket(serve: Any) -> None:
+    """GRPC would tell the caller what an exception says; one that escaped the guard is one word."""
+
+    def speaks(frames: Iterable[bytes]) -> Iterator[bytes]:
+        raise ValueError("DOE^JOHN")
+        yield b""
+
+    with pytest.raises(grpc.RpcError) as fault:
+        serve(speaks).call([b"x"])
+    assert (fault.value.code(), fault.value.details()) == (grpc.StatusCode.INTERNAL, "internal")
+    assert "DOE" not in str(fault.value)
+
+
 def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
     """Linux would only say that the address is not valid."""
     with pytest.raises(StorageError, match="107 bytes"):

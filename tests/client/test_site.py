@@ -53,7 +53,9 @@ def test_the_key_column_is_called_as_the_join_unless_said(tmp_path: Path, extra:
     [
         (MINIMAL + "[policy]\nmin_cel = 5", "[policy] min_cel: there is no such key. Did you mean 'min_cell'?"),
         (MINIMAL + "[policy]\nmin_cell = 0", "[policy] min_cell"),
-        (MINIMAL + "[policy]\nmax_epsilon = 3", "[policy]: this version cannot enforce max_epsilon"),
+        (MINIMAL + "[policy]\nmax_epsilon = 0", "[policy] max_epsilon"),
+        (MINIMAL + "[policy]\nmax_epsilon = 3\nmax_delta = 0.1", "[policy] max_delta"),
+        (MINIMAL + "[policy]\nexact_counts = true", "[policy]: this version cannot enforce exact_counts"),
         (MINIMAL + "[link]\nsocket = 'a'", "[link] socket: there is no such key. Did you mean 'sockets'?"),
         (MINIMAL + "[compute]\nworkers = 0", "[compute] workers"),
         (MINIMAL.replace("AccessionNumber", "Accession"), "[data] join"),

@@ -1,11 +1,13 @@
 """A hospital from its first key to the finished model, with the real agent in a process of its own."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -22,8 +25,9 @@ from client.cli import app
 from client.courier import relay
 from client.metrics_socket import read_page
 from client.site import SiteConfig, read_site
+from client.site_audit import alone
 from client.workbench import Workbench
-from shared.errors import PolyclinicError
+from shared.errors import PolyclinicError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
 from shared.messages import (
     Answer,
@@ -60,12 +64,12 @@ import sys
 from functools import partial
 from client import agent, round_checkpoint
 from shared.cli import main
-round_checkpoint.WRITING_SHARE = float("inf")
-agent.RoundCheckpoint = partial(round_checkpoint.RoundCheckpoint, least_seconds=0.0)
+round_checkpoint.WRITING_SHARE = 0.5
+agent.RoundCheckpoint = partial(round_checkpoint.RoundCheckpoint, least_seconds=0.2)
 sys.argv = ["polyclinic", "site", "serve", {site!r}]
 main()
 """
-"""`polyclinic site serve`, which writes a checkpoint after every batch: a test cannot wait for half a minute."""
+"""`polyclinic site serve`, which writes checkpoints early: a test cannot wait for half a minute."""
 
 
 class Site:
@@ -147,7 +151,7 @@ class Site:
             "site": "north",
             "kind": kind,
         }
-        return Header(kind=kind, **own | changes)
+        return Header(**own | changes)
 
     def travelling(self, number: int = 1) -> dict[str, Any]:
         model, _ = build(model_spec(self.protocol), weights_file=None)
@@ -170,8 +174,6 @@ class Site:
 
     def simulated(self, task: Task) -> Any:
         """Let an agent in this process answer, as a simulation would."""
-        import torch
-
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         model, _ = build(model_spec(self.protocol), weights_file=None)
@@ -268,3 +270,60 @@ def first_patient(site: Site) -> str:
 
 def everybody(reply: ReadyReply) -> int:
     return sum(split.patients or 0 for split in reply.flow.splits.values())
+
+
+def test_an_agent_that_is_killed_in_a_round_gives_the_same_bits(hospital: Any) -> None:
+    """Kill -9 in the middle of training; the courier waits for the restart, and the round goes on from where it was."""
+    long = {"local_epochs": 24, "batch_size": 4, "optimiser": "sgd"}
+    site: Site = hospital(
+        model={"norm": "batch", "dropout": 0.3, "unfreeze": [{"round": 1, "from": "layer4"}]}, training=long
+    )
+    site.approve()
+    site.run("keys", "--out", str(site.folder / "north.keys.toml"))
+    site.serve()
+    site.ask(ReadyTask(header=site.header(Kind.READY, 0)))
+    task, answers = site.train(), []
+    asking = threading.Thread(target=lambda: answers.append(site.ask(task)))
+    asking.start()
+    rounds = site.config.link.state / "studies" / site.protocol.digest() / "rounds"
+    site.wait(lambda: rounds.exists() and bool(list(rounds.glob("*.pt"))))
+    assert site.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert not answers
+    (checkpoint,) = rounds.glob("*.pt")
+    at = torch.load(checkpoint, weights_only=True)["state"]["at"]
+    assert 60 * at["epoch"] + at["batch"] > 0
+    site.serve()
+    asking.join(PATIENCE_SECONDS)
+    whole = site.simulated(task)
+    assert digest(answers[0].reply.update) == digest(whole.update)
+    assert answers[0].reply.loss_by_epoch == whole.loss_by_epoch
+    assert not list(rounds.glob("*.pt"))
+    departures = [json.loads(line) for line in (site.config.link.state / "audit.jsonl").read_text().splitlines()]
+    assert sum(line["kind"] == "train" for line in departures) == 1
+
+
+@pytest.mark.skipif(
+    not (hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("unshare")),
+    reason="only root may make a network namespace",
+)
+def test_an_agent_needs_no_network_interface(hospital: Any) -> None:
+    """In a namespace of its own that has no interface up, not even loopback, it answers at its socket."""
+    site: Site = hospital()
+    site.approve()
+    site.run("keys", "--out", str(site.folder / "north.keys.toml"))
+    site.serve("unshare", "--net")
+    assert isinstance(site.ask(site.train()).reply, TrainReply)
+    interfaces = Path(f"/proc/{site.process.pid}/net/dev").read_text().splitlines()[2:]  # type: ignore[union-attr]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+    assert Path(f"/proc/{site.process.pid}/net/route").read_text().count("\n") <= 1  # type: ignore[union-attr]
+    assert site.stop() == 0
+
+
+def test_only_one_agent_is_at_work(hospital: Any) -> None:
+    """A second one stops at once, and says why."""
+    site: Site = hospital()
+    site.approve()
+    with alone(site.config.link.state / "agent.lock", message="x"):
+        site.serve()
+        assert site.process.wait(PATIENCE_SECONDS) == StorageError.exit_code  # type: ignore[union-attr]
+    assert "another agent is at work" in site.log.read_text()

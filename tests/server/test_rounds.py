@@ -379,7 +379,7 @@ def test_no_bit_depends_on_who_arrives_or_is_named_first(
     trial: Any, clock: Clock, delays: list[int], order: list[int]
 ) -> None:
     """Updates whose sum depends on its order are summed in the order of names, whatever the arrival and the roster."""
-    values = [1e8, 1.0, -1e8, 0.3]
+    values = [1e2, 1e-6, -1e2, 3e-7]
 
     def answer(number: int) -> Callable[[int], Reply]:
         return lambda _: update(values[number], values[-1 - number])

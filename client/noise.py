@@ -1,0 +1,139 @@
+"""Cryptographic random draws for privacy: each stream is keyed by the site's secret and bound to what it is used for.
+
+The bits are ChaCha20's (RFC 8439), under a key that HKDF-SHA256 (RFC 5869) derives from the secret, the task's id, the
+digest of the task's arrays, the step and the purpose. The same request draws the same again, so that a resumed round
+ends with the same bytes; any other request draws afresh. Who lacks the secret can tell no draw from a coin's.
+
+Gaussians are not read off as they are. A float has few bits, and an exact transform of few bits can be inverted
+(Mironov 2012; Holohan and Braghin 2021): each Gaussian here is a sum of four of fp64 divided by two (Holohan and
+Braghin's remedy with n = 2, which Opacus' secure mode has too), and what is released is rounded to a grid that
+depends on the noise's scale alone. The grid is post-processing of the noised sum, and each of its points stands for
+very many sums.
+"""
+
+import hashlib
+import hmac
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+from shared.errors import SiteError
+
+KEY_BYTES: Final = 32
+"""Length of a site's noise key: what ChaCha20 and HMAC-SHA256 take whole."""
+
+LARGEST: Final = 2 * math.sqrt(2 * 54 * math.log(2))
+"""No standard Gaussian drawn here is larger, 17.3; a true one is with a probability below 1e-66."""
+
+_SALT: Final = b"polyclinic privacy noise, version 1"
+_CHUNK: Final = 1 << 15
+"""Gaussians drawn at a time, so that a large model's noise stays in the processor's cache and takes no memory."""
+_SUMMED: Final = 4
+_GRID_BITS: Final = 20
+"""The grid's step is at most 2^-20 of the noise's scale: 16 scales fill the 24 bits of an fp32 exactly."""
+_UNIT: Final = 2.0**-53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretStreams:
+    """All random draws of one private task; the same for the same secret, task and arrays, for no others.
+
+    `arrays_digest` is that of the arrays which the task brought, so that no noise is ever drawn twice for two models.
+    """
+
+    key: bytes = field(repr=False)
+    task_id: str
+    arrays_digest: str
+    _extracted: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.key) != KEY_BYTES:
+            raise SiteError(
+                f"the noise key has {len(self.key)} bytes, not {KEY_BYTES}. Make one with `polyclinic site init`; "
+                "a site's key must come whole from its own file."
+            )
+        object.__setattr__(self, "_extracted", hmac.digest(_SALT, self.key, "sha256"))  # HKDF-Extract
+
+    def uniform(self, count: int, *, step: int, purpose: str) -> npt.NDArray[np.float64]:
+        """Draw `count` numbers of [0, 1), multiples of 2^-53; a comparison `< q` is true with q's chance to 2^-53."""
+        bits = np.frombuffer(self._keystream(step, purpose).update(bytes(8 * count)), dtype="<u8")
+        numbers: npt.NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * _UNIT
+        return numbers
+
+    def gaussian(self, count: int, *, step: int, purpose: str) -> torch.Tensor:
+        """Draw `count` independent standard Gaussians in fp64, on the CPU."""
+        stream = self._keystream(step, purpose)
+        chunks = [_gaussians(stream, min(_CHUNK, count - first)) for first in range(0, count, _CHUNK)]
+        return torch.cat(chunks) if chunks else torch.empty(0, dtype=torch.float64)
+
+    @torch.no_grad()
+    def perturb(self, sums_D: torch.Tensor, *, scale: float, step: int, purpose: str) -> None:
+        """Add Gaussian noise of standard deviation `scale` to each number, in place, and round to the scale's grid.
+
+        Drawn and added in fp64, a chunk at a time.
+        """
+        stream, grid = self._keystream(step, purpose), grid_of(scale)
+        for part in torch.split(sums_D, _CHUNK):
+            noise = _gaussians(stream, len(part)).to(part.device)
+            part.copy_(noise.mul_(scale).add_(part).div_(grid).round_().mul_(grid))
+
+    def seed(self, *, step: int, purpose: str) -> int:
+        """Draw 63 bits for a generator whose draws protect nobody (augmentation, dropout)."""
+        return int.from_bytes(self._keystream(step, purpose).update(bytes(8)), "little") >> 1
+
+    def _keystream(self, step: int, purpose: str) -> "_Keystream":
+        """Start the stream of one use: HKDF-Expand over the fields, each with its length before it, to one block."""
+        fields = [self.task_id.encode(), self.arrays_digest.encode(), str(step).encode(), purpose.encode()]
+        info = b"".join(len(part).to_bytes(8, "big") + part for part in fields)
+        return _Keystream(hmac.digest(self._extracted, info + b"\x01", "sha256"))
+
+
+def simulated_key(seed: int) -> bytes:
+    """Make a noise key from a study's seed, for `simulate` alone: whoever has the study can take the noise off again.
+
+    A result that was made with such a key is no guarantee to anybody, and is stamped so.
+    """
+    return hashlib.sha256(b"polyclinic simulated noise key\x1f" + str(seed).encode()).digest()
+
+
+def grid_of(scale: float) -> float:
+    """Give the step of the grid that a sum with noise of this scale is rounded to: a power of two."""
+    return 2.0 ** (math.floor(math.log2(scale)) - _GRID_BITS) if scale > 0 else 2.0**-_GRID_BITS
+
+
+class _Keystream:
+    """ChaCha20's keystream under a key of its own; the nonce may then be zero, as no key has a second stream."""
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+
+    def update(self, zeros: bytes) -> bytes:
+        """Give as many bytes as there are zeros."""
+        return self._encryptor.update(zeros)
+
+    def words(self, count: int) -> torch.Tensor:
+        """Give `count` whole numbers of [0, 2^53) as fp64, which holds them exactly."""
+        # A copy, because torch wants to be able to write where it reads.
+        bits = torch.frombuffer(bytearray(self.update(bytes(8 * count))), dtype=torch.int64)
+        return bits.bitwise_and_((1 << 53) - 1).double()
+
+
+def _gaussians(stream: _Keystream, count: int) -> torch.Tensor:
+    """Make standard Gaussians by Box and Muller (1958), four to a number.
+
+    A number sums the cosines of four pairs and its neighbour their sines: cosine and sine of one pair are
+    independent, and no pair comes twice in one sum.
+    """
+    if not count:
+        return torch.empty(0, dtype=torch.float64)
+    half = (count + 1) // 2
+    words = stream.words(2 * _SUMMED * half).view(2, _SUMMED, half)
+    radius = words[0].add_(0.5).mul_(_UNIT).log_().mul_(-2).sqrt_()  # of (0, 1): the logarithm is finite
+    angle = words[1].mul_(2 * math.pi * _UNIT)
+    sums = torch.cat([(angle.cos() * radius).sum(dim=0), (angle.sin_() * radius).sum(dim=0)])
+    return sums.mul_(1 / math.sqrt(_SUMMED))[:count]

@@ -1,0 +1,119 @@
+"""The local training loop for one round under differential privacy, on one page."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.dp_engine import Patients, PrivateSteps
+from client.inputs import Inputs
+from client.noise import SecretStreams
+from client.per_sample import clipped_sums
+from client.trainer import Outcome, make_optimiser
+from client.workbench import Workbench
+from shared.errors import StudyError, TaskError
+from shared.loss import RowLoss
+from shared.messages import Refusal
+from shared.model import Classifier, parameter_groups, set_trainable
+from shared.privacy import PrivacyPlan
+from shared.protocol import Training
+
+VIRTUAL_BATCH: Final = 32
+"""Images of a virtual batch through layers of the backbone; memory depends on it, nothing else does."""
+
+VIRTUAL_BATCH_OF_FEATURES: Final = 4096
+"""The same through the head alone, where an image is a row of some hundred numbers."""
+
+
+def train_privately(
+    bench: Workbench,
+    inputs: Inputs,
+    *,
+    plan: PrivacyPlan,
+    patients: Patients,
+    labels_NK: npt.NDArray[np.float32],
+    start: str,
+    training: Training,
+    loss: RowLoss,
+    streams: SecretStreams,
+) -> Outcome:
+    """Take the plan's steps of one round over the stages from `start` on; the bench's model is changed in place.
+
+    A step's gradient is (sum of clipped gradients + noise) / (clip × rate × public size), in units of the clip: SGD
+    moves the weights by lr × that. The learning rates, momentum and weight decay are the study's; epochs and batch
+    size are the plan's. Everything runs in fp32.
+
+    The outcome holds what may leave: the time taken, and the number of images that the plan expects, not how many
+    took part. There is no loss.
+
+    Raises:
+        StudyError: the study asks for what breaks the guarantee.
+        TaskError: the weights are no longer finite; the model must not be used then.
+    """
+    _refuse(training)
+    model = bench.classifier
+    set_trainable(model, start)
+    model.train()
+    optimiser = make_optimiser(
+        parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
+    )
+    targets_NK = torch.from_numpy(labels_NK).to(bench.device)
+    steps = PrivateSteps(plan=plan, patients=patients, streams=streams)
+    virtual = VIRTUAL_BATCH_OF_FEATURES if start == "head" else VIRTUAL_BATCH
+    began = time.perf_counter()
+    # Dropout and augmentation protect nobody: torch's generators draw them, seeded from the secret all the same.
+    with torch.random.fork_rng(devices=[]), _full_precision(), clipped_sums(model, clip=plan.clip) as sums:
+        torch.manual_seed(streams.seed(step=0, purpose="dropout"))
+        generator = torch.Generator().manual_seed(streams.seed(step=0, purpose="augmentation"))
+        for step in range(plan.steps_per_round):
+            sums.reset()
+            for part in steps.sample(step).virtual_batches(images=virtual):
+                rows = part.rows_PK.ravel()
+                hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
+                weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
+                labels = targets_NK[torch.from_numpy(rows)]
+                sums.add(partial(_losses, model, hidden, labels, start=start, loss=loss), weights_PK)
+            steps.release(sums.total_D, step)
+            optimiser.step()
+        finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
+    model.eval()
+    if not finite:
+        raise TaskError(Refusal.DIVERGED, "the weights are not finite; lower the study's learning rates")
+    expected = plan.steps_per_round * plan.sample_rate * plan.expected_patients * plan.images_per_patient
+    return Outcome(loss_by_epoch=(), images=round(expected), seconds=time.perf_counter() - began)
+
+
+def _losses(
+    model: Classifier, hidden: torch.Tensor, labels_NK: torch.Tensor, *, start: str, loss: RowLoss
+) -> torch.Tensor:
+    return loss(model.rest(hidden, start=start), labels_NK)
+
+
+def _refuse(training: Training) -> None:
+    """Refuse by name what this loop cannot keep its promise with; the study's protocol refuses it earlier."""
+    if training.sampler == "balanced":
+        raise StudyError(
+            "under privacy, [training] sampler = 'balanced' draws patients by their labels. Use 'shuffle': patients "
+            "are drawn by independent coins."
+        )
+    if training.loss == "weighted_bce":
+        raise StudyError("under privacy, [training] loss = 'weighted_bce' weighs by the site's labels. Use 'bce'.")
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Multiply in fp32 on a GPU too: TF32 would round norms by more than the clipping allows for."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

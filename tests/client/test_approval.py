@@ -1,0 +1,147 @@
+"""What is approved is one digest, after an invitation that holds together; everything else is not."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.approval import Approvals, Invited, read_invited
+from client.approval_words import explain
+from shared.errors import SiteError
+from shared.invitation import CA, INVITATION, STUDY, Invitation, write_paper
+from shared.protocol import StudyProtocol
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def invite(folder: Path, protocol: StudyProtocol, **changes: str) -> Path:
+    """Write what a coordinator sends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STUDY).write_text(protocol.to_toml())
+    (folder / CA).write_text("a certificate")
+    (folder / "courier.fab").write_bytes(b"bundle")
+    named = {
+        "site": "north",
+        "coordinator": "Trial office",
+        "address": "fl.example.org:443",
+        "study": "Tiny",
+        "digest": protocol.digest(),
+        "initial": "0" * 64,
+        "weights": "",
+        "bundle": hashlib.sha256(b"bundle").hexdigest(),
+        "ca": hashlib.sha256(b"a certificate").hexdigest(),
+    }
+    write_paper(Invitation(**named | changes), folder / INVITATION)
+    return folder
+
+
+def accept(approvals: Approvals, folder: Path, at: datetime = AT) -> Any:
+    return approvals.record(read_invited(folder, site="north"), approved_by="Dr. Data", weights="", at=at)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda folder: (folder / CA).write_text("another"), "ca.crt is not the one"),
+        (lambda folder: (folder / CA).unlink(), "cannot be read"),
+        (lambda folder: (folder / "courier.fab").write_bytes(b"hostile"), "bundle is not the one"),
+        (lambda folder: (folder / "second.fab").write_bytes(b"hostile"), "bundle is not the one"),
+    ],
+    ids=["certificate", "no certificate", "bundle", "a second bundle"],
+)
+def test_an_invitation_whose_parts_do_not_belong_together_is_refused(
+    tiny: Any, tmp_path: Path, break_it: Any, says: str
+) -> None:
+    """Each file must be the one that the invitation names by its hash."""
+    folder = invite(tmp_path, tiny.protocol())
+    read_invited(folder, site="north")
+    break_it(folder)
+    with pytest.raises(SiteError, match=says):
+        read_invited(folder, site="north")
+
+
+def test_another_study_than_named_is_refused(tiny: Any, tmp_path: Path) -> None:
+    """One setting differs, and the digest does; so does an invitation for another hospital."""
+    folder = invite(tmp_path, tiny.protocol())
+    (folder / STUDY).write_text(tiny.protocol(federation={"rounds": 3}).to_toml())
+    with pytest.raises(SiteError, match="not the study that the invitation names"):
+        read_invited(folder, site="north")
+    with pytest.raises(SiteError, match="'south'"):
+        read_invited(folder, site="south")
+
+
+def test_an_approval_is_kept_with_its_study(tiny: Any, tmp_path: Path) -> None:
+    """Who, when, what and from where; another process reads the same."""
+    protocol = tiny.protocol()
+    accept(Approvals(tmp_path / "studies"), invite(tmp_path / "sent", protocol))
+    (study,) = Approvals(tmp_path / "studies").all()
+    assert study.protocol == protocol
+    assert (study.digest, study.since, study.approval.approved_by) == (protocol.digest(), AT, "Dr. Data")
+    assert study.approval.invitation.address == "fl.example.org:443"
+
+
+def test_a_study_that_was_changed_after_its_approval_is_not_served(tiny: Any, tmp_path: Path) -> None:
+    """The file on the hospital's own disk must still have the approved digest."""
+    study = accept(Approvals(tmp_path / "studies"), invite(tmp_path / "sent", tiny.protocol()))
+    text = (study.folder / STUDY).read_text()
+    (study.folder / STUDY).write_text(text.replace("rounds = 2", "rounds = 200"))
+    with pytest.raises(SiteError, match="not the one that was approved"):
+        Approvals(tmp_path / "studies").all()
+
+
+def test_a_study_is_named_by_the_beginning_of_its_digest(tiny: Any, tmp_path: Path) -> None:
+    """The only one needs no name; of several, one must be named; the newest approval is listed first."""
+    approvals = Approvals(tmp_path / "studies")
+    with pytest.raises(SiteError, match="no approved study"):
+        approvals.pick(None)
+    first = accept(approvals, invite(tmp_path / "a", tiny.protocol()))
+    assert approvals.pick(None).digest == first.digest
+    later = datetime(2026, 3, 2, tzinfo=UTC)
+    second = accept(approvals, invite(tmp_path / "b", tiny.protocol(federation={"rounds": 3})), at=later)
+    assert [study.digest for study in approvals.all()] == [second.digest, first.digest]
+    assert approvals.pick(first.digest[:6]).digest == first.digest
+    with pytest.raises(SiteError, match="several"):
+        approvals.pick(None)
+    with pytest.raises(SiteError, match="no approved study"):
+        approvals.pick("zz")
+
+
+def test_an_ended_study_is_no_longer_approved(tiny: Any, tmp_path: Path) -> None:
+    """Its stored replies go; what it delivered and the study itself stay."""
+    approvals = Approvals(tmp_path / "studies")
+    study = accept(approvals, invite(tmp_path / "sent", tiny.protocol()))
+    for part in ("tasks/replies", "rounds", "delivered"):
+        (study.folder / part).mkdir(parents=True)
+    approvals.end(study)
+    assert approvals.all() == []
+    assert sorted(path.name for path in study.folder.iterdir()) == [CA, "delivered", STUDY]
+
+
+def words(tiny: Any, folder: Path, **sections: Any) -> str:
+    import numpy as np
+
+    protocol = tiny.protocol(**sections)
+    invited: Invited = read_invited(invite(folder, protocol), site="north")
+    update = {"fc.weight": np.zeros((1000, 500), np.float32)}
+    return "\n".join(explain(invited, min_cell=7, update=update, rounds_per_day=3))
+
+
+def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> None:
+    """What is computed, what leaves, who sees it, that nothing is guaranteed, and what it costs."""
+    told = words(tiny, tmp_path, task={"findings": ["opacity", "effusion"]}, federation={"rounds": 5})
+    for said in (
+        "invited by Trial office",
+        "opacity, effusion",
+        "5 rounds",
+        "The coordinator sees this hospital's update by itself",
+        "fewer than 7 patients",
+        "no differential privacy",
+        "up to 2.0 MB come in twice",
+        "3 rounds a day",
+    ):
+        assert said in told
+    half = words(tiny, tmp_path / "half", task={"classes": ["a", "b"]}, federation={"wire": "fp16"})
+    assert "up to 1.0 MB" in half
+    assert "Which one of these is true: a, b" in half

@@ -1,0 +1,156 @@
+"""The coordinator's commands, as far as they need no other program: folder, invitation, backup, restore, status."""
+
+import tarfile
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from typer.testing import CliRunner
+
+from server.bundle import build_bundle, bundle_digest
+from server.coordinator_cli import app
+from server.coordinator_folder import CoordinatorFolder
+from shared.errors import CoordinatorError, PolyclinicError
+from shared.invitation import read_invitation
+from shared.messages import WIRE_VERSION
+from shared.protocol import read_protocol
+from simulations.local_federation import free_port
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    """Give `run(word, ...)`: a command over a coordinator's folder; what it prints, or the error that it raises."""
+
+    def command(*words: Any, folder: str = "coordinator") -> str:
+        result = CliRunner().invoke(app, [*map(str, words), "--folder", str(tmp_path / folder)])
+        if isinstance(result.exception, PolyclinicError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return command
+
+
+@pytest.fixture
+def place(run: Any, tmp_path: Path) -> CoordinatorFolder:
+    run("init", "--host", "coordinator.example", "--site", "north", "--site", "south", "--superlink-port", free_port())
+    return CoordinatorFolder(path=tmp_path / "coordinator")
+
+
+def test_init_makes_keys_for_one_user_and_a_certificate_for_the_host(place: CoordinatorFolder) -> None:
+    """Nobody else reads a key; the server's certificate names the host, and the authority signed it."""
+    assert place.private.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in place.private.iterdir())
+    server = x509.load_pem_x509_certificate(place.server_certificate.read_bytes())
+    server.verify_directly_issued_by(x509.load_pem_x509_certificate(place.ca.read_bytes()))
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["coordinator.example", "localhost"]
+    assert server.not_valid_before_utc <= datetime.now(UTC) < server.not_valid_after_utc
+
+
+def test_init_does_not_take_the_place_of_a_coordinator(run: Any, place: CoordinatorFolder) -> None:
+    """A second init over the same folder is refused, and changes no key."""
+    before = place.ca_key.read_bytes()
+    with pytest.raises(CoordinatorError, match="holds a coordinator already"):
+        run("init", "--host", "other", "--site", "north")
+    assert place.ca_key.read_bytes() == before
+
+
+def test_a_new_server_certificate_has_the_same_authority(run: Any, place: CoordinatorFolder) -> None:
+    """Sites trust the authority: they need nothing when the server's key is renewed."""
+    ca, old = place.ca.read_bytes(), place.server_certificate.read_bytes()
+    assert "valid until" in run("certificate")
+    assert place.ca.read_bytes() == ca
+    assert place.server_certificate.read_bytes() != old
+    new = x509.load_pem_x509_certificate(place.server_certificate.read_bytes())
+    new.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+
+
+def test_an_invitation_holds_what_a_site_needs_and_no_secret(
+    run: Any, place: CoordinatorFolder, tiny_study: Path, tmp_path: Path
+) -> None:
+    """Its digests are those of the study, the bundle and the certificate; no byte of a key is in it."""
+    run("invite", "north", "--study", tiny_study, "--out", tmp_path / "for north")
+    found = read_invitation(tmp_path / "for north")
+    assert (
+        found.digest == read_protocol(tiny_study).digest() == read_protocol(tmp_path / "for north/study.toml").digest()
+    )
+    assert found.bundle == bundle_digest((tmp_path / "for north/polyclinic.fab").read_bytes())
+    assert (found.site, found.address) == ("north", "coordinator.example:443")
+    sent = b"".join(path.read_bytes() for path in (tmp_path / "for north").iterdir())
+    assert not any(key.read_bytes() in sent or b"PRIVATE" in sent for key in place.private.iterdir())
+
+
+def test_only_named_sites_are_invited(run: Any, place: CoordinatorFolder, tiny_study: Path, tmp_path: Path) -> None:
+    """A site must stand in coordinator.toml first."""
+    with pytest.raises(CoordinatorError, match=r"east: not in \[sites\] names"):
+        run("invite", "east", "--study", tiny_study, "--out", tmp_path / "x")
+
+
+def test_no_run_begins_with_a_site_that_is_not_enrolled(run: Any, place: CoordinatorFolder, tiny_study: Path) -> None:
+    """It says who is missing, and makes no folder."""
+    with pytest.raises(CoordinatorError, match="not enrolled: north, south"):
+        run("run", tiny_study)
+    assert not place.runs.exists()
+
+
+def test_status_works_while_nothing_is_served(run: Any, place: CoordinatorFolder) -> None:
+    """It says that the SuperLink does not answer, and until when the certificate is valid."""
+    said = run("status")
+    assert "does not answer" in said
+    assert "certificate valid until" in said
+
+
+def test_a_backup_is_for_its_owner_and_restores_into_an_empty_folder_only(
+    run: Any, place: CoordinatorFolder, tmp_path: Path
+) -> None:
+    """Keys and settings come back as they were, with their modes; Flower's state and logs are not in it."""
+    (place.runs / "study").mkdir(parents=True)
+    (place.runs / "study" / "rounds.jsonl").write_text("{}\n")
+    place.logs.mkdir()
+    (place.logs / "superlink.log").write_text("much")
+    file = tmp_path / "backup.tar.gz"
+    run("backup", file)
+    assert file.stat().st_mode & 0o077 == 0
+    run("restore", file, folder="again")
+    again = CoordinatorFolder(path=tmp_path / "again")
+    assert again.ca_key.read_bytes() == place.ca_key.read_bytes()
+    assert again.private.stat().st_mode & 0o077 == 0
+    assert (again.runs / "study" / "rounds.jsonl").read_text() == "{}\n"
+    assert not again.logs.exists()
+    with pytest.raises(CoordinatorError, match="not empty"):
+        run("restore", file, folder="again")
+
+
+def test_what_is_no_backup_is_refused(run: Any, tmp_path: Path) -> None:
+    """Noise, an archive of something else, and one that leads out of its folder."""
+    (tmp_path / "noise").write_bytes(b"no archive")
+    (tmp_path / "secret").write_text("mine")
+    with tarfile.open(tmp_path / "other", "w:gz") as archive:
+        archive.add(tmp_path / "secret", arcname="secret")
+    with tarfile.open(tmp_path / "escape", "w:gz") as archive:
+        archive.add(tmp_path / "secret", arcname="../escaped")
+    for name in ("noise", "other", "escape"):
+        with pytest.raises(CoordinatorError, match="not a backup"):
+            run("restore", tmp_path / name, folder=f"from {name}")
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_run_that_there_is_not_is_named(run: Any, place: CoordinatorFolder) -> None:
+    """Commands over runs say which there are."""
+    for word in ("stop", "resume"):
+        with pytest.raises(CoordinatorError, match="Known: none"):
+            run(word, "--run", "nothing")
+
+
+def test_the_bundle_is_the_same_bytes_everywhere_and_has_the_encodings_version() -> None:
+    """No code is in it; its version changes with the encoding and with nothing else."""
+    assert build_bundle() == build_bundle()
+    source = Path(__file__).parents[2] / "deploy" / "flower"
+    manifest = tomllib.loads((source / "pyproject.toml").read_text())
+    assert manifest["project"]["version"].split(".")[0] == WIRE_VERSION
+    assert sorted(path.suffix for path in source.iterdir()) == [".md", ".toml"]
+    assert b".py\n" not in build_bundle()

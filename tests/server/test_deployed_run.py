@@ -1,0 +1,148 @@
+"""What the ServerApp does with a coordinator's folder: runs the study, says how it ended, goes on where it was left."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from flwr.app import Message
+
+from server import coordinator
+from server.coordinator_folder import CoordinatorFolder
+from server.deployed_run import run_study
+from server.enrolment import SiteRecord
+from server.run_folder import RunFolder
+from server.run_status import read_status
+from shared.errors import FederationError
+from shared.invitation import PublicKeys
+from shared.signing import SigningKey
+from shared.wire import from_frames, to_frames
+from simulations.in_process_grid import InProcessGrid
+
+KEYS = {"north": SigningKey.draw(), "south": SigningKey.draw()}
+NODES = {"north": 1, "south": 2}
+
+
+def signed(handle: Callable[..., Iterator[bytes]], key: SigningKey) -> Callable[..., Iterator[bytes]]:
+    """Sign what an agent answers, as a deployed one does."""
+
+    def answer(frames: Iterable[bytes]) -> Iterator[bytes]:
+        content = from_frames(handle(frames))
+        key.sign(content)
+        yield from to_frames(content)
+
+    return answer
+
+
+class Deployment:
+    """A coordinator's folder with two enrolled sites, and their agents in this process."""
+
+    def __init__(self, tiny: Any, folder: Path, keys: dict[str, SigningKey] | None = None) -> None:
+        self.place = CoordinatorFolder(path=folder / "coordinator")
+        self.protocol = tiny.protocol()
+        settings = {"address": {"host": "localhost"}, "sites": {"names": ["north", "south"]}}
+        deadlines = {"ready_minutes": 0.001, "round_minutes": 0.001, "deliver_minutes": 0.001}
+        coordinator.make_folder(self.place, settings | {"deadlines": deadlines}, now=datetime.now(UTC))
+        self.place.sites.mkdir()
+        for site, key in KEYS.items():
+            papers = PublicKeys(site=site, node="ecdsa-sha2-nistp384 " + "A" * 120, signing=key.public)
+            record = SiteRecord(keys=papers, node_id=NODES[site])
+            (self.place.sites / f"{site}.toml").write_text(tomli_w.dumps(record.model_dump()))
+        self.run = coordinator.begin_run(self.place, self.protocol)
+        agents = {site: tiny.agent(self.protocol, folder, name=site) for site in KEYS}
+        self.handlers = {NODES[site]: signed(agent.handle, (keys or KEYS)[site]) for site, agent in agents.items()}
+
+    def play(self, grid: InProcessGrid | None = None) -> RunFolder:
+        run_study(self.place, self.run.path.name, grid or InProcessGrid(self.handlers))
+        return self.run
+
+    def outcome(self) -> dict[str, Any]:
+        return json.loads(self.run.outcome.read_text())
+
+
+@pytest.fixture
+def deployment(tiny: Any, tmp_path: Path, one_thread: None) -> Callable[..., Deployment]:
+    return lambda name="one", **own: Deployment(tiny, tmp_path / name, **own)
+
+
+class DyingGrid(InProcessGrid):
+    """Breaks off, as a SuperLink that goes away does, at the so manieth message that is pulled."""
+
+    def __init__(self, handlers: Any, *, after: int) -> None:
+        super().__init__(handlers)
+        self.left = after
+
+    def _answer(self, message: Message) -> Message:
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionError("gone")
+        return super()._answer(message)
+
+
+def test_a_run_leaves_results_report_model_and_its_outcome(deployment: Any) -> None:
+    """Every site was heard with its version and approval; the status says finished, the outcome says well."""
+    one = deployment()
+    run = one.play()
+    assert one.outcome() == {"failed": "", "exit_code": 0}
+    assert all(path.exists() for path in (run.model, run.results, run.report, run.ready))
+    status = read_status(run.status)
+    assert (status.stage, status.round, status.rounds) == ("finished", 2, 2)
+    assert {site.approval for site in status.sites.values()} == {"simulated"}
+    assert {site.package for site in status.sites.values()} == {"0.1.0"}
+    assert {site.refusal for site in status.sites.values()} == {"did not confirm the final model"}  # no place for one
+
+
+@pytest.mark.parametrize("after", [3, 9])
+def test_a_run_that_was_broken_off_goes_on_and_ends_with_the_same_bits(deployment: Any, after: int) -> None:
+    """Broken off in round 1, in round 2 or at the end; the outcome says that no one is to blame, and it goes on."""
+    whole, broken = deployment("whole"), deployment("broken")
+    with pytest.raises(ConnectionError):
+        broken.play(DyingGrid(broken.handlers, after=after))
+    assert broken.outcome() == {"failed": "gone", "exit_code": None}
+    run_id = coordinator.read_order(broken.run).run_id
+    assert broken.play().model.read_bytes() == whole.play().model.read_bytes()
+    assert coordinator.read_order(broken.run).run_id == run_id
+
+
+def test_a_resumed_run_keeps_the_roster_that_it_began_with(deployment: Any) -> None:
+    """What each site said before round 1 is written down, and a resumed run does not write it anew."""
+    one = deployment()
+    with pytest.raises(ConnectionError):
+        one.play(DyingGrid(one.handlers, after=7))
+    ready = one.run.ready.read_text()
+    assert set(json.loads(ready)["flows"]) == {"north", "south"}
+    one.play()
+    assert one.run.ready.read_text() == ready
+
+
+def test_replies_signed_with_another_key_do_not_take_part(deployment: Any) -> None:
+    """Two sites whose answers were signed with each other's keys: nobody takes part, and the outcome says why."""
+    swapped = deployment(keys={"north": KEYS["south"], "south": KEYS["north"]})
+    with pytest.raises(FederationError, match="not_signed_by_the_site"):
+        swapped.play()
+    outcome = swapped.outcome()
+    assert outcome["exit_code"] == 16
+    assert "0 of 2 sites can take part" in outcome["failed"]
+    assert not swapped.run.ready.exists()
+
+
+def test_a_dropped_site_is_not_asked(deployment: Any) -> None:
+    """South was dropped before the run went on: nothing of it is waited for, and min_sites decides."""
+    one = deployment()
+    one.run.dropped.write_text('["south"]')
+    with pytest.raises(FederationError, match="1 of 2 sites"):
+        one.play()
+    assert read_status(one.run.status).sites["south"].state == "not asked"
+
+
+def test_a_site_can_only_be_dropped_from_a_run_that_has_it(deployment: Any) -> None:
+    """A misspelt name is refused, and names who is in the run."""
+    one = deployment()
+    one.play()
+    with pytest.raises(coordinator.CoordinatorError, match=r"North: not in this run\. In it: north, south"):
+        coordinator.drop_site(one.run, "North")
+    coordinator.drop_site(one.run, "north")
+    assert json.loads(one.run.dropped.read_text()) == ["north"]

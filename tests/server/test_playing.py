@@ -1,0 +1,124 @@
+"""A run is followed to its end: started again where its process died, told why where it failed."""
+
+import fcntl
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import playing
+from server.coordinator import RunOrder, read_order, write_order
+from server.coordinator_folder import CoordinatorFolder
+from server.playing import Player
+from server.run_folder import RunFolder
+from shared.errors import FederationError, StorageError
+
+
+class FakeFleet:
+    """A SuperLink without one: each start begins a thread that holds the run's lock and does what the test says."""
+
+    def __init__(self, run: RunFolder, lives: list[Callable[[], None]]) -> None:
+        self.run, self.lives = run, lives
+        self.started: list[str] = []
+        self.stopped: list[int] = []
+
+    def nodes(self) -> list[Any]:
+        return []
+
+    def start(self, bundle: bytes, name: str) -> int:
+        self.started.append(name)
+        locked = threading.Event()
+
+        def live(work: Callable[[], None]) -> None:
+            with self.run.lock.open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                locked.set()
+                time.sleep(0.1)
+                work()
+
+        threading.Thread(target=live, args=(self.lives[len(self.started) - 1],)).start()
+        locked.wait(5)
+        return len(self.started)
+
+    def stop(self, number: int) -> None:
+        self.stopped.append(number)
+
+    def state(self, number: int) -> None:
+        return None
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Any, list[str]]]:
+    monkeypatch.setattr(playing, "POLL_SECONDS", 0.02)
+
+    def build(*lives: str) -> tuple[Player, FakeFleet, list[str]]:
+        place = CoordinatorFolder(path=tmp_path)
+        run = RunFolder(path=place.runs / "study")
+        run.path.mkdir(parents=True)
+        place.bundle.write_bytes(b"")
+        write_order(run, RunOrder(run_id="r", flower_run=0))
+        said: list[str] = []
+
+        def end(code: int | None, words: str = "") -> Callable[[], None]:
+            return lambda: run.outcome.write_text(json.dumps({"failed": words, "exit_code": code}))
+
+        works = {
+            "well": end(0),
+            "dies": lambda: None,
+            "lost": end(None, "the SuperLink went away"),
+            "too few": end(16, "1 of 2 sites can take part"),
+            "disk": end(15, "the disk is full"),
+            "stopped": run.stopped.touch,
+        }
+        superlink = FakeFleet(run, [works[life] for life in lives])
+        return Player(place, run, superlink, say=said.append), superlink, said
+
+    return build
+
+
+def test_a_run_that_ends_well_is_followed_to_its_end(stage: Any) -> None:
+    """It is started once, and the order names Flower's run."""
+    player, superlink, _ = stage("well")
+    player.play()
+    assert superlink.started == ["study"]
+    assert read_order(superlink.run) == RunOrder(run_id="r", flower_run=1)
+
+
+def test_a_process_that_dies_is_started_again(stage: Any) -> None:
+    """Killed, then lost with its SuperLink, then well: three of Flower's runs play one study's run."""
+    player, superlink, said = stage("dies", "lost", "well")
+    player.play()
+    assert len(superlink.started) == 3
+    assert superlink.stopped == [1, 2]
+    assert sum("died" in line for line in said) == 2
+    assert any("went away" in line for line in said)
+    assert read_order(superlink.run).run_id == "r"
+
+
+@pytest.mark.parametrize(("life", "kind"), [("too few", FederationError), ("disk", StorageError)])
+def test_a_run_that_failed_is_not_started_again(stage: Any, life: str, kind: type[Exception]) -> None:
+    """What a person must act on is told as it was, with its exit code."""
+    player, superlink, _ = stage(life)
+    with pytest.raises(kind):
+        player.play()
+    assert len(superlink.started) == 1
+
+
+def test_a_run_that_only_dies_is_given_up(stage: Any) -> None:
+    """Five deaths without a finished round between them are enough."""
+    player, superlink, _ = stage(*["dies"] * 6)
+    with pytest.raises(FederationError, match="died 5 times in a row"):
+        player.play()
+    assert len(superlink.started) == 5
+
+
+def test_a_run_that_was_stopped_is_left(stage: Any) -> None:
+    """Who follows it says so, and starts nothing."""
+    player, superlink, said = stage("stopped")
+    player.play()
+    assert len(superlink.started) == 1
+    assert any("resume" in line for line in said)
