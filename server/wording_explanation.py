@@ -19,8 +19,8 @@ def statement(one: Explanation) -> str:
         return wording.absence(None)
     size, direction = wording.points(abs(gap.value)).removeprefix("+"), "lower" if gap.value < 0 else "higher"
     return (
-        f"{gap.measure.capitalize()} is {size} {direction} than at all other sites together ({wording.p_value(one.p)}, adjusted). "
-        + _reading(one.pattern, gap)
+        f"{gap.measure.capitalize()} is {size} {direction} than at all other sites together "
+        f"({wording.p_value(one.p)}, adjusted). " + _reading(one.pattern, gap)
     )
 
 
