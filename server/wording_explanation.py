@@ -37,7 +37,7 @@ def _reading(pattern: Pattern, gap: Gap) -> str:
             how = "less well" if worse else "better"
             return (
                 f"This is consistent with a model that tells cases apart {how} here: the ROC curve itself lies "
-                f"{'lower' if worse else 'higher'}. No other threshold would undo it."
+                f"{'lower' if worse else 'higher'}. Another threshold alone is not expected to undo it."
             )
         case Pattern.BOTH:
             return (
