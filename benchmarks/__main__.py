@@ -19,6 +19,7 @@ NAMES = (
     "frozen_backbone",
     "private_step",
     "flower_on_ray",
+    "relay",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -37,6 +37,14 @@ def test_a_benchmark_runs_and_finds_something(name: str, monkeypatch: pytest.Mon
     assert all(record.value is None or record.value > 0 for record in records)
 
 
+def test_the_relay_is_timed_inside_a_courier_of_its_own() -> None:
+    """Seconds, and memory before and at its height, of a real courier's process."""
+    records = {record.name: record for record in importlib.import_module("benchmarks.relay").run(TINY)}
+    assert set(records) == {"relay", "relay_memory_before", "relay_memory_peak"}
+    assert records["relay_memory_before"].holds
+    assert 0 < records["relay_memory_before"].value <= records["relay_memory_peak"].value
+
+
 def test_the_program_collects_what_real_processes_find(tmp_path, monkeypatch, capsys) -> None:
     """`python -m benchmarks NAME` starts its sides, prints what they find and writes it with the agreed keys alone."""
     monkeypatch.setattr(program, "FULL", TINY)
