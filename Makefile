@@ -9,7 +9,7 @@ TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
 DEMO := runs/demo
 FEDERATION := runs/federation
 
-.PHONY: help setup demo federation test lint bench clean
+.PHONY: help setup demo federation test nightly runbook sbom lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## say what each word does
@@ -42,11 +42,20 @@ test: .venv/installed ## run all tests; each room needs 90 % of its branches cov
 	$(BIN)/python -m coverage json --quiet -o .coverage.json
 	$(BIN)/python tests/architecture/room_coverage.py .coverage.json
 
+nightly: .venv/installed ## run what takes long: the privacy audit over many runs
+	$(BIN)/python -m pytest -m nightly
+
 lint: .venv/installed ## check style, form and types; all three run, whichever fails
 	@failed=; for check in 'ruff check' 'ruff format --check' 'mypy'; do \
 		echo "$$check"; $(BIN)/$$check || failed="$$failed [$$check]"; \
 	done; \
 	test -z "$$failed" || { echo "lint failed:$$failed"; exit 1; }
+
+runbook: .venv/installed ## run docs/runbook.md's commands as they stand: two sites and a coordinator, minutes
+	POLYCLINIC_RUNBOOK=1 $(BIN)/python -m pytest -q tests/end_to_end/test_runbook.py
+
+sbom: .venv/installed ## list every component of this environment, as CycloneDX, into sbom.json
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json
 
 bench: .venv/installed-bench ## measure speed and memory, into benchmarks/results.json
 	$(BIN)/python -m benchmarks

@@ -15,6 +15,7 @@ from client.evaluation import evaluate_split
 from client.inputs import Inputs
 from client.intake import Intake
 from client.local_norm import LocalNorm
+from client.private_training import PrivateTraining
 from client.round_checkpoint import RoundCheckpoint
 from client.site_data import Records, Rows
 from client.task_store import TaskStore, request_digest
@@ -51,7 +52,8 @@ class Agent:
     """Answers tasks of the one protocol that its hospital approved; all else is refused with a fixed code.
 
     Nothing that a task says can change preprocessing or what leaves: the protocol is the agent's own. `flow` is exact;
-    the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site.
+    the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site,
+    and `private` is there under [privacy].
     What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
     no round goes on from its middle, and no model is delivered.
     """
@@ -65,6 +67,7 @@ class Agent:
     guard: EgressGuard
     min_patients: int
     local_norm: LocalNorm | None
+    private: PrivateTraining | None = None
     approval: Approval = Approval.SIMULATED
     store: TaskStore | None = None
     intake: Intake | None = None
@@ -125,6 +128,8 @@ class Agent:
         number, names = task.header.round, self._exchanged(task)
         if list(task.arrays) != names:
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
+        if self.private is not None:
+            return self._train_privately(task, self.private)
         if self.records.patients(Split.TRAIN) < self.min_patients:
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
         self.bench.load(task.arrays)
@@ -163,6 +168,17 @@ class Agent:
             return None
         rows = hashlib.sha256(self.records.training_rows().tobytes() + self.records.labels_NK.tobytes()).hexdigest()
         return RoundCheckpoint(self.checkpoints / f"{task.header.task_id}.pt", f"{request_digest(task)} {rows}")
+
+    def _train_privately(self, task: TrainTask, private: PrivateTraining) -> TrainReply:
+        """Train one round under [privacy]; the guard takes all out of the reply but what is noised, free or public."""
+        self.bench.load(task.arrays)
+        outcome = private.train(
+            task, bench=self.bench, inputs=self.inputs, records=self.records, protocol=self.protocol
+        )
+        update = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
+        return TrainReply(
+            update=update, loss_by_epoch=(), update_norm=0.0, images_per_second=0.0, seconds=outcome.seconds
+        )
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
         self._load(task)

@@ -12,14 +12,15 @@ from client.egress import EgressGuard
 from client.features import FeatureCache, Progress
 from client.inputs import Inputs, LiveInputs, StudyInputs
 from client.local_norm import LocalNorm
+from client.private_site import Vault, compose_private
 from client.site import SiteConfig
 from client.site_data import Pixels, Records
 from client.workbench import Workbench
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
-from shared.errors import StudyError
 from shared.preprocessing import Contract
 from shared.protocol import StudyProtocol
+from shared.split import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,21 +117,31 @@ def site_inputs(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, *
 
 
 def compose_agent(
-    site: PreparedSite, protocol: StudyProtocol, bench: Workbench, inputs: Inputs, *, folder: Path
+    site: PreparedSite,
+    protocol: StudyProtocol,
+    bench: Workbench,
+    inputs: Inputs,
+    *,
+    folder: Path,
+    vault: Vault | None = None,
 ) -> Agent:
     """Put a site's agent together; `folder` keeps its audit log and what else it must remember.
 
+    `vault` is what a study with [privacy] cannot do without: the site's secret and ledger. Its audit log is then used.
+
     Raises:
+        SiteError: the study has [privacy], and there is no vault.
+        PrivacyError: the hospital's limit does not allow the study's privacy plan.
         StorageError: the audit log's chain is broken.
     """
-    if protocol.privacy:
-        raise StudyError("[privacy]: private training is not wired into this build yet. Remove the section.")
     min_cell = site.config.policy.min_cell
+    private = compose_private(protocol, patients=site.records.patients(Split.TRAIN), min_patients=min_cell, vault=vault)
     guard = EgressGuard(
         min_cell=min_cell,
-        audit=AuditLog(folder / "audit.jsonl"),
+        audit=vault.audit if vault else AuditLog(folder / "audit.jsonl"),
         exclusive=protocol.task.exclusive,
         wire=protocol.federation.wire,
+        private=private.release if private else None,
     )
     return Agent(
         site=site.name,
@@ -142,4 +153,5 @@ def compose_agent(
         guard=guard,
         min_patients=min_cell,
         local_norm=LocalNorm(bench, folder) if protocol.federation.local_norm else None,
+        private=private.training if private else None,
     )

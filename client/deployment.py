@@ -22,13 +22,15 @@ from client.features import Progress
 from client.intake import Intake, Limits
 from client.metrics import SiteMetrics
 from client.metrics_socket import serve_page
+from client.privacy_ledger import PrivacyLedger
+from client.private_site import Vault
 from client.site import SiteConfig
 from client.site_audit import DEPARTURES, WitnessedLog, alone
 from client.site_keys import SiteKeys, read_secret
 from client.task_store import TaskStore
 from client.withdrawal import Withdrawals
 from client.workbench import Workbench, pick_device
-from shared.audit import now
+from shared.audit import AuditLog, now
 from shared.errors import TaskError, WeightsError
 from shared.messages import Approval, Refusal
 from shared.model import build, model_spec
@@ -113,6 +115,12 @@ class Deployment:
         device = pick_device(self.config.compute.device)
         return Workbench(model, device=device, precision=protocol.training.precision), initial
 
+    def _vault(self, audit: AuditLog) -> Vault:
+        """Open what a private study needs: the agent's secret, and the site's ledger beside its audit log."""
+        link = self.config.link
+        ledger = PrivacyLedger(folder=link.state, limit=self.config.policy.limit)
+        return Vault(key=read_secret(SiteKeys(link.keys).noise), ledger=ledger, audit=audit)
+
     def _agent(
         self,
         guard: EgressGuard,
@@ -134,9 +142,17 @@ class Deployment:
             max_change=policy.max_change,
         )
         wire = protocol.federation.wire
+        agent = compose_agent(
+            site,
+            protocol,
+            bench,
+            inputs,
+            folder=folder / "local_norm",
+            vault=self._vault(guard.audit) if protocol.privacy else None,
+        )
         return replace(
-            compose_agent(site, protocol, bench, inputs, folder=folder / "local_norm"),
-            guard=guard,
+            agent,
+            guard=replace(guard, private=agent.guard.private),
             approval=Approval.APPROVED,
             store=store,
             intake=Intake(store=store, limits=limits, initial=initial, wire=wire, folder=folder / "models"),

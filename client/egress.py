@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from client.disclosure import suppress_evidence, suppress_flow
 from client.patient_flow import FILE_REASONS
+from client.private_release import PrivateRelease
 from shared.audit import AuditLog
 from shared.errors import (
     DataError,
@@ -41,6 +42,7 @@ from shared.messages import (
     encode_answer,
 )
 from shared.parameters import NamedArrays, Wire, same_form
+from shared.released_flow import ReleasedFlow
 from shared.signing import SigningKey
 from shared.split import Split
 from shared.wire import to_frames
@@ -80,12 +82,14 @@ class EgressGuard:
     the study's: classes that exclude one another, and the dtype that travels. `key` signs what leaves; simulated sites
     have none. The signature is part of the recorded frames. `digest` is taken of these; only a simulation, in which
     nothing leaves the machine, does without (docs/decisions/0011).
+    `private` is there under [privacy].
     """
 
     min_cell: int
     audit: AuditLog
     exclusive: bool
     wire: Wire
+    private: PrivateRelease | None = None
     key: SigningKey | None = None
     digest: Digest = sha256_of
 
@@ -99,7 +103,7 @@ class EgressGuard:
         match task, reply:
             case ReadyTask(), ReadyReply():
                 _refuse_free_words(reply)
-                released: Reply = replace(reply, flow=suppress_flow(reply.flow, min_cell=self.min_cell))
+                released: Reply = replace(reply, flow=self._flow(reply.flow))
                 what = ["patient flow", "version", "approval"]
             case TrainTask(), TrainReply():
                 released = self._update(task.arrays, reply)
@@ -136,9 +140,14 @@ class EgressGuard:
         answer = Answer(task_id=task_id, reply=RefusalReply(code=code))
         return self._record(task_id, self._frames(answer), kind="refusal", what=[str(code)])
 
+    def _flow(self, flow: ReleasedFlow) -> ReleasedFlow:
+        return suppress_flow(flow, min_cell=self.min_cell) if self.private is None else self.private.flow(flow)
+
     def _update(self, sent: NamedArrays, reply: TrainReply) -> TrainReply:
         if problem := same_form(reply.update, sent, wire=self.wire):
             raise EgressError(f"the update is not of the form that the task asked for: {problem}.")
+        if self.private is not None:
+            return self.private.update(reply.update, seconds=reply.seconds)
         return TrainReply(
             update=reply.update,
             loss_by_epoch=tuple(map(float, reply.loss_by_epoch)),

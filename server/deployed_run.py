@@ -80,7 +80,17 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
     board.stage("rounds", number=0)
     conclusion = study.run(flows, progress=partial(_progress, board, protocol))
     write_model(run.model, coordinator, conclusion)
-    write_findings(run, coordinator, conclusion, flows, device=torch.device("cpu"), local={}, pooled=None)
+    write_findings(
+        run,
+        coordinator,
+        conclusion,
+        flows,
+        device=torch.device("cpu"),
+        local={},
+        pooled=None,
+        twin=None,
+        seeded=False,
+    )
     board.stage("delivery", number=conclusion.state.round)
     documents = {path.name: path.read_bytes() for path in (run.report, run.results)}
     stored = study.deliver(conclusion, documents, deadline_seconds=60 * config.deadlines.deliver_minutes)

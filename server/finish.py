@@ -24,8 +24,12 @@ def write_findings(
     device: torch.device,
     local: Mapping[str, Conclusion],
     pooled: Conclusion | None,
+    twin: Conclusion | None,
+    seeded: bool,
 ) -> None:
     """Compose the study's results and write results.json and report.html; simulated or deployed, they are the same.
+
+    `seeded` says that the sites' privacy noise came from the study's seed, as it does in simulation alone.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -39,6 +43,8 @@ def write_findings(
         environment(device, seed=protocol.study.seed),
         local=local,
         pooled=pooled,
+        twin=twin,
+        seeded=seeded,
     )
     write_results(result, run.results)
     write_report(result, run.report)

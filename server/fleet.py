@@ -20,6 +20,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -45,11 +46,11 @@ COORDINATOR_VARIABLE = "POLYCLINIC_COORDINATOR"
 
 
 class RefusedBySuperLinkError(FederationError):
-    """The SuperLink understood what was asked, and refused it, with this HTTP status."""
+    """The SuperLink, or a proxy before it, refused what was asked; `code` is Flower's own, None where it gave none."""
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, code: int | None) -> None:
         super().__init__(message)
-        self.status = status
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ class Fleet:
             with _spoken():
                 found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
         except RefusedBySuperLinkError as fault:
-            if fault.status == httpx.codes.NOT_FOUND:  # after a restore Flower's own state begins anew
+            if fault.code == ApiErrorCode.RUN_ID_NOT_FOUND:  # after a restore Flower's own state begins anew
                 return None
             raise
         status = found[run_id].status
@@ -212,8 +213,10 @@ def _spoken() -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as fault:
         said = fault.response.text[:200]
-        status = fault.response.status_code
-        raise RefusedBySuperLinkError(f"the SuperLink refused ({status}: {said}).", status=status) from None
+        told = FlowerError.from_json(fault.response.text)
+        raise RefusedBySuperLinkError(
+            f"the SuperLink refused ({fault.response.status_code}: {said}).", code=told.code if told else None
+        ) from None
     except httpx.HTTPError as fault:
         raise FederationError(
             f"the SuperLink does not answer ({type(fault).__name__}). Start it with `polyclinic coordinator serve`."

@@ -1,7 +1,7 @@
 """Tells a person how a deployed run gets on: what each site did, and a line for each finished round."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from server.run_folder import RunFolder
@@ -56,7 +56,7 @@ def news(before: RunStatus | None, after: RunStatus) -> Iterator[str]:
 def round_line(record: Mapping[str, Any]) -> str:
     """Write a finished round as one line: validation AUC, and each site's loss or why it was left out."""
     shown = ", ".join(
-        f"{name} left out ({entry['refusal']})" if entry["refusal"] else f"{name} {entry['loss_by_epoch'][-1]:.4f}"
+        f"{name} left out ({entry['refusal']})" if entry["refusal"] else f"{name} {_loss(entry['loss_by_epoch'])}"
         for name, entry in record["sites"].items()
     )
     auc = record["validation"]["macro_auc"]
@@ -74,3 +74,8 @@ def table(status: RunStatus) -> list[str]:
         said = f"{site.approval or 'not heard'} {site.package}".strip()
         lines.append(f"  {name:<{width}}  {site.state:<12} {said:<18} {site.refusal or ''}".rstrip())
     return lines
+
+
+def _loss(by_epoch: Sequence[float]) -> str:
+    """Write the last epoch's loss; under [privacy] a site tells none."""
+    return f"{by_epoch[-1]:.4f}" if by_epoch else "kept private"

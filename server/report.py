@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import report_tables, wording
+from server import privacy_words, report_tables, wording, wording_explanation
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
 from server.other_thresholds import OtherThresholds
@@ -65,6 +65,7 @@ class FindingSection:
     comparisons: list[report_tables.Comparison]
     differences: list[report_tables.DifferenceRow]
     models: list[report_tables.ModelRow]
+    twins: list[report_tables.TwinRow]
     forests: list[tuple[str, Markup]]
     roc: Markup
     roc_corner: Markup
@@ -102,6 +103,8 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "result": result,
         "study": result.study,
         "words": wording,
+        "privacy": privacy_words,
+        "why": wording_explanation,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,
@@ -126,6 +129,7 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         comparisons=report_tables.comparisons(result, finding),
         differences=report_tables.difference_rows(result, finding),
         models=report_tables.model_rows(result, finding),
+        twins=report_tables.twin_rows(result, finding),
         forests=[
             (measure, _drawn(forest_figure(result, finding, measure, name=f"{anchor}-{measure}", marks=marks)))
             for measure in MEASURES

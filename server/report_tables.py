@@ -40,6 +40,20 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TwinRow:
+    """One site's test patients under the private model, and under the same study without noise if it was run."""
+
+    site: str
+    private: FindingResult
+    twin: FindingResult | None
+
+    @property
+    def cost(self) -> float | None:
+        """AUC of the private model minus that of its twin."""
+        return _difference(self.private, self.twin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """One model's AUC on each site's test patients, in canonical order of the sites."""
 
@@ -106,13 +120,26 @@ def difference_rows(result: StudyResult, finding: str) -> list[DifferenceRow]:
 def model_rows(result: StudyResult, finding: str) -> list[ModelRow]:
     """Test every model at every site: the federated one, the pooled one, then each site's own."""
     own = {f"{site} alone": model for site, model in sorted(result.baselines.local.items())}
-    others = ({"pooled": result.baselines.pooled} if result.baselines.pooled else {}) | own
+    twin = {"without noise": result.baselines.twin} if result.baselines.twin else {}
+    others = twin | ({"pooled": result.baselines.pooled} if result.baselines.pooled else {}) | own
     federated = {site: result.of_site(site, "test", finding) for site in result.site_names}
     rows = [ModelRow(name="federated", aucs=_aucs(federated, result.site_names))]
     for name, model in others.items():
         tests = {site: findings[finding] for site, findings in model.sites.items() if finding in findings}
         rows.append(ModelRow(name=name, aucs=_aucs(tests, result.site_names)))
     return rows
+
+
+def twin_rows(result: StudyResult, finding: str) -> list[TwinRow]:
+    """Put each site's test patients under the private model and under its twin without noise."""
+    return [
+        TwinRow(
+            site=site,
+            private=result.of_site(site, "test", finding),
+            twin=_tested(result.baselines.twin, site, finding),
+        )
+        for site in result.site_names
+    ]
 
 
 def mean(values: Sequence[float | None]) -> float | None:

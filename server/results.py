@@ -7,13 +7,14 @@ has the same form. A number that is not there is None and never 0, and `why` say
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.explanation import Explanation
 from server.finding_result import FindingResult, Why, absent
 from server.other_thresholds import OtherThresholds
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the shape of results.json; a reader refuses any other."""
 
 
@@ -150,10 +151,38 @@ class BaselineModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baselines:
-    """`local[site]` was trained at that site alone, `pooled` on all sites' images in one place. Empty: not run."""
+    """`local[site]` was trained at that site alone, `pooled` on all sites' images in one place. Empty: not run.
+
+    `twin` is the same private study, step for step, without its noise: what privacy cost. It exists in simulation only.
+    """
 
     local: Mapping[str, BaselineModel]
     pooled: BaselineModel | None
+    twin: BaselineModel | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePrivacy:
+    """What the study cost one `unit` of a site's training data: (epsilon, delta), for one that is added or removed.
+
+    `budget` is what the study may cost in all its rounds; `epsilon` counts those that were run. `public_patients` is
+    the rounded size that counts as public. `counts_epsilon` is what one release of evidence may cost a validation or
+    test patient, 0 where these have disclosure control alone. `seeded` noise, from the study's seed, is no guarantee.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    budget: float
+    accountant: str
+    public_patients: int
+    rounds: int
+    steps: int
+    sample_rate: float
+    noise_multiplier: float
+    clip: float
+    counts_epsilon: float
+    seeded: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +190,7 @@ class StudyResult:
     """Every fact the report may state; equal to what `results_json` reads back from its own text.
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
-    `privacy` is empty: this version refuses a study that asks for differential privacy. `notes` are warnings, a
-    sentence each.
+    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each.
     """
 
     schema: int = SCHEMA
@@ -176,10 +204,11 @@ class StudyResult:
     pooled: SplitResults
     patient_flow: Mapping[str, ReleasedFlow]
     domain_shift: DomainShift
-    privacy: Mapping[str, str]
+    privacy: Mapping[str, SitePrivacy]
     baselines: Baselines
     notes: tuple[str, ...]
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
+    explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

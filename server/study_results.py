@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.admission import Refused
+from server.explanation import explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.other_thresholds import other_thresholds
+from server.privacy_facts import site_privacy
 from server.results import (
     BaselineModel,
     Baselines,
@@ -45,14 +47,20 @@ def study_result(
     *,
     local: Mapping[str, Conclusion],
     pooled: Conclusion | None,
+    twin: Conclusion | None,
+    seeded: bool,
 ) -> StudyResult:
-    """State every fact that the report may state, from what the sites released."""
+    """State every fact that the report may state, from what the sites released.
+
+    `twin` is the private study without its noise; `seeded` says that what noise there is came from the study's seed.
+    """
+    rounds = tuple(_round(record, protocol) for record in conclusion.state.history)
     splits = {Split.VALIDATION.value: conclusion.validation, Split.TEST.value: conclusion.test}
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
         weights=Weights(source=provenance.source, sha256=provenance.sha256, sentence=provenance.sentence),
-        rounds=tuple(_round(record, protocol) for record in conclusion.state.history),
+        rounds=rounds,
         selected=_selection(conclusion, protocol),
         operating_point=conclusion.operating_point,
         sites={
@@ -62,10 +70,11 @@ def study_result(
         pooled={split: _of_pool(found, conclusion, protocol) for split, found in splits.items()},
         patient_flow={site: flow for site, flow in flows.items() if isinstance(flow, ReleasedFlow)},
         domain_shift=_domain_shift(conclusion, protocol),
-        privacy={},
+        privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
             local={site: _baseline(model, protocol) for site, model in local.items()},
             pooled=_baseline(pooled, protocol) if pooled else None,
+            twin=_baseline(twin, protocol) if twin else None,
         ),
         notes=tuple(_notes(protocol, flows)),
         other_thresholds={
@@ -77,6 +86,17 @@ def study_result(
                 confidence=protocol.evaluation.confidence,
             )
             for place, target in enumerate(protocol.task.targets)
+        },
+        explanations={
+            target: explanations(
+                released(conclusion.test, place),
+                threshold=conclusion.operating_point[target].threshold,
+                min_positives=protocol.evaluation.min_positives_to_rank,
+                confidence=protocol.evaluation.confidence,
+                seed=protocol.random_seed("explanations"),
+            )
+            for place, target in enumerate(protocol.task.targets)
+            if target in conclusion.operating_point
         },
     )
 
@@ -263,5 +283,6 @@ def _notes(protocol: StudyProtocol, flows: Mapping[str, ReleasedFlow | Refused])
             yield f"{site} did not take part: {flow.reason}."
     if protocol.model.weights == "none":
         yield "The study starts from random weights, as it says itself."
+    yield from protocol.privacy_warnings()
     if protocol.federation.local_norm:
         yield "Each site kept its own normalisation layers; model.safetensors holds the initial ones in their place."

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from server.finding_result import AreaUnderCurve, FindingResult, Why
+from server.privacy_words import seeded
 from server.results import StandingOut, StudyResult
 from shared.domain_shift import Heterogeneity
 from shared.metrics import Proportion
@@ -106,6 +107,7 @@ def warnings(result: StudyResult) -> list[Warn]:
     """List everything that limits what the numbers may be used for, the grave first."""
     found = [
         *_weights(result),
+        *(Warn(headline=one.headline, text=one.text, grave=True) for one in seeded(result)),
         *(_standing_out(one) for one in result.standing_out),
         *_short_sites(result),
         *_missed_on_validation(result),

@@ -1,5 +1,6 @@
 """Backbone and head from the protocol alone: weights, normalisation layers, unfreezing schedule."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from shared.weights import WeightsProvenance, load_pretrained
 Norm = Literal["batch", "frozen", "folded", "group"]
 
 Features = Literal["pooled", "unit"]
-"""What the head sees: pooled features as they are, or each image's minus their own mean and of length 1."""
+"""What the head sees: pooled features as they are, or each image's minus their own mean and of variance 1."""
 
 STAGES: Final = (*protocol.STAGES, "head")
 """Where training may start, in forward order; a stage ends where the next begins, and layer4 ends pooled."""
@@ -109,11 +110,13 @@ class Classifier(nn.Module):
 
 
 def unit(features_ND: torch.Tensor) -> torch.Tensor:
-    """Subtract each row's own mean and scale the row to length 1; a constant row becomes zeros.
+    """Subtract each row's own mean and scale the row to variance 1, length √D; a constant row becomes zeros.
 
-    A private head's gradients are then of like size for all patients, and no statistic of theirs is needed for it.
+    A private head's gradients are then of like size for all patients, and no statistic of theirs is needed for it. With
+    length 1 the head's bias would have as large a gradient as all weights together, and take up half of the clip.
     """
-    return functional.normalize(features_ND - features_ND.mean(dim=1, keepdim=True), dim=1)
+    centred_ND = features_ND - features_ND.mean(dim=1, keepdim=True)
+    return functional.normalize(centred_ND, dim=1) * math.sqrt(features_ND.shape[1])
 
 
 def build(spec: ModelSpec, *, weights_file: Path | None) -> tuple[Classifier, WeightsProvenance]:

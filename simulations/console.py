@@ -59,7 +59,10 @@ class Console:
 
 
 def _site(name: str, entry: Mapping[str, Any]) -> str:
-    return f"{name} left out ({entry['refusal']})" if entry["refusal"] else f"{name} {entry['loss_by_epoch'][-1]:.4f}"
+    if entry["refusal"]:
+        return f"{name} left out ({entry['refusal']})"
+    losses = entry["loss_by_epoch"]
+    return f"{name} {losses[-1]:.4f}" if losses else f"{name} kept private"
 
 
 def _number(value: float | None) -> str:

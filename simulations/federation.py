@@ -1,19 +1,24 @@
 """N sites and a coordinator in one process: the real agents behind the real encoding, one model, one device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from client.agent import Agent
 from client.bootstrap import PreparedSite, compose_agent, site_inputs
 from client.features import Progress
+from client.noise import simulated_key
+from client.privacy_ledger import PrivacyLedger
+from client.private_site import Vault
 from client.workbench import Workbench
 from server.admission import Refused
 from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
+from shared.audit import AuditLog
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from simulations.baselines import POOLED, pool
@@ -37,9 +42,19 @@ class Run:
     flows: Mapping[str, ReleasedFlow | Refused]
 
 
+def as_it_is(agent: Agent) -> Agent:
+    """Change nothing."""
+    return agent
+
+
+def without_noise(agent: Agent) -> Agent:
+    """Let an agent train its private study step for step, and add no noise: only patients who are public or made up."""
+    return agent if agent.private is None else replace(agent, private=agent.private.without_noise())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """A study's prepared sites, and where and on what device they run."""
+    """A study's prepared sites, and where and on what device they run; `adapt` makes another agent of each."""
 
     protocol: StudyProtocol
     sites: Sequence[PreparedSite]
@@ -47,6 +62,7 @@ class Federation:
     weights_file: Path | None
     folder: Path
     progress: Progress
+    adapt: Callable[[Agent], Agent] = as_it_is
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,8 +86,9 @@ class Federation:
         agents = {}
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
-            agent = compose_agent(site, self.protocol, bench, inputs, folder=self.folder / "sites" / site.name / run_id)
-            agents[site.name] = replace(agent, guard=replace(agent.guard, digest=not_digested))
+            own = self.folder / "sites" / site.name / run_id
+            agent = compose_agent(site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own))
+            agents[site.name] = self.adapt(replace(agent, guard=replace(agent.guard, digest=not_digested)))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
         nodes = dict(tested)
         if POOLED in train_on:
@@ -90,3 +107,13 @@ class Federation:
         )
         flows = study.flows()
         return Run(conclusion=study.run(flows, progress=progress), coordinator=coordinator, flows=flows)
+
+    def _vault(self, site: PreparedSite, folder: Path) -> Vault | None:
+        """Give a private study a ledger of the run's own, and noise that follows from the study's seed."""
+        if self.protocol.privacy is None:
+            return None
+        return Vault(
+            key=simulated_key(self.protocol.random_seed("noise", site.name)),
+            ledger=PrivacyLedger(folder=folder, limit=None),
+            audit=AuditLog(folder / "audit.jsonl"),
+        )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
 from simulations.baselines import POOLED
 from simulations.console import Console
-from simulations.federation import Federation, Run
+from simulations.federation import Federation, Run, without_noise
 from simulations.synthetic_site import write
 from simulations.synthetic_study import hospitals
 
-BASELINES = ("local", "pooled")
+BASELINES = ("local", "pooled", "twin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,13 @@ def simulate(job: Simulation, console: Console) -> None:
     federated = _run(federation, "federated", names, minimum, job.run.path, console)
     write_model(job.run.model, federated.coordinator, federated.conclusion)
     alone = {
-        name: _baseline(federation, f"local-{name}", name, job, console) for name in names if "local" in job.baselines
+        name: _baseline(federation, f"local-{name}", (name,), job, console)
+        for name in names
+        if "local" in job.baselines
     }
-    pooled = _baseline(federation, "pooled", POOLED, job, console) if "pooled" in job.baselines else None
+    pooled = _baseline(federation, "pooled", (POOLED,), job, console) if "pooled" in job.baselines else None
+    unnoised = replace(federation, adapt=without_noise)
+    twin = _baseline(unnoised, "twin", names, job, console) if "twin" in job.baselines else None
     write_findings(
         job.run,
         federated.coordinator,
@@ -71,6 +75,8 @@ def simulate(job: Simulation, console: Console) -> None:
         device=device,
         local={name: conclusion for name, conclusion in alone.items() if conclusion},
         pooled=pooled,
+        twin=twin,
+        seeded=True,
     )
 
 
@@ -78,7 +84,7 @@ def refuse_impossible(job: Simulation) -> None:
     """Refuse what can't be done before anything long begins.
 
     Raises:
-        StudyError: an unknown baseline, or a baseline of a study that keeps its normalisation layers at the sites.
+        StudyError: an unknown baseline, or one that this study cannot have.
     """
     if unknown := [name for name in job.baselines if name not in BASELINES]:
         raise StudyError(f"--baselines {unknown[0]}: there is no such baseline. Known: {', '.join(BASELINES)}.")
@@ -86,6 +92,16 @@ def refuse_impossible(job: Simulation) -> None:
         raise StudyError(
             "--baselines tests one site's model at the others, and with [federation] local_norm = true a part of each "
             "model never leaves its site. Set local_norm = false, or leave out --baselines."
+        )
+    if "twin" in job.baselines and job.protocol.privacy is None:
+        raise StudyError(
+            "--baselines twin: the twin is a private study without its noise, and this study has no [privacy]. "
+            "Leave it out, or add the section."
+        )
+    if "pooled" in job.baselines and job.protocol.privacy is not None:
+        raise StudyError(
+            "--baselines pooled: a model of all patients in one place would be charged to no hospital's ledger, so "
+            "that a private study has none. Use twin: the same study without noise."
         )
 
 
@@ -152,11 +168,11 @@ def _run(
 
 
 def _baseline(
-    federation: Federation, run_id: str, train_on: str, job: Simulation, console: Console
+    federation: Federation, run_id: str, train_on: Sequence[str], job: Simulation, console: Console
 ) -> Conclusion | None:
     """Run a baseline; where its site cannot train, it is left out, and the study's result stands without it."""
     try:
-        return _run(federation, run_id, (train_on,), 1, job.run.baseline(run_id), console).conclusion
+        return _run(federation, run_id, train_on, 1, job.run.baseline(run_id), console).conclusion
     except FederationError as fault:
         console.say(f"  left out: {fault}")
         return None

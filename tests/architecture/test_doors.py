@@ -6,6 +6,7 @@ import tomllib
 
 DOORS = {
     "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
+    "click": {"client/bundle.py"},
     "cryptography": {
         "client/noise.py",
         "client/site_keys.py",
@@ -14,6 +15,7 @@ DOORS = {
         "shared/signing.py",
     },
     "flwr": {
+        "client/bundle.py",
         "client/courier.py",
         "server/admission.py",
         "server/app.py",
@@ -106,7 +108,7 @@ ROLES = {
 """The extras with which each room must work; shared must work with either."""
 
 IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
-COMES_WITH = {"httpx": "flwr", "markupsafe": "jinja2"}
+COMES_WITH = {"click": "typer", "httpx": "flwr", "markupsafe": "jinja2"}
 PLUGINS = {"pylibjpeg"}
 """Loaded by pydicom when they are installed, never imported by us."""
 

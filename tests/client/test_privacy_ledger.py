@@ -15,14 +15,17 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
+from client.egress import EgressGuard
 from client.privacy_account import CountPlan
 from client.privacy_ledger import EVENT, PrivacyLedger
 from shared.audit import AuditLog, verify
 from shared.errors import PolyclinicError, PrivacyError, StorageError, TaskError
+from shared.messages import RefusalReply, decode_answer
 from shared.privacy import PrivacyPlan, make_plan, plan_renyi
 from shared.refusal_codes import Refusal
 from shared.renyi_filter import PrivacyLimit, pure_renyi
 from shared.split import Split
+from shared.wire import from_frames
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 LIMIT = PrivacyLimit(epsilon=6.0, delta=1e-5)
@@ -410,3 +413,13 @@ def test_every_refusal_is_a_sentence_with_a_next_step(ledger: PrivacyLedger, aud
         assert any(f". {step} " in words for step in steps), words
         assert A not in words
     assert json.dumps(said)  # no bytes, no object
+
+
+def test_a_refusal_of_the_ledger_leaves_as_a_fixed_code(ledger: PrivacyLedger, audit: AuditLog) -> None:
+    """The coordinator learns that the budget is the reason, and not how much of it is left."""
+    guard = EgressGuard(min_cell=10, audit=audit, exclusive=False, wire="fp32")
+    with pytest.raises(PrivacyError) as fault:
+        charge(ledger, audit, 1)
+    reply = decode_answer(from_frames(guard.refuse(fault.value, task_id="a1"))).reply
+    assert reply == RefusalReply(code=Refusal.PRIVACY)
+    assert Refusal.PRIVACY == "privacy_budget"

@@ -274,3 +274,10 @@ def test_nothing_is_reported_or_installed(door: Door) -> None:
         assert b"FLWR_TELEMETRY_ENABLED=0" in own, name
         assert b"FLWR_DISABLE_UPDATE_CHECK=1" in own, name
         assert b"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1" in own, name
+
+
+@needs_nginx
+def test_a_run_that_flower_has_forgotten_is_told_from_a_refusal(door: Door, superlink: Fleet) -> None:
+    """After a restore Flower knows no run: that is an answer, and stopping such a run does nothing."""
+    assert superlink.state(12345) is None
+    superlink.stop(12345)

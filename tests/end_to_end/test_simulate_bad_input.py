@@ -62,12 +62,13 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new, 1))
 
 
-def test_privacy_is_refused_by_name(polyclinic: Polyclinic, study: Path) -> None:
-    """A study that asks for differential privacy is never run without it in silence."""
-    study.write_text(study.read_text() + "\n[privacy]\nepsilon = 3.0\n")
+def test_privacy_that_cannot_be_kept_is_refused_by_name(polyclinic: Polyclinic, study: Path) -> None:
+    """A study that asks for more privacy than there is, or breaks its own, never runs in silence."""
+    study.write_text(study.read_text() + "\n[privacy]\nepsilon = 3.0\ncount_noise_epsilon = 1.0\n")
     code, said = polyclinic("simulate", study)
     assert code == 10
-    assert "private training is not wired into this build yet" in said
+    assert "Under [privacy]: [privacy] count_noise_epsilon is not built into the agent yet" in said
+    assert not Path("runs").exists()
 
 
 def test_a_misspelt_key_names_the_nearest(polyclinic: Polyclinic, study: Path) -> None:

@@ -106,8 +106,8 @@ def result(tiny: Any) -> Callable[..., StudyResult]:
             "validation": {"north": reply(NORTH, Withheld())},
             "test": test,
         }
-        local = changes.pop("local", {})
-        pooled = changes.pop("pooled", None)
+        baselines = {name: changes.pop(name, None) for name in ("pooled", "twin")}
+        local, seeded = changes.pop("local", {}), changes.pop("seeded", True)
         return study_result(
             protocol,
             Conclusion(**own | changes),
@@ -115,7 +115,8 @@ def result(tiny: Any) -> Callable[..., StudyResult]:
             PROVENANCE,
             environment(torch.device("cpu"), seed=0),
             local=local,
-            pooled=pooled,
+            seeded=seeded,
+            **baselines,
         )
 
     return of

@@ -59,7 +59,7 @@ BREAKS_IT = [
     ({"training": {"precision": "bf16"}}, "precision = 'bf16'"),
     ({"federation": {"strategy": "fedprox"}}, "strategy = 'fedprox'"),
     ({"federation": {"local_norm": True}, "model": {"norm": "group"}}, "local_norm = true"),
-    ({"privacy": {"count_noise_epsilon": 1.0}}, "count_noise_epsilon needs"),
+    ({"privacy": {"count_noise_epsilon": 1.0}}, "count_noise_epsilon is not built"),
 ]
 
 

@@ -1,0 +1,50 @@
+"""Installs the approved bundle where the courier finds it and cannot change it: any other then dies before it runs."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from click import ClickException
+from flwr.cli.install import install_from_fab
+
+from shared.errors import SiteError, StorageError
+from shared.invitation import BUNDLE, read_invitation
+
+
+def install_invited(invitation: Path, home: Path) -> Path:
+    """Install the bundle of an invitation's folder below `home`, the courier's FLWR_HOME, and give its place.
+
+    Raises:
+        SiteError: the bundle is not the one that the invitation names.
+        StorageError: it cannot be read or written.
+    """
+    try:
+        bundle = (invitation / BUNDLE).read_bytes()
+    except OSError as fault:
+        raise StorageError(f"{invitation / BUNDLE}: cannot be read ({fault.strerror}).") from None
+    if hashlib.sha256(bundle).hexdigest() != read_invitation(invitation).bundle:
+        raise SiteError(f"{invitation / BUNDLE}: is not the bundle that the invitation names. Nothing was installed.")
+    return install_bundle(bundle, home)
+
+
+def install_bundle(bundle: bytes, home: Path) -> Path:
+    """Install a bundle below `home`, and take the right to write it from everybody.
+
+    Raises:
+        StorageError: the folder cannot be written, or the bundle is none.
+    """
+    before = os.environ.get("FLWR_HOME")
+    os.environ["FLWR_HOME"] = str(home.resolve())
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        place = install_from_fab(bundle, skip_prompt=True)
+    except (OSError, ClickException) as fault:
+        raise StorageError(f"{home}: the bundle cannot be installed there ({fault}). Choose another --home.") from None
+    finally:
+        if before is None:
+            del os.environ["FLWR_HOME"]
+        else:
+            os.environ["FLWR_HOME"] = before
+    for path in [home / "apps", *(home / "apps").rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return Path(place)

@@ -1,0 +1,76 @@
+"""Composes what [privacy] needs at one site: the frozen plan, the ledger that pays for it, and what may leave."""
+
+from dataclasses import dataclass, field
+
+from client.privacy_ledger import PrivacyLedger
+from client.private_release import PrivateRelease
+from client.private_training import PrivateTraining
+from shared.audit import AuditLog
+from shared.errors import SiteError
+from shared.messages import TrainTask
+from shared.parameters import digest
+from shared.privacy import PrivacyPlan, rounded_size
+from shared.protocol import StudyProtocol
+from shared.study_plan import study_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vault:
+    """What a site keeps for private studies: the secret that its noise is drawn of, its ledger, and its audit log.
+
+    The ledger lies beside the audit log, and both are of the whole site; in simulation, of one run.
+    """
+
+    key: bytes = field(repr=False)
+    ledger: PrivacyLedger
+    audit: AuditLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateSite:
+    """A site's side of [privacy]: how it trains, and what of its replies may leave."""
+
+    training: PrivateTraining
+    release: PrivateRelease
+
+
+def compose_private(
+    protocol: StudyProtocol, *, patients: int, min_patients: int, vault: Vault | None
+) -> PrivateSite | None:
+    """Reserve the study's plan in the site's ledger unless it is reserved already, and put all together.
+
+    The plan that was reserved first holds, whatever number of training patients there is now: it was fixed before
+    round 1. None without [privacy].
+
+    Raises:
+        SiteError: the site has no noise key and ledger.
+        PrivacyError: the hospital's limit does not allow the plan, or the ledger is not to be trusted.
+    """
+    if protocol.privacy is None:
+        return None
+    if vault is None:
+        raise SiteError(
+            "This study has [privacy], and the site has neither a noise key nor a ledger. Make them with `polyclinic "
+            "site init`, and start the agent again."
+        )
+    ledger = vault.ledger
+    study = protocol.digest()
+    if study not in {account.study for account in ledger.statement().accounts}:
+        size = rounded_size(patients, rounding=protocol.privacy.size_rounding)
+        plan = study_plan(protocol, public_size=size, limit=ledger.limit)
+        ledger.reserve(study, plan, name=protocol.study.name, accountant=protocol.privacy.accountant)
+    plan = ledger.plan(study)
+
+    def pay(task: TrainTask) -> PrivacyPlan:
+        header = task.header
+        return ledger.charge(
+            study, number=header.round, task_id=header.task_id, arrays=digest(task.arrays), audit=vault.audit
+        )
+
+    return PrivateSite(
+        training=PrivateTraining(plan=plan, pay=pay, key=vault.key, min_patients=min_patients),
+        release=PrivateRelease(
+            public_size=plan.expected_patients,
+            images_a_round=plan.sample_rate * plan.expected_patients * plan.steps_per_round * plan.images_per_patient,
+        ),
+    )

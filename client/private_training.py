@@ -1,0 +1,75 @@
+"""A private round: charged to the ledger before its first step, then trained by the plan with the site's own noise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from client.dp_engine import Patients
+from client.inputs import Inputs
+from client.noise import SecretStreams
+from client.private_trainer import train_privately
+from client.site_data import Records
+from client.trainer import Outcome
+from client.workbench import Workbench
+from shared.errors import StudyError, TaskError
+from shared.loss import build_row_loss
+from shared.messages import Refusal, TrainTask
+from shared.parameters import digest
+from shared.privacy import PrivacyPlan
+from shared.protocol import StudyProtocol
+
+Pay = Callable[[TrainTask], PrivacyPlan]
+"""Charges one round, durably and once, and gives the plan by which it must be trained, or raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateTraining:
+    """Trains under [privacy]: `pay` is the ledger's, and `key` the secret of which all coins and noise are drawn.
+
+    `plan` is what the study and the site's public size fixed before round 1. `min_patients` is the hospital's.
+    """
+
+    plan: PrivacyPlan
+    pay: Pay
+    key: bytes = field(repr=False)
+    min_patients: int
+
+    def train(
+        self, task: TrainTask, *, bench: Workbench, inputs: Inputs, records: Records, protocol: StudyProtocol
+    ) -> Outcome:
+        """Train one round of the study; the bench holds the task's arrays, and what they have become afterwards.
+
+        The same task ends with the same bits however often it is begun: its coins and noise are bound to its id and
+        its arrays.
+
+        Raises:
+            PrivacyError: the ledger cannot pay for the round.
+            TaskError: the public size is below the hospital's minimum.
+            StorageError: the charge cannot be written; nothing was trained then.
+        """
+        if self.plan.expected_patients < self.min_patients:
+            raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site's public size is below its min_cell")
+        plan = self.pay(task)
+        training = protocol.training
+        if training.loss == "weighted_bce":
+            raise StudyError(
+                "Under [privacy], [training] loss = 'weighted_bce' weighs by the site's labels. Use 'bce'."
+            )
+        return train_privately(
+            bench,
+            inputs,
+            plan=plan,
+            patients=Patients.of(records.training_rows(), records.patients_N),
+            labels_NK=records.labels_NK,
+            start=protocol.model.trains_from(task.header.round),
+            training=training,
+            loss=build_row_loss(
+                training.loss, exclusive=protocol.task.exclusive, gamma=training.gamma, alpha=training.alpha
+            ),
+            streams=SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays)),
+        )
+
+    def without_noise(self) -> Self:
+        """Give the same training, step for step, without noise or charge: for a simulation's twin alone."""
+        plan = replace(self.plan, noise_multiplier=0.0)
+        return replace(self, plan=plan, pay=lambda _: plan)

@@ -1,0 +1,51 @@
+"""The courier's bundle: installed as invited, not writable, and no other in its place."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from client.bundle import install_invited
+from server.bundle import build_bundle
+from shared.errors import SiteError, StorageError
+from shared.invitation import BUNDLE, INVITATION, Invitation, write_paper
+
+
+def invite(folder: Path, promised: bytes, sent: bytes) -> Path:
+    folder.mkdir()
+    (folder / BUNDLE).write_bytes(sent)
+    digest = "0" * 64
+    paper = Invitation(
+        site="north",
+        coordinator="C",
+        address="localhost:443",
+        study="Tiny",
+        digest=digest,
+        initial=digest,
+        weights="",
+        bundle=hashlib.sha256(promised).hexdigest(),
+        ca=digest,
+    )
+    write_paper(paper, folder / INVITATION)
+    return folder
+
+
+def test_the_invited_bundle_is_installed_and_cannot_be_written(tmp_path: Path) -> None:
+    """It lies in the courier's folder without a right to write anywhere in it; a second time changes nothing."""
+    bundle = build_bundle()
+    invitation, home = invite(tmp_path / "invitation", bundle, bundle), tmp_path / "home"
+    place = install_invited(invitation, home)
+    assert place.parent == home / "apps"
+    assert {path.stat().st_mode & 0o222 for path in [home / "apps", *(home / "apps").rglob("*")]} == {0}
+    assert install_invited(invitation, home) == place
+
+
+def test_another_bundle_is_refused_and_nothing_is_installed(tmp_path: Path) -> None:
+    """A bundle with another digest than the invitation's stays out, as does one that is missing."""
+    invitation = invite(tmp_path / "invitation", build_bundle(), build_bundle() + b"x")
+    with pytest.raises(SiteError, match="not the bundle"):
+        install_invited(invitation, tmp_path / "home")
+    (invitation / BUNDLE).unlink()
+    with pytest.raises(StorageError, match=BUNDLE):
+        install_invited(invitation, tmp_path / "home")
+    assert not (tmp_path / "home").exists()

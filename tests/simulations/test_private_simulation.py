@@ -1,0 +1,199 @@
+"""A private study over two simulated hospitals: charged, noised, stamped; and refused where it cannot be private."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client import private_training
+from client.agent import Agent
+from client.bootstrap import compose_agent, site_inputs
+from client.privacy_ledger import PrivacyLedger
+from client.private_site import Vault
+from server.environment import environment
+from server.report import render
+from server.results_json import from_json, to_json
+from server.study_results import study_result
+from shared.audit import AuditLog
+from shared.errors import PrivacyError, SiteError
+from shared.messages import Header, Kind, RefusalReply, TrainReply, TrainTask, decode_answer, encode_task
+from shared.protocol import StudyProtocol
+from shared.refusal_codes import Refusal
+from shared.wire import from_frames, to_frames
+from simulations.federation import Federation, Run, without_noise
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def study(tiny: Any) -> StudyProtocol:
+    """Give a private study that takes every patient in every step: its plan is computed in closed form."""
+    plain = tiny.protocol(training={"batch_size": 64, "optimiser": "sgd", "lr_head": 0.4, "momentum": 0.0})
+    data = plain.model_dump(mode="json", by_alias=True, exclude_none=True)
+    del data["task"]["classes"]
+    data["model"] |= {"norm": "folded", "features": "unit"}
+    data["training"]["loss"] = "bce"
+    return StudyProtocol.model_validate(data | {"privacy": {"epsilon": 6.0, "size_rounding": 10}})
+
+
+def federation(tiny: Any, study: StudyProtocol, folder: Path) -> Federation:
+    return Federation(
+        protocol=study,
+        sites=[tiny.hospital(study, folder, name=name, patients=40) for name in ("north", "south")],
+        device=torch.device("cpu"),
+        weights_file=None,
+        folder=folder,
+        progress=lambda *_: None,
+    )
+
+
+def run(sites: Federation, run_id: str, folder: Path) -> Run:
+    return sites.run(run_id, train_on=sites.names, min_sites=2, folder=folder, progress=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny: Any, study: StudyProtocol, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Path]:
+    """Run the study and its twin once for all tests."""
+    folder = tmp_path_factory.mktemp("private")
+    sites = federation(tiny, study, folder)
+    twin = run(replace(sites, adapt=without_noise), "twin", folder / "twin")
+    return run(sites, "federated", folder), twin, folder
+
+
+def test_the_results_state_what_was_spent_and_the_page_says_what_it_is_worth(
+    runs: tuple[Run, Run, Path], study: StudyProtocol
+) -> None:
+    """Epsilon within the budget, the public size, the stamp of seeded noise, the twin; results.json gives it back."""
+    private, twin, _ = runs
+    result = study_result(
+        study,
+        private.conclusion,
+        private.flows,
+        private.coordinator.provenance,
+        environment(torch.device("cpu"), seed=0),
+        local={},
+        pooled=None,
+        twin=twin.conclusion,
+        seeded=True,
+    )
+    assert set(result.privacy) == {"north", "south"}
+    for one in result.privacy.values():
+        assert 5.5 < one.epsilon <= one.budget == 6.0
+        assert (one.unit, one.delta, one.public_patients, one.seeded) == ("patient", 1e-5, 20, True)
+        assert (one.rounds, one.sample_rate) == (2, 1.0)
+    assert from_json(to_json(result), where="results.json") == result
+    page = render(result)
+    for said in ("not a guarantee", "One patient is added or removed", "disclosure control only", "without noise"):
+        assert said in page
+    assert {loss for one in result.rounds for site in one.sites.values() for loss in site.loss_by_epoch} == set()
+
+
+def test_each_round_is_charged_once_in_each_sites_ledger(runs: tuple[Run, Run, Path], study: StudyProtocol) -> None:
+    """The ledger in the run's folder has as many rounds as were run; the twin, which has no privacy, charged none."""
+    _, _, folder = runs
+    for site in ("north", "south"):
+        for run_id, rounds in (("federated", 2), ("twin", 0)):
+            ledger = PrivacyLedger(folder=folder / "sites" / site / run_id, limit=None)
+            (account,) = ledger.statement().accounts
+            assert (account.study, account.rounds) == (study.digest(), rounds)
+
+
+def test_noise_is_what_sets_the_study_apart_from_its_twin(runs: tuple[Run, Run, Path]) -> None:
+    """The twin takes the same steps, and its update is another: with the noise switched off this test would fail."""
+    private, twin, _ = runs
+    own, other = (np.concatenate([array.ravel() for array in one.conclusion.model.values()]) for one in (private, twin))
+    assert np.linalg.norm(own - other) > 0.5 * np.linalg.norm(other)
+
+
+def private_agent(tiny: Any, study: StudyProtocol, folder: Path, **hospital: Any) -> tuple[Agent, PrivacyLedger]:
+    site, bench = tiny.hospital(study, folder, patients=40, **hospital), tiny.bench(study)
+    ledger = PrivacyLedger(folder=folder, limit=None)
+    vault = Vault(key=bytes(32), ledger=ledger, audit=AuditLog(folder / "audit.jsonl"))
+    inputs = site_inputs(site, study, bench, progress=lambda *_: None)
+    return compose_agent(site, study, bench, inputs, folder=folder, vault=vault), ledger
+
+
+def train(agent: Agent, study: StudyProtocol, *, run_id: str = "run", number: int = 1) -> TrainReply | RefusalReply:
+    head = Header(protocol_digest=study.digest(), run_id=run_id, round=number, site="north", kind=Kind.TRAIN)
+    zeros = {"fc.weight": np.zeros((1, 512), np.float32), "fc.bias": np.zeros(1, np.float32)}
+    frames = agent.handle(to_frames(encode_task(TrainTask(header=head, arrays=zeros))))
+    reply = decode_answer(from_frames(list(frames))).reply
+    assert isinstance(reply, TrainReply | RefusalReply)
+    return reply
+
+
+def test_a_round_is_charged_before_its_first_step(
+    tiny: Any, study: StudyProtocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When training begins, the charge is in the ledger's file already: a kill afterwards cannot take it back."""
+    agent, ledger = private_agent(tiny, study, tmp_path)
+    seen = []
+
+    def killed(*_: Any, **__: Any) -> None:
+        seen.append(PrivacyLedger(folder=tmp_path, limit=None).statement().accounts[0].rounds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(private_training, "train_privately", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(agent, study)
+    assert seen == [1]
+    assert ledger.statement().accounts[0].rounds == 1
+
+
+def test_the_same_task_gives_the_same_update_and_is_charged_once(
+    tiny: Any, study: StudyProtocol, tmp_path: Path
+) -> None:
+    """A resumed round draws the same noise, another run's round another one."""
+    agent, ledger = private_agent(tiny, study, tmp_path)
+    first, again = train(agent, study), train(agent, study)
+    assert isinstance(first, TrainReply)
+    assert isinstance(again, TrainReply)
+    np.testing.assert_array_equal(first.update["fc.weight"], again.update["fc.weight"])
+    assert ledger.statement().accounts[0].rounds == 1
+    other = train(agent, study, run_id="another")
+    assert isinstance(other, TrainReply)
+    assert not np.array_equal(first.update["fc.weight"], other.update["fc.weight"])
+
+
+def test_a_round_that_cannot_be_paid_is_not_trained(
+    tiny: Any, study: StudyProtocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the planned rounds the ledger refuses, and no step is taken; what leaves is a fixed code."""
+    agent, _ = private_agent(tiny, study, tmp_path)
+    for number in (1, 2):
+        assert isinstance(train(agent, study, number=number), TrainReply)
+    monkeypatch.setattr(private_training, "train_privately", lambda *_, **__: pytest.fail("it was trained"))
+    refused = train(agent, study, run_id="another")
+    assert isinstance(refused, RefusalReply)
+    assert refused.code == Refusal.PRIVACY
+
+
+def test_a_site_of_too_few_patients_is_judged_by_its_public_size(
+    tiny: Any, study: StudyProtocol, tmp_path: Path
+) -> None:
+    """The refusal tells no more than the rounded size does."""
+    agent, ledger = private_agent(tiny, study, tmp_path, min_cell=21)
+    refused = train(agent, study)
+    assert isinstance(refused, RefusalReply)
+    assert refused.code == Refusal.TOO_FEW_PATIENTS
+    assert ledger.statement().accounts[0].rounds == 0
+
+
+def test_a_private_study_needs_a_key_and_a_ledger(tiny: Any, study: StudyProtocol, tmp_path: Path) -> None:
+    """Without them there is no agent: a study with [privacy] is never trained as if it had none."""
+    with pytest.raises(SiteError, match=r"neither a noise key nor a ledger\. Make them with `polyclinic site init`"):
+        tiny.agent(study, tmp_path)
+
+
+def test_a_hospitals_limit_refuses_the_study_before_round_1(tiny: Any, study: StudyProtocol, tmp_path: Path) -> None:
+    """What the hospital allows over all studies stands above what a study asks for."""
+    from shared.renyi_filter import PrivacyLimit
+
+    site, bench = tiny.hospital(study, tmp_path, patients=40), tiny.bench(study)
+    ledger = PrivacyLedger(folder=tmp_path, limit=PrivacyLimit(epsilon=1.0, delta=1e-5))
+    vault = Vault(key=bytes(32), ledger=ledger, audit=AuditLog(tmp_path / "audit.jsonl"))
+    with pytest.raises(PrivacyError, match=r"Ask for one, close a study"):
+        compose_agent(site, study, bench, object(), folder=tmp_path, vault=vault)  # type: ignore[arg-type]
