@@ -9,7 +9,7 @@ TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
 DEMO := runs/demo
 FEDERATION := runs/federation
 
-.PHONY: runbook sbom help setup demo federation test lint bench clean
+.PHONY: help setup demo federation test nightly runbook sbom lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## say what each word does
@@ -41,6 +41,9 @@ test: .venv/installed ## run all tests; each room needs 90 % of its branches cov
 	$(BIN)/python -m pytest --cov=shared --cov=client --cov=server --cov-branch --cov-report= --cov-report=term
 	$(BIN)/python -m coverage json --quiet -o .coverage.json
 	$(BIN)/python tests/architecture/room_coverage.py .coverage.json
+
+nightly: .venv/installed ## run what takes long: the privacy audit over many runs
+	$(BIN)/python -m pytest -m nightly
 
 lint: .venv/installed ## check style, form and types; all three run, whichever fails
 	@failed=; for check in 'ruff check' 'ruff format --check' 'mypy'; do \

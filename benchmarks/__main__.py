@@ -17,7 +17,9 @@ NAMES = (
     "memory",
     "cached_image",
     "frozen_backbone",
+    "private_step",
     "flower_on_ray",
+    "relay",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -189,15 +189,15 @@ def status(site: SiteFile) -> None:
 @app.command()
 def audit(
     site: SiteFile,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check both chains to the end, and print their heads.")
-    ] = False,
+    what: Annotated[str, typer.Argument(help="`verify`: check both chains, and print their heads.")] = "",
 ) -> None:
-    """Print what has left this site and what was decided here; with --verify, check that no line was changed."""
+    """Print what has left this site and what was decided here; with `verify`, check that no line was changed."""
     from client.site_status import audit_lines, verified_heads
 
     config = read_site(site)
-    for line in verified_heads(config) if verify else audit_lines(config):
+    if what not in ("", "verify"):
+        raise typer.BadParameter(f"{what!r} is not known. Leave it out, or say 'verify'.")
+    for line in verified_heads(config) if what else audit_lines(config):
         _say(line)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording
+from server import privacy_words, report_tables, wording, wording_explanation
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
 from server.other_thresholds import OtherThresholds
@@ -104,6 +104,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "study": result.study,
         "words": wording,
         "privacy": privacy_words,
+        "why": wording_explanation,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,

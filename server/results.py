@@ -7,6 +7,7 @@ has the same form. A number that is not there is None and never 0, and `why` say
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.explanation import Explanation
 from server.finding_result import FindingResult, Why, absent
 from server.other_thresholds import OtherThresholds
 from shared.domain_shift import Heterogeneity, SiteDifference
@@ -207,6 +208,7 @@ class StudyResult:
     baselines: Baselines
     notes: tuple[str, ...]
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
+    explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

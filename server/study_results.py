@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.admission import Refused
+from server.explanation import explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.other_thresholds import other_thresholds
 from server.privacy_facts import site_privacy
@@ -85,6 +86,17 @@ def study_result(
                 confidence=protocol.evaluation.confidence,
             )
             for place, target in enumerate(protocol.task.targets)
+        },
+        explanations={
+            target: explanations(
+                released(conclusion.test, place),
+                threshold=conclusion.operating_point[target].threshold,
+                min_positives=protocol.evaluation.min_positives_to_rank,
+                confidence=protocol.evaluation.confidence,
+                seed=protocol.random_seed("explanations"),
+            )
+            for place, target in enumerate(protocol.task.targets)
+            if target in conclusion.operating_point
         },
     )
 

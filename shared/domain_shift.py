@@ -108,8 +108,17 @@ def site_differences(counts: Mapping[str, Count], *, confidence: float, seed: in
             p=raw,
             adjusted_p=adjusted,
         )
-        for (site, difference), raw, adjusted in zip(differences.items(), p, _holm(p), strict=True)
+        for (site, difference), raw, adjusted in zip(differences.items(), p, holm(p), strict=True)
     )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjust p values for their number, step by step (Holm, Scand J Stat 1979;6:65)."""
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(np.sort(p) * (len(p) - np.arange(len(p))))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, steps)
+    return adjusted.tolist()
 
 
 def _with_units(counts: Mapping[str, Count]) -> list[str]:
@@ -168,11 +177,3 @@ def _cochran_q(k_S: Integers, n_S: Integers) -> float:
     effects = np.log((k_S + 0.5) / (n_S - k_S + 0.5))
     weights = 1 / (1 / (k_S + 0.5) + 1 / (n_S - k_S + 0.5))
     return float(weights @ (effects - np.average(effects, weights=weights)) ** 2)
-
-
-def _holm(p: Sequence[float]) -> list[float]:
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(np.sort(p) * (len(p) - np.arange(len(p))))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted.tolist()

@@ -12,7 +12,7 @@ from benchmarks.record import Record, Target, collect
 from benchmarks.sides import Sample, median_of, tree_cpu_seconds
 from benchmarks.workload import TINY
 
-IN_THIS_PROCESS = ("aggregation", "exchange", "simulation", "memory", "frozen_backbone")
+IN_THIS_PROCESS = ("aggregation", "exchange", "simulation", "memory", "frozen_backbone", "private_step")
 """Their sides are run one after the other here: ten processes that import torch would take a minute."""
 
 KEYS = {"name", "value", "unit", "target", "holds", "against", "machine"}
@@ -35,6 +35,14 @@ def test_a_benchmark_runs_and_finds_something(name: str, monkeypatch: pytest.Mon
     assert len({record.name for record in records}) == len(records) > 0
     assert all(record.against and record.unit and record.name.startswith(name) for record in records)
     assert all(record.value is None or record.value > 0 for record in records)
+
+
+def test_the_relay_is_timed_inside_a_courier_of_its_own() -> None:
+    """Seconds, and memory before and at its height, of a real courier's process."""
+    records = {record.name: record for record in importlib.import_module("benchmarks.relay").run(TINY)}
+    assert set(records) == {"relay", "relay_memory_before", "relay_memory_peak"}
+    assert records["relay_memory_before"].holds
+    assert 0 < records["relay_memory_before"].value <= records["relay_memory_peak"].value
 
 
 def test_the_program_collects_what_real_processes_find(tmp_path, monkeypatch, capsys) -> None:

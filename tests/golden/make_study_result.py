@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from server.explanation import Explanation, explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.other_thresholds import OtherThresholds, other_thresholds
 from server.results import (
@@ -264,6 +265,19 @@ def elsewhere(sites: dict[str, dict[str, Split]]) -> dict[str, OtherThresholds]:
     }
 
 
+def explained(
+    sites: dict[str, dict[str, Split]], points: dict[str, OperatingPoint]
+) -> dict[str, dict[str, Explanation]]:
+    found = {}
+    for finding in FINDINGS:
+        results = {site: splits["test"][finding] for site, splits in sites.items()}
+        known = {site: evidence(one) for site, one in results.items() if one.histogram}
+        found[finding] = explanations(
+            known, threshold=points[finding].threshold, min_positives=30, confidence=0.95, seed=0
+        )
+    return found
+
+
 def evidence(one: FindingResult) -> Evidence:
     tp, fn = (one.sensitivity.k, one.sensitivity.n - one.sensitivity.k) if one.sensitivity else (0, 0)
     tn, fp = one.specificity.k, one.specificity.n - one.specificity.k
@@ -319,6 +333,7 @@ def study_result() -> StudyResult:
         privacy={},
         baselines=Baselines(local={site: alone(site) for site in SITES}, pooled=baseline(dict.fromkeys(SITES, -0.1))),
         other_thresholds=elsewhere(sites),
+        explanations=explained(sites, points),
         notes=("northgate and riverside use the same vendor's scanners.",),
     )
 

@@ -1,0 +1,161 @@
+"""Why a site differs: what its gap to all others is consistent with, and never what caused it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from shared.domain_shift import holm, site_differences
+from shared.evidence import Evidence
+from shared.gap import Gap, Measure, Side, split_gap
+from shared.metrics import Confusion, Count
+from shared.scores import lower_edges
+
+MEASURES: tuple[Measure, ...] = ("sensitivity", "specificity")
+
+
+class Pattern(StrEnum):
+    """What a site's numbers look like beside the others'."""
+
+    THRESHOLD = "threshold"
+    DISCRIMINATION = "discrimination"
+    BOTH = "both"
+    UNCLEAR = "unclear"
+    PREVALENCE = "prevalence"
+    NONE_SHOWN = "none_shown"
+    NOT_COMPARED = "not_compared"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """The share of positives, and the positive predictive value, at a site and at all others together."""
+
+    here: float
+    elsewhere: float
+    ppv_here: float | None
+    ppv_elsewhere: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One site's pattern; `gaps` holds both measures' splits, `measure` is the one that the pattern is read off.
+
+    `p` is adjusted for all sites and for the three comparisons of each (sensitivity, specificity, share of positives).
+    """
+
+    pattern: Pattern
+    measure: str | None
+    p: float | None
+    gaps: Mapping[str, Gap]
+    shares: Shares | None
+
+
+def explanations(
+    test: Mapping[str, Evidence], *, threshold: float, min_positives: int, confidence: float, seed: int
+) -> dict[str, Explanation]:
+    """Explain every site of which there is evidence on one finding.
+
+    A site is compared with at least `min_positives` positives, and a negative. What differs is decided by permutation
+    tests, held together by Holm over sites and comparisons; a part of the gap counts where its interval, not adjusted,
+    lies on the gap's side of 0.
+    """
+    known = {site: item for site, item in sorted(test.items()) if item.units and item.confusion}
+    ranked = [
+        site for site, item in known.items() if item.histogram.n_pos >= min_positives and item.histogram.n_neg > 0
+    ]
+    raw = {
+        (one.site, name): one.p
+        for name, counts in _counts(known).items()
+        for one in site_differences(counts, confidence=confidence, seed=seed)
+        if one.site in ranked
+    }
+    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+    alpha = round(1 - confidence, 12)
+    found = {}
+    for site in known:
+        others = [item for other, item in known.items() if other != site]
+        if site not in ranked or not others:
+            found[site] = Explanation(pattern=Pattern.NOT_COMPARED, measure=None, p=None, gaps={}, shares=None)
+            continue
+        place = int(np.searchsorted(lower_edges(bins=len(known[site].histogram.positives)), threshold))
+        gaps = _gaps(known[site], others, place=place, confidence=confidence, seed=seed)
+        p = {name: adjusted[site, name] for name in ("sensitivity", "specificity", "prevalence")}
+        found[site] = _explain(p, gaps, _shares(known[site], others), alpha=alpha)
+    return found
+
+
+def _explain(p: Mapping[str, float], gaps: Mapping[str, Gap], shares: Shares, *, alpha: float) -> Explanation:
+    measure = min(MEASURES, key=lambda name: p[name])
+    if p[measure] < alpha and measure in gaps:
+        return Explanation(pattern=_pattern(measure, gaps), measure=measure, p=p[measure], gaps=gaps, shares=shares)
+    pattern = Pattern.PREVALENCE if p["prevalence"] < alpha else Pattern.NONE_SHOWN
+    return Explanation(pattern=pattern, measure=None, p=min(p.values()), gaps=gaps, shares=shares)
+
+
+def _pattern(measure: Measure, gaps: Mapping[str, Gap]) -> Pattern:
+    """Read the pattern off the curves, which are compared where sensitivities are: many negatives fix that place.
+
+    A gap in specificity with no difference shown between the curves is one of the threshold.
+    """
+    along, curve = gaps["sensitivity"].threshold, gaps["sensitivity"].discrimination
+    if curve.low is None:
+        return Pattern.UNCLEAR
+    sign = 1 if gaps[measure].value > 0 else -1
+    if measure == "specificity":
+        return Pattern.DISCRIMINATION if curve.shown(sign) else Pattern.THRESHOLD
+    match (along.shown(sign), curve.shown(sign)):
+        case (True, True):
+            return Pattern.BOTH
+        case (True, False):
+            return Pattern.THRESHOLD
+        case (False, True):
+            return Pattern.DISCRIMINATION
+        case _:
+            return Pattern.UNCLEAR
+
+
+def _counts(known: Mapping[str, Evidence]) -> dict[str, dict[str, Count]]:
+    at = {site: item.confusion for site, item in known.items() if item.confusion}
+    return {
+        "sensitivity": {site: one.sensitivity for site, one in at.items()},
+        "specificity": {site: one.specificity for site, one in at.items()},
+        # A patient's exams mostly share their truth: they count as alike.
+        "prevalence": {
+            site: Count(k=item.histogram.n_pos, n=item.units, design_effect=max(1.0, item.units / item.patients))
+            for site, item in known.items()
+        },
+    }
+
+
+def _gaps(item: Evidence, others: list[Evidence], *, place: int, confidence: float, seed: int) -> dict[str, Gap]:
+    here, there = _side([item]), _side(others)
+    found = {
+        measure: split_gap(here, there, measure=measure, place=place, confidence=confidence, seed=seed)
+        for measure in MEASURES
+    }
+    return {measure: gap for measure, gap in found.items() if gap}
+
+
+def _side(items: list[Evidence]) -> Side:
+    at = _merged(items)
+    return Side(
+        histogram=sum((one.histogram for one in items[1:]), start=items[0].histogram),
+        positives_design_effect=at.positives_design_effect,
+        negatives_design_effect=at.negatives_design_effect,
+    )
+
+
+def _merged(items: list[Evidence]) -> Confusion:
+    return sum((one.confusion for one in items if one.confusion), start=Confusion(tp=0, fp=0, tn=0, fn=0))
+
+
+def _shares(item: Evidence, others: list[Evidence]) -> Shares:
+    def share(items: list[Evidence]) -> tuple[float, float | None]:
+        ppv = _merged(items).ppv
+        return sum(one.histogram.n_pos for one in items) / sum(one.units for one in items), (
+            ppv.k / ppv.n if ppv.n else None
+        )
+
+    (here, ppv_here), (elsewhere, ppv_elsewhere) = share([item]), share(others)
+    return Shares(here=here, elsewhere=elsewhere, ppv_here=ppv_here, ppv_elsewhere=ppv_elsewhere)
