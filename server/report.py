@@ -7,7 +7,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording, wording_explanation
+from server import privacy_words, report_tables, wording, wording_explanation, wording_worth
+from server.cross_site import MatrixRow, matrix
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
 from server.other_thresholds import OtherThresholds
@@ -18,6 +19,7 @@ from server.report_figures import (
     calibration_figure,
     forest_figure,
     loss_figure,
+    receipt_figure,
     roc_figure,
     validation_figure,
 )
@@ -64,13 +66,14 @@ class FindingSection:
     rows: list[report_tables.SiteRow]
     comparisons: list[report_tables.Comparison]
     differences: list[report_tables.DifferenceRow]
-    models: list[report_tables.ModelRow]
+    matrix: list[MatrixRow]
     twins: list[report_tables.TwinRow]
     forests: list[tuple[str, Markup]]
     roc: Markup
     roc_corner: Markup
     validation: Markup
     calibration: Markup
+    receipts: Markup
     others: OtherThresholds | None
     others_target: float | None
     shared_threshold: float | None
@@ -105,6 +108,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "words": wording,
         "privacy": privacy_words,
         "why": wording_explanation,
+        "worth": wording_worth,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,
@@ -128,7 +132,7 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         rows=rows,
         comparisons=report_tables.comparisons(result, finding),
         differences=report_tables.difference_rows(result, finding),
-        models=report_tables.model_rows(result, finding),
+        matrix=matrix(result, finding),
         twins=report_tables.twin_rows(result, finding),
         forests=[
             (measure, _drawn(forest_figure(result, finding, measure, name=f"{anchor}-{measure}", marks=marks)))
@@ -138,6 +142,7 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         roc_corner=_drawn(roc_figure(result, finding, corner=0.5, name=f"{anchor}-corner", marks=marks)),
         validation=_drawn(validation_figure(result, finding, name=f"{anchor}-validation", marks=marks)),
         calibration=_drawn(calibration_figure(result, finding, name=f"{anchor}-calibration", marks=marks)),
+        receipts=_drawn(receipt_figure(result, finding, name=f"{anchor}-receipts", marks=marks)),
         others=result.other_thresholds.get(finding),
         others_target=point.target if point else None,
         shared_threshold=point.threshold if point else None,
