@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from server import finish
 from server.finding_result import Why
 from server.results import StudyResult
 from server.results_json import read
@@ -173,7 +172,7 @@ def test_a_finished_run_resumed_gives_the_same_files(finished: Finished, monkeyp
     """Nothing is trained again; the model and the results, from which the report is drawn, are the same bytes."""
     before = {path: path.read_bytes() for path in (finished.run.model, finished.run.results)}
     drawn: list[Path] = []
-    monkeypatch.setattr(finish, "write_report", lambda _, path: drawn.append(path))
+    monkeypatch.setattr("server.finish.write_report", lambda _, path: drawn.append(path))
     console = Heard()
     simulate(finished.job, console)
     assert {path: path.read_bytes() for path in before} == before
