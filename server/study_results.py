@@ -7,6 +7,7 @@ from server.admission import Refused
 from server.alternatives import Alternatives
 from server.explanation import explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
+from server.new_hospital import new_hospital
 from server.other_thresholds import other_thresholds
 from server.privacy_facts import site_privacy
 from server.results import (
@@ -24,12 +25,12 @@ from server.results import (
 )
 from server.score_evidence import pooled_quality, predictive_values, proportion
 from server.study_run import Conclusion
-from server.validation import Evaluations, released
+from server.validation import Evaluations, rate_counts, released
 from shared.domain_shift import heterogeneity, site_differences
 from shared.evidence import Evidence, Withheld
 from shared.intervals import binned_auc
 from shared.messages import EvaluateReply
-from shared.metrics import Confusion, Count, ScoreHistogram
+from shared.metrics import Confusion, ScoreHistogram
 from shared.protocol import Evaluation, StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -76,6 +77,16 @@ def study_result(
             twin=_baseline(alternatives.twin, protocol) if alternatives.twin else None,
         ),
         receipts=alternatives.receipts,
+        unseen={site: _baseline(model, protocol) for site, model in alternatives.unseen.items()},
+        new_hospital={
+            target: new_hospital(
+                alternatives.counts(conclusion, place, target),
+                unseen=bool(alternatives.unseen),
+                confidence=protocol.evaluation.confidence,
+                seed=protocol.random_seed("prediction"),
+            )
+            for place, target in enumerate(protocol.task.targets)
+        },
         notes=tuple(_notes(protocol, flows)),
         other_thresholds={
             target: other_thresholds(
@@ -242,7 +253,7 @@ def _mean(weighted: list[tuple[float | None, int]]) -> float | None:
 def _domain_shift(conclusion: Conclusion, protocol: StudyProtocol) -> DomainShift:
     """Compare the sites' test patients at the shared operating point, target by target."""
     tables = {
-        target: _counts(conclusion.test, place)
+        target: rate_counts(conclusion.test, place)
         for place, target in enumerate(protocol.task.targets)
         if target in conclusion.operating_point
     }
@@ -260,14 +271,6 @@ def _domain_shift(conclusion: Conclusion, protocol: StudyProtocol) -> DomainShif
             for target, table in tables.items()
         },
     )
-
-
-def _counts(evaluations: Evaluations, place: int) -> dict[str, dict[str, Count]]:
-    at = {site: item.confusion for site, item in released(evaluations, place).items() if item.confusion}
-    return {
-        "sensitivity": {site: confusion.sensitivity for site, confusion in at.items()},
-        "specificity": {site: confusion.specificity for site, confusion in at.items()},
-    }
 
 
 def _baseline(conclusion: Conclusion, protocol: StudyProtocol) -> BaselineModel:
