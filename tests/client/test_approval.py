@@ -131,7 +131,7 @@ def words(tiny: Any, folder: Path, **sections: Any) -> str:
 def test_a_private_study_is_asked_for_with_its_promise_and_its_prices(tiny: Any, tmp_path: Path) -> None:
     """What leaves is less, what is promised has a number, and no word of the other kind of study is left."""
     private = {"epsilon": 3.0, "count_noise_epsilon": 0.5}
-    sections = {"model": {"norm": "folded", "features": "pooled"}, "task": {"unit": "patient"}}
+    sections = {"model": {"norm": "folded", "features": "pooled"}, "task": {"findings": ["opacity"], "unit": "patient"}}
     told = words(tiny, tmp_path, privacy=private, training={"loss": "bce"}, **sections)
     for said in (
         "epsilon 3 at delta 1e-05",
