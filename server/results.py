@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from server.explanation import Explanation
 from server.finding_result import FindingResult, Why, absent
 from server.other_thresholds import OtherThresholds
+from server.receipt import Receipts
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
@@ -209,6 +210,7 @@ class StudyResult:
     notes: tuple[str, ...]
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
+    receipts: Receipts = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:
