@@ -13,11 +13,11 @@ Of validation and test patients leave: counts of right and wrong answers, histog
 from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
 leave. The test patients' figures leave once. No image, no identifier and no text leaves."""
 
-WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm, and
-whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
+WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
+and whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
-from them, {counts}. Counts of fewer than {{min_cell}} patients do not
-leave. The test patients' figures leave once. No image, no identifier and no text leaves."""
+from them, {counts}. Counts of fewer than {{min_cell}} patients do not leave. The test patients' figures leave once.
+No image, no identifier and no text leaves."""
 
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
 
