@@ -66,7 +66,11 @@ class TinyStudy:
             "federation": {"rounds": 2},
             "evaluation": {"score_bins": 16},
         }
-        merged = {section: tiny[section] | sections.get(section, {}) for section in tiny if section != "task"}
+        merged = {
+            section: tiny.get(section, {}) | sections.get(section, {})
+            for section in {**tiny, **sections}
+            if section != "task"
+        }
         return parse(
             {"task": sections.get("task", tiny["task"])} | merged, StudyProtocol, where="study", error=StudyError
         )
