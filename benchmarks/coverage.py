@@ -40,10 +40,10 @@ class Exact:
 
 
 def exact(interval: Callable[..., Proportion | None], n: int) -> Exact:
-    """Enumerate every k for 2,000 values of p from .005 to .995."""
+    """Enumerate every k for 1,000 values of p from .005 to .995."""
     found = [interval(Count(k=k, n=n), confidence=CONFIDENCE) for k in range(n + 1)]
     low, high = (np.array([getattr(one, end) for one in found]) for end in ("low", "high"))
-    grid = np.linspace(0.005, 0.995, 2000)
+    grid = np.linspace(0.005, 0.995, 1000)
     k = np.arange(n + 1)
     held = np.array([binom.pmf(k, n, p)[(low <= p) & (p <= high)].sum() for p in grid])
     return Exact(mean=float(held.mean()), least=float(held.min()), at=float(grid[held.argmin()]))

@@ -66,6 +66,7 @@ def odd(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Odd:
         file.write_text(text)
     protocol = tiny.protocol(
         study={"name": "Odd", "seed": 11},
+        task={"findings": ["opacity"], "unit": "patient"},
         evaluation={"target_sensitivity": TARGET, "confidence": CONFIDENCE, "min_positives_to_rank": RANKED},
         split={"train": 0.6, "validation": 0.2, "test": 0.2},
     )

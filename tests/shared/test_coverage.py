@@ -1,6 +1,6 @@
 """Intervals hold what is true as often as they say: enumerated where that can be done, else simulated at fixed seeds.
 
-The limits were written before the first result. `python -m benchmarks.coverage` prints all of it; docs/results.md has it.
+The limits were written before the first result. `python -m benchmarks.coverage` prints all; docs/results.md has it.
 """
 
 import numpy as np
@@ -30,14 +30,14 @@ def test_clopper_and_pearson_never_hold_less_than_they_say(n: int) -> None:
 
 
 def test_the_truth_that_they_are_held_against_is_true() -> None:
-    """What the formulas and the quadrature say of a population is what 400,000 drawn units have."""
+    """What the formulas and the quadrature say of a population is what 100,000 drawn units have."""
     from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-    drawn, true = units(np.random.default_rng(1), 400_000), truth()
-    assert roc_auc_score(drawn.positive_M, drawn.scores_M) == pytest.approx(true["auc"], abs=2e-3)
+    drawn, true = units(np.random.default_rng(1), 100_000), truth()
+    assert roc_auc_score(drawn.positive_M, drawn.scores_M) == pytest.approx(true["auc"], abs=4e-3)
     found = average_precision_score(drawn.positive_M, drawn.scores_M)
-    assert found == pytest.approx(true["average precision"], abs=3e-3)
-    assert brier_score_loss(drawn.positive_M, drawn.scores_M) == pytest.approx(true["brier"], abs=1e-3)
+    assert found == pytest.approx(true["average precision"], abs=6e-3)
+    assert brier_score_loss(drawn.positive_M, drawn.scores_M) == pytest.approx(true["brier"], abs=2e-3)
 
 
 def test_a_few_draws_hold() -> None:
