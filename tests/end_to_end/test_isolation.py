@@ -365,7 +365,6 @@ def test_another_site_reaches_nothing(scene: Scene) -> None:
     number, port = scene.compartments.host.rsplit(".", 1)[0], scene.federation.sites["north"].port
     attempts = {
         "dial its link at the runtime port": ("dial", (f"{number}.10", port)),
-        "dial its link where its courier does": ("dial", (LINK_INSIDE, port)),
         "dial the SuperLink": ("dial", (scene.compartments.host, scene.federation.config.superlink.port)),
         "ask its agent": ("open", str(config.link.agent_socket)),
         "read its node key": ("read", str(keys.node)),
