@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from shared.description import Description
+from shared.errors import EgressError
+from shared.evidence import Withheld
 from shared.messages import TrainReply
 from shared.parameters import NamedArrays, l2_norm
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
@@ -67,6 +70,21 @@ FIELDS: Final[Mapping[str, Release]] = {
     "Coefficient.value": Release.CONTROLLED,
     "Coefficient.low": Release.CONTROLLED,
     "Coefficient.high": Release.CONTROLLED,
+    "FeatureSummary.split": Release.PUBLIC,
+    "FeatureSummary.patients": Release.CONTROLLED,
+    "FeatureSummary.mean": Release.CONTROLLED,
+    "FeatureSummary.covariance": Release.CONTROLLED,
+    "FeatureSummary.split_null": Release.CONTROLLED,
+    "IntensitySummary.patients": Release.NEVER,
+    "IntensitySummary.shares": Release.NEVER,
+    "IntensitySummary.split_null": Release.NEVER,
+    "CornerTest.positive_patients": Release.CONTROLLED,
+    "CornerTest.negative_patients": Release.CONTROLLED,
+    "CornerEffect.value": Release.CONTROLLED,
+    "CornerEffect.error": Release.CONTROLLED,
+    "CornerEffect.freedom": Release.CONTROLLED,
+    "CornerEffect.auc": Release.CONTROLLED,
+    "CornerEffect.auc_without": Release.CONTROLLED,
 }
 """Each field of each reply (the README's table "What may leave"), and why it may leave; a test allows no other."""
 
@@ -89,6 +107,17 @@ class PrivateRelease:
             for name, split in flow.splits.items()
         }
         return ReleasedFlow(found=None, excluded={}, splits=splits)
+
+    def description(self, description: Description) -> Description:
+        """Keep what is of validation patients: their features and corner tests, and no intensity histogram.
+
+        Raises:
+            EgressError: the features are of other patients.
+        """
+        features = description.features
+        if not isinstance(features, Withheld) and features.split is not Split.VALIDATION:
+            raise EgressError("under [privacy] features leave of validation patients alone.")
+        return Description(features=features, intensity=Withheld(), corners=description.corners)
 
     def update(self, update: NamedArrays, *, seconds: float) -> TrainReply:
         """Send a noised update with its own norm, and how long it took, in whole seconds.

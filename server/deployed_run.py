@@ -85,6 +85,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         coordinator,
         conclusion,
         flows,
+        study.describe(conclusion),
         device=torch.device("cpu"),
         local={},
         pooled=None,

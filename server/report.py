@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording, wording_explanation
+from server import privacy_words, report_tables, wording, wording_explanation, wording_shift
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
 from server.other_thresholds import OtherThresholds
@@ -22,6 +22,7 @@ from server.report_figures import (
     validation_figure,
 )
 from server.results import StudyResult
+from shared.description import CORNERS
 from shared.storage import atomic_file
 
 _HERE = Path(__file__).parent
@@ -105,10 +106,12 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "words": wording,
         "privacy": privacy_words,
         "why": wording_explanation,
+        "images": wording_shift,
+        "corners": CORNERS,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,
-        "warnings": wording.warnings(result),
+        "warnings": _warnings(result),
         "sections": [_section(result, place, marks) for place in range(len(result.study.findings))],
         "loss": _drawn(loss_figure(result, name="loss", marks=marks)),
         "refused": report_tables.refused_updates(result),
@@ -116,6 +119,12 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "mean": report_tables.mean,
         "took_part": report_tables.took_part,
     }
+
+
+def _warnings(result: StudyResult) -> list[wording.Warn]:
+    """List what limits the numbers' use, what images and corners say included; the grave first."""
+    images = [wording.Warn(headline=head, text=text, grave=False) for head, text in wording_shift.warnings(result)]
+    return sorted([*wording.warnings(result), *images], key=lambda one: not one.grave)
 
 
 def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:

@@ -11,7 +11,6 @@ from server.privacy_facts import site_privacy
 from server.results import (
     BaselineModel,
     Baselines,
-    DomainShift,
     Environment,
     RoundResult,
     Selection,
@@ -22,13 +21,14 @@ from server.results import (
     Weights,
 )
 from server.score_evidence import pooled_quality, predictive_values, proportion
+from server.shift_facts import domain_shift
 from server.study_run import Conclusion
 from server.validation import Evaluations, released
-from shared.domain_shift import heterogeneity, site_differences
+from shared.description import Description
 from shared.evidence import Evidence, Withheld
 from shared.intervals import binned_auc
 from shared.messages import EvaluateReply
-from shared.metrics import Confusion, Count, ScoreHistogram
+from shared.metrics import Confusion, ScoreHistogram
 from shared.protocol import Evaluation, StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -42,6 +42,7 @@ def study_result(
     protocol: StudyProtocol,
     conclusion: Conclusion,
     flows: Mapping[str, ReleasedFlow | Refused],
+    descriptions: Mapping[str, Description | Refused],
     provenance: WeightsProvenance,
     environment: Environment,
     *,
@@ -56,6 +57,17 @@ def study_result(
     """
     rounds = tuple(_round(record, protocol) for record in conclusion.state.history)
     splits = {Split.VALIDATION.value: conclusion.validation, Split.TEST.value: conclusion.test}
+    told = {
+        target: explanations(
+            released(conclusion.test, place),
+            threshold=conclusion.operating_point[target].threshold,
+            min_positives=protocol.evaluation.min_positives_to_rank,
+            confidence=protocol.evaluation.confidence,
+            seed=protocol.random_seed("explanations"),
+        )
+        for place, target in enumerate(protocol.task.targets)
+        if target in conclusion.operating_point
+    }
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
@@ -69,7 +81,7 @@ def study_result(
         },
         pooled={split: _of_pool(found, conclusion, protocol) for split, found in splits.items()},
         patient_flow={site: flow for site, flow in flows.items() if isinstance(flow, ReleasedFlow)},
-        domain_shift=_domain_shift(conclusion, protocol),
+        domain_shift=domain_shift(protocol, conclusion.test, descriptions, told),
         privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
             local={site: _baseline(model, protocol) for site, model in local.items()},
@@ -87,17 +99,7 @@ def study_result(
             )
             for place, target in enumerate(protocol.task.targets)
         },
-        explanations={
-            target: explanations(
-                released(conclusion.test, place),
-                threshold=conclusion.operating_point[target].threshold,
-                min_positives=protocol.evaluation.min_positives_to_rank,
-                confidence=protocol.evaluation.confidence,
-                seed=protocol.random_seed("explanations"),
-            )
-            for place, target in enumerate(protocol.task.targets)
-            if target in conclusion.operating_point
-        },
+        explanations=told,
     )
 
 
@@ -237,37 +239,6 @@ def _binned_area(merged: ScoreHistogram, wish: Evaluation) -> AreaUnderCurve | N
 def _mean(weighted: list[tuple[float | None, int]]) -> float | None:
     known = [(value, weight) for value, weight in weighted if value is not None]
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
-
-
-def _domain_shift(conclusion: Conclusion, protocol: StudyProtocol) -> DomainShift:
-    """Compare the sites' test patients at the shared operating point, target by target."""
-    tables = {
-        target: _counts(conclusion.test, place)
-        for place, target in enumerate(protocol.task.targets)
-        if target in conclusion.operating_point
-    }
-    seed = protocol.random_seed("heterogeneity")
-    return DomainShift(
-        heterogeneity={
-            target: {measure: heterogeneity(counts, seed=seed) for measure, counts in table.items()}
-            for target, table in tables.items()
-        },
-        differences={
-            target: {
-                measure: site_differences(counts, confidence=protocol.evaluation.confidence, seed=seed)
-                for measure, counts in table.items()
-            }
-            for target, table in tables.items()
-        },
-    )
-
-
-def _counts(evaluations: Evaluations, place: int) -> dict[str, dict[str, Count]]:
-    at = {site: item.confusion for site, item in released(evaluations, place).items() if item.confusion}
-    return {
-        "sensitivity": {site: confusion.sensitivity for site, confusion in at.items()},
-        "specificity": {site: confusion.specificity for site, confusion in at.items()},
-    }
 
 
 def _baseline(conclusion: Conclusion, protocol: StudyProtocol) -> BaselineModel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from server.bootstrap import Coordinator, compose
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
 from shared.audit import AuditLog
+from shared.description import Description
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from simulations.baselines import POOLED, pool
@@ -35,11 +37,15 @@ def not_digested(_frames: Sequence[bytes]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released."""
+    """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released.
+
+    `describe` asks the sites how their images look to the model, which only the study itself does, no baseline of it.
+    """
 
     conclusion: Conclusion
     coordinator: Coordinator
     flows: Mapping[str, ReleasedFlow | Refused]
+    describe: Callable[[], Mapping[str, Description | Refused]]
 
 
 def as_it_is(agent: Agent) -> Agent:
@@ -106,7 +112,13 @@ class Federation:
             deadline_seconds=NO_DEADLINE,
         )
         flows = study.flows()
-        return Run(conclusion=study.run(flows, progress=progress), coordinator=coordinator, flows=flows)
+        conclusion = study.run(flows, progress=progress)
+        return Run(
+            conclusion=conclusion,
+            coordinator=coordinator,
+            flows=flows,
+            describe=partial(study.describe, conclusion),
+        )
 
     def _vault(self, site: PreparedSite, folder: Path) -> Vault | None:
         """Give a private study a ledger of the run's own, and noise that follows from the study's seed."""

@@ -72,6 +72,7 @@ def simulate(job: Simulation, console: Console) -> None:
         federated.coordinator,
         federated.conclusion,
         federated.flows,
+        federated.describe(),
         device=device,
         local={name: conclusion for name, conclusion in alone.items() if conclusion},
         pooled=pooled,

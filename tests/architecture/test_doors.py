@@ -61,9 +61,11 @@ DOORS = {
     },
     "scipy": {
         "shared/average_precision.py",
+        "shared/corner_test.py",
         "shared/domain_shift.py",
         "shared/intervals.py",
         "shared/score_calibration.py",
+        "shared/site_identifiability.py",
     },
     "tomli_w": {
         "client/approval.py",

@@ -107,11 +107,13 @@ def result(tiny: Any) -> Callable[..., StudyResult]:
             "test": test,
         }
         baselines = {name: changes.pop(name, None) for name in ("pooled", "twin")}
+        descriptions = changes.pop("descriptions", {})
         local, seeded = changes.pop("local", {}), changes.pop("seeded", True)
         return study_result(
             protocol,
             Conclusion(**own | changes),
             flows or {},
+            descriptions,
             PROVENANCE,
             environment(torch.device("cpu"), seed=0),
             local=local,
