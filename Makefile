@@ -38,7 +38,8 @@ federation: .venv/installed ## run the same study over four hospitals as real pr
 	$(BIN)/polyclinic federation simulations/studies/quickstart.toml --out $(FEDERATION)
 
 test: .venv/installed ## run all tests; each room needs 90 % of its branches covered
-	$(BIN)/python -m pytest --cov=shared --cov=client --cov=server --cov-branch --cov-report= --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 \
+		--cov=shared --cov=client --cov=server --cov-branch --cov-report= --cov-report=term
 	$(BIN)/python -m coverage json --quiet -o .coverage.json
 	$(BIN)/python tests/architecture/room_coverage.py .coverage.json
 

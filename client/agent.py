@@ -12,7 +12,7 @@ import torch
 from client.delivery import Deliveries
 from client.describing import describe
 from client.egress import EgressGuard
-from client.evaluation import evaluate_split
+from client.evaluation import Witness, evaluate_split, nobody
 from client.inputs import Inputs
 from client.intake import Intake
 from client.local_norm import LocalNorm
@@ -58,7 +58,7 @@ class Agent:
     the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site,
     and `private` is there under [privacy].
     What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
-    no round goes on from its middle, and no model is delivered.
+    no round goes on from its middle, and no model is delivered. `witness` is a simulation's alone.
     """
 
     site: str
@@ -77,6 +77,7 @@ class Agent:
     checkpoints: Path | None = None
     most_bytes: int = MAX_CONTENT_BYTES
     deliveries: Deliveries | None = None
+    witness: Witness = nobody
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         """Answer one task. Every failure becomes a reply with a fixed code; no exception's text leaves.
@@ -196,6 +197,7 @@ class Agent:
             task=self.protocol.task,
             evaluation=self.protocol.evaluation,
             thresholds=task.thresholds,
+            witness=self.witness,
         )
         return EvaluateReply(evidence=evidence)
 

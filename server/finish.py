@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from server.admission import Refused
+from server.alternatives import Alternatives
 from server.bootstrap import Coordinator
 from server.environment import environment
 from server.report import write as write_report
@@ -24,9 +25,7 @@ def write_findings(
     descriptions: Mapping[str, Description | Refused],
     *,
     device: torch.device,
-    local: Mapping[str, Conclusion],
-    pooled: Conclusion | None,
-    twin: Conclusion | None,
+    alternatives: Alternatives,
     seeded: bool,
 ) -> None:
     """Compose the study's results and write results.json and report.html; simulated or deployed, they are the same.
@@ -44,9 +43,7 @@ def write_findings(
         descriptions,
         coordinator.provenance,
         environment(device, seed=protocol.study.seed),
-        local=local,
-        pooled=pooled,
-        twin=twin,
+        alternatives=alternatives,
         seeded=seeded,
     )
     write_results(result, run.results)

@@ -12,6 +12,7 @@ from server.finding_result import FindingResult, Why, absent
 from server.image_shift import Recognition, SitePair
 from server.leading import Leading
 from server.other_thresholds import OtherThresholds
+from server.receipt import Receipts
 from server.shortcuts import CornerFinding
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
@@ -216,6 +217,7 @@ class StudyResult:
     notes: tuple[str, ...]
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
+    receipts: Receipts = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.admission import Refused
+from server.alternatives import Alternatives
 from server.explanation import explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.other_thresholds import other_thresholds
@@ -46,14 +47,12 @@ def study_result(
     provenance: WeightsProvenance,
     environment: Environment,
     *,
-    local: Mapping[str, Conclusion],
-    pooled: Conclusion | None,
-    twin: Conclusion | None,
+    alternatives: Alternatives,
     seeded: bool,
 ) -> StudyResult:
     """State every fact that the report may state, from what the sites released.
 
-    `twin` is the private study without its noise; `seeded` says that what noise there is came from the study's seed.
+    `seeded` says that what noise there is came from the study's seed.
     """
     rounds = tuple(_round(record, protocol) for record in conclusion.state.history)
     splits = {Split.VALIDATION.value: conclusion.validation, Split.TEST.value: conclusion.test}
@@ -84,10 +83,11 @@ def study_result(
         domain_shift=domain_shift(protocol, conclusion.test, descriptions, told),
         privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
-            local={site: _baseline(model, protocol) for site, model in local.items()},
-            pooled=_baseline(pooled, protocol) if pooled else None,
-            twin=_baseline(twin, protocol) if twin else None,
+            local={site: _baseline(model, protocol) for site, model in alternatives.local.items()},
+            pooled=_baseline(alternatives.pooled, protocol) if alternatives.pooled else None,
+            twin=_baseline(alternatives.twin, protocol) if alternatives.twin else None,
         ),
+        receipts=alternatives.receipts,
         notes=tuple(_notes(protocol, flows)),
         other_thresholds={
             target: other_thresholds(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from client.agent import Agent
+from client.evaluation import nobody
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from shared.audit import AuditLog
@@ -68,6 +69,7 @@ def pool(agents: Sequence[Agent], *, folder: Path) -> Agent:
         records=pool_records([agent.records for agent in agents]),
         inputs=PooledInputs(parts=[agent.inputs for agent in agents], first_row=first_row),
         flow=pool_flows([agent.flow for agent in agents]),
+        witness=nobody,
         guard=replace(agents[0].guard, audit=AuditLog(folder / "audit.jsonl")),
     )
 

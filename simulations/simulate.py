@@ -11,15 +11,16 @@ import torch
 from client.bootstrap import PreparedSite, prepare
 from client.site import read_site
 from client.workbench import Device, pick_device
+from server.alternatives import Alternatives
 from server.finish import write_findings
 from server.model_file import write_model
 from server.run_folder import RunFolder
-from server.study_run import Conclusion
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
 from simulations.baselines import POOLED
 from simulations.console import Console
 from simulations.federation import Federation, Run, without_noise
+from simulations.receipts import receipts
 from simulations.synthetic_site import write
 from simulations.synthetic_study import hospitals
 
@@ -60,9 +61,9 @@ def simulate(job: Simulation, console: Console) -> None:
     federated = _run(federation, "federated", names, minimum, job.run.path, console)
     write_model(job.run.model, federated.coordinator, federated.conclusion)
     alone = {
-        name: _baseline(federation, f"local-{name}", (name,), job, console)
+        name: run
         for name in names
-        if "local" in job.baselines
+        if "local" in job.baselines and (run := _baseline(federation, f"local-{name}", (name,), job, console))
     }
     pooled = _baseline(federation, "pooled", (POOLED,), job, console) if "pooled" in job.baselines else None
     unnoised = replace(federation, adapt=without_noise)
@@ -74,9 +75,12 @@ def simulate(job: Simulation, console: Console) -> None:
         federated.flows,
         federated.describe(),
         device=device,
-        local={name: conclusion for name, conclusion in alone.items() if conclusion},
-        pooled=pooled,
-        twin=twin,
+        alternatives=Alternatives(
+            local={name: run.conclusion for name, run in alone.items()},
+            pooled=pooled.conclusion if pooled else None,
+            twin=twin.conclusion if twin else None,
+            receipts=receipts(protocol, federated, alone),
+        ),
         seeded=True,
     )
 
@@ -170,10 +174,10 @@ def _run(
 
 def _baseline(
     federation: Federation, run_id: str, train_on: Sequence[str], job: Simulation, console: Console
-) -> Conclusion | None:
+) -> Run | None:
     """Run a baseline; where its site cannot train, it is left out, and the study's result stands without it."""
     try:
-        return _run(federation, run_id, train_on, 1, job.run.baseline(run_id), console).conclusion
+        return _run(federation, run_id, train_on, 1, job.run.baseline(run_id), console)
     except FederationError as fault:
         console.say(f"  left out: {fault}")
         return None

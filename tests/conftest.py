@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from client.workbench import Workbench
     from shared.messages import Reply, Task
     from shared.protocol import StudyProtocol
+
+# Before torch is imported, and for every process that a test starts: one thread, so that bits can be compared and a
+# machine with other work does not make threads spin for each other; two tests at a time use two cores (Makefile).
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

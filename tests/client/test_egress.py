@@ -426,7 +426,7 @@ def test_every_error_of_ours_has_a_fixed_code(guard: EgressGuard) -> None:
     for kind in (kind for kind in vars(errors).values() if isinstance(kind, type) and kind in CODES):
         assert read(guard.refuse(kind("what and where"), task_id="t")) == RefusalReply(code=CODES[kind])
     ours = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PolyclinicError)}
-    elsewhere = {"PolyclinicError", "FederationError", "MissingPartError", "TaskError"}
+    elsewhere = {"PolyclinicError", "CoordinatorError", "FederationError", "MissingPartError", "TaskError"}
     assert {kind.__name__ for kind in ours - set(CODES)} == elsewhere
     assert read(guard.refuse(PolyclinicError("x"), task_id="t")) == RefusalReply(code=Refusal.INTERNAL)
 

@@ -22,7 +22,7 @@ Polyclinic = Callable[..., tuple[int, str]]
 def _as_it_was(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[None]:
     """Put back what the main job switches on for the whole process; draw no report, which is none of these tests'."""
     before = torch.are_deterministic_algorithms_enabled()
-    monkeypatch.setattr("simulations.simulate.write_report", lambda result, path: path.write_text(result.study.name))
+    monkeypatch.setattr("server.finish.write_report", lambda result, path: path.write_text(result.study.name))
     yield
     torch.use_deterministic_algorithms(before)
 

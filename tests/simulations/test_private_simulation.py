@@ -13,6 +13,7 @@ from client.agent import Agent
 from client.bootstrap import compose_agent, site_inputs
 from client.privacy_ledger import PrivacyLedger
 from client.private_site import Vault
+from server.alternatives import Alternatives
 from server.environment import environment
 from server.report import render
 from server.results_json import from_json, to_json
@@ -75,9 +76,7 @@ def test_the_results_state_what_was_spent_and_the_page_says_what_it_is_worth(
         private.describe(),
         private.coordinator.provenance,
         environment(torch.device("cpu"), seed=0),
-        local={},
-        pooled=None,
-        twin=twin.conclusion,
+        alternatives=Alternatives(twin=twin.conclusion),
         seeded=True,
     )
     assert set(result.privacy) == {"north", "south"}

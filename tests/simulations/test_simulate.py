@@ -131,6 +131,17 @@ def test_a_baseline_that_cannot_be_trained_is_left_out(finished: Finished) -> No
     assert any("left out: 0 of 1 sites can take part" in line for line in finished.console.lines)
 
 
+def test_each_hospital_has_its_receipt(finished: Finished) -> None:
+    """Both models' AUCs in it are those of the results: the same scores were compared; `west` has none to compare."""
+    receipts, baselines = finished.result.receipts["opacity"], finished.result.baselines
+    assert set(receipts) == {"north", "south"}
+    for site, one in receipts.items():
+        federated = finished.result.of_site(site, "test", "opacity").auc
+        alone = baselines.local[site].sites[site]["opacity"].auc
+        assert one.auc
+        assert (one.auc.first, one.auc.second) == (federated.value, alone.value)
+
+
 def test_the_report_is_about_this_study(finished: Finished) -> None:
     """The page is there, whole, and names study and hospitals."""
     page = finished.run.report.read_text()
@@ -161,7 +172,7 @@ def test_a_finished_run_resumed_gives_the_same_files(finished: Finished, monkeyp
     """Nothing is trained again; the model and the results, from which the report is drawn, are the same bytes."""
     before = {path: path.read_bytes() for path in (finished.run.model, finished.run.results)}
     drawn: list[Path] = []
-    monkeypatch.setattr(main_job, "write_report", lambda _, path: drawn.append(path))
+    monkeypatch.setattr("server.finish.write_report", lambda _, path: drawn.append(path))
     console = Heard()
     simulate(finished.job, console)
     assert {path: path.read_bytes() for path in before} == before
