@@ -11,7 +11,8 @@ model, and how fast it was. The coordinator sees this hospital's update by itsel
 An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
-leave. The test patients' figures leave once. No image, no identifier and no text leaves."""
+leave. The test patients' figures leave once. At the end leaves, once, how {whose} patients' images look: sums of
+features over patients without disease, and what blanking a corner does to validation patients' scores. No image, no identifier and no text leaves."""
 
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
 
@@ -24,7 +25,9 @@ def explain(invited: Invited, *, min_cell: int, update: NamedArrays, rounds_per_
         f"Intended use: {protocol.study.intended_use}"
     )
     yield "\n".join(("What will be computed here", *_computed(protocol)))
-    yield "What will leave\n" + WHAT_LEAVES.format(min_cell=min_cell)
+    yield "What will leave\n" + WHAT_LEAVES.format(
+        min_cell=min_cell, whose="training" if protocol.privacy is None else "validation"
+    )
     if getattr(protocol, "privacy", None) is None:
         yield WITHOUT_PRIVACY
     yield "\n".join(("What it costs", *_costs(protocol, update, rounds_per_day)))
