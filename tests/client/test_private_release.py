@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.count_release import CountRelease
 from client.egress import EgressGuard
 from client.patient_flow import FILE_REASONS
 from client.private_release import FIELDS, PrivateRelease, Release
 from shared import evidence, messages, metrics, released_flow
 from shared.audit import AuditLog
-from shared.description import Description
+from shared.description import CornerTest, Description
 from shared.errors import EgressError
 from shared.evidence import Withheld
 from shared.feature_summary import summarise
@@ -190,3 +191,13 @@ def test_of_images_only_validation_patients_features_leave(guard: EgressGuard) -
     assert left.description.features == described(Split.VALIDATION).description.features
     with pytest.raises(EgressError):
         guard.release(task, described(Split.TRAIN))
+
+
+def test_where_counts_are_noised_no_sum_of_images_leaves(guard: EgressGuard) -> None:
+    """There is no noise for these sums: with count_noise_epsilon the whole description is withheld."""
+    assert guard.private is not None
+    noising = dataclasses.replace(guard.private, counts=typing.cast(CountRelease, object()))
+    corner = CornerTest(positive_patients=50, negative_patients=50, effects=())
+    full = dataclasses.replace(described(Split.VALIDATION).description, corners=(corner,))
+    assert guard.private.description(full).corners == (corner,)
+    assert noising.description(full) == Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(),))
