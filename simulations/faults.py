@@ -2,13 +2,16 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from shared.errors import DeviceError
 from simulations.local_federation import LocalFederation
+from simulations.namespaces import Namespaces
 
 COORDINATOR = ("superlink", "superexec", "ServerApp", "proxy")
 SITE = ("link", "courier", "agent")
@@ -47,6 +50,8 @@ def draw(seed: int, sites: Sequence[str], *, faults: int, longest_seconds: float
 
 def process(federation: LocalFederation, fault: Fault) -> int | None:
     """Find the process that a fault hits; None where it does not run just now."""
+    if fault.victim == NETWORK:
+        return None
     parent, child = CHILDREN.get(fault.victim, (fault.victim, ""))
     running = federation.programs.running[f"{fault.site}-{parent}" if fault.site else parent]
     if running.poll() is not None:
@@ -55,17 +60,35 @@ def process(federation: LocalFederation, fault: Fault) -> int | None:
 
 
 def kill(federation: LocalFederation, fault: Fault) -> bool:
-    """Kill a program with what it started, as a container or a unit dies; False where it does not run just now.
-
-    Nothing is told beforehand (SIGKILL), so that no file is closed and nobody is said goodbye to.
-    """
+    """Kill one process without a word to it (SIGKILL); what it started goes on. False where it does not run now."""
     if (found := process(federation, fault)) is None:
         return False
-    if fault.victim in CHILDREN:
-        os.kill(found, signal.SIGKILL)
-    else:
-        os.killpg(found, signal.SIGKILL)
+    os.kill(found, signal.SIGKILL)
     return True
+
+
+def cut(wires: Namespaces, site: str) -> None:
+    """Take the way between a site's link and the coordinator down; nobody at either end is told.
+
+    Raises:
+        DeviceError: the system refuses.
+    """
+    _set_wire(wires, site, "down")
+
+
+def mend(wires: Namespaces, site: str) -> None:
+    """Bring it up again.
+
+    Raises:
+        DeviceError: the system refuses.
+    """
+    _set_wire(wires, site, "up")
+
+
+def started_seconds(pid: int) -> float:
+    """Tell when a process began, by CLOCK_BOOTTIME (proc_pid_stat(5), field 22, in clock ticks)."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return int(after_name[22 - 3]) / os.sysconf("SC_CLK_TCK")
 
 
 def children(parent: int, name: str) -> list[int]:
@@ -80,3 +103,10 @@ def children(parent: int, name: str) -> list[int]:
         if above == parent and name.encode() in command:
             found.append(int(entry.name))
     return found
+
+
+def _set_wire(wires: Namespaces, site: str, state: str) -> None:
+    command = ["ip", "-n", wires.namespace(site, "link"), "link", "set", "out", state]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603  # words of our own
+    if done.returncode:
+        raise DeviceError(f"{' '.join(command)}: {done.stderr.strip()}. Only root may do so.")

@@ -121,6 +121,26 @@ class LocalFederation:
         """Stop the coordinator's programs; the hospitals' go on."""
         self.programs.stop(("superlink", "proxy", "superexec"))
 
+    def stop_site(self, name: str) -> None:
+        """Stop a hospital's programs; its folder stays."""
+        self.programs.stop(f"{name}-{role}" for role in ("agent", "link", "courier"))
+
+    def start_site(self, name: str) -> None:
+        """Start a hospital's programs."""
+        hospital = self.sites[name]
+        quiet = self._variables | QUIET | {"PATH": self.programs.environment["PATH"], "PYTHONUNBUFFERED": "1"}
+        keys, runtime = SiteKeys(hospital.config.link.keys), f"{self._compartments.runtime(name)}:{hospital.port}"
+        socket_path = str(hospital.config.link.agent_socket.resolve())
+        courier = {"FLWR_HOME": str(hospital.home.resolve()), AGENT_SOCKET: socket_path}
+        self._compartments.own(name, hospital.config, hospital.home)
+        for role, command, variables in (
+            ("agent", [script("polyclinic"), "site", "serve", str(hospital.file)], {}),
+            ("link", link_command(keys, runtime=runtime, study=None), {"FLWR_HOME": str(keys.node.parent)}),
+            ("courier", courier_command(keys, runtime=runtime), courier),
+        ):
+            inside = self._compartments.inside(name, role, [script(command[0]), *command[1:]])
+            self.programs.start(f"{name}-{role}", inside, quiet | variables)
+
     def _start(self) -> None:
         names = sorted(read_site(file).site.name for file in self._hospitals.glob("*/site.toml"))
         if not self.place.config.exists():
@@ -137,8 +157,8 @@ class LocalFederation:
         with fleet(self.place, self.config) as superlink:
             for file in sorted(self._hospitals.glob("*/site.toml")):
                 self._join(file, superlink)
-        for name, hospital in self.sites.items():
-            self._start_site(name, hospital)
+        for name in self.sites:
+            self.start_site(name)
 
     def _join(self, file: Path, superlink: Fleet) -> None:
         """Do what a hospital and the coordinator do before a study: keys, invitation, enrolment, approval."""
@@ -176,20 +196,6 @@ class LocalFederation:
         own.mkdir(parents=True, exist_ok=True)
         (own / "site.toml").write_text(tomli_w.dumps(declared), encoding="utf-8")
         return own / "site.toml"
-
-    def _start_site(self, name: str, hospital: Hospital) -> None:
-        quiet = self._variables | QUIET | {"PATH": self.programs.environment["PATH"], "PYTHONUNBUFFERED": "1"}
-        keys, runtime = SiteKeys(hospital.config.link.keys), f"{self._compartments.runtime(name)}:{hospital.port}"
-        socket_path = str(hospital.config.link.agent_socket.resolve())
-        courier = {"FLWR_HOME": str(hospital.home.resolve()), AGENT_SOCKET: socket_path}
-        self._compartments.own(name, hospital.config, hospital.home)
-        for role, command, variables in (
-            ("agent", [script("polyclinic"), "site", "serve", str(hospital.file)], {}),
-            ("link", link_command(keys, runtime=runtime, study=None), {"FLWR_HOME": str(keys.node.parent)}),
-            ("courier", courier_command(keys, runtime=runtime), courier),
-        ):
-            inside = self._compartments.inside(name, role, [script(command[0]), *command[1:]])
-            self.programs.start(f"{name}-{role}", inside, quiet | variables)
 
     def _keep_running(self) -> None:
         while not self._over.wait(0.5):

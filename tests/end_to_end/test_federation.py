@@ -94,10 +94,10 @@ def story(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Story:
-    """Run a study of two rounds; kill a courier, an agent and the ServerApp in round 1, lose the coordinator in round 2.
+    """Run a study of two rounds; kill courier, agent and ServerApp in round 1, lose the coordinator in round 2.
 
-    Flower notices after a minute that a courier died. The ServerApp that is killed meanwhile asks again when it is back,
-    so that this test does not wait for that minute; `make chaos` does.
+    Flower notices after a minute that a courier died. The ServerApp that is killed meanwhile asks again when it is
+    back, so that this test does not wait for that minute; `make chaos` does.
     """
     from shared.protocol import read_protocol
 
@@ -105,6 +105,7 @@ def story(
     hospitals = shutil.copytree(hospitals_on_disk, folder / "hospitals")
     said: list[str] = []
     faults: list[str] = []
+    capture = request.config.pluginmanager.getplugin("capturemanager")
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
     with LocalFederation(
         folder / "all",
@@ -123,10 +124,11 @@ def story(
             time.sleep(fault.after_seconds)
             await_that(lambda: kill(federation, fault), f"{fault} can be killed")
             faults.append(str(fault))
-            terminal.write_line(
-                f"\nkill -9 of {fault}, {fault.after_seconds:.2f} s after it was at work; "
-                f"stage {stage(run)}, {len(rounds(run))} rounds finished"
-            )
+            with capture.global_and_fixture_disabled():
+                terminal.write_line(
+                    f"\nkill -9 of {fault}, {fault.after_seconds:.2f} s after it was at work; "
+                    f"stage {stage(run)}, {len(rounds(run))} rounds finished"
+                )
 
         following = Following(federation)
         await_that(lambda: stage(run) == "rounds", "the rounds begin")
