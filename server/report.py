@@ -7,7 +7,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording, wording_explanation, wording_worth
+from server import privacy_words, report_tables, wording, wording_explanation, wording_summary, wording_worth
+from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
 from server.cross_site import MatrixRow, matrix
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
@@ -67,6 +68,7 @@ class FindingSection:
     comparisons: list[report_tables.Comparison]
     differences: list[report_tables.DifferenceRow]
     matrix: list[MatrixRow]
+    curves: list[CurveRow]
     twins: list[report_tables.TwinRow]
     forests: list[tuple[str, Markup]]
     roc: Markup
@@ -109,6 +111,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "privacy": privacy_words,
         "why": wording_explanation,
         "worth": wording_worth,
+        "summary": wording_summary,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,
@@ -119,12 +122,15 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "reasons": report_tables.exclusion_reasons(result),
         "mean": report_tables.mean,
         "took_part": report_tables.took_part,
+        "alarms": ALARMS,
+        "training_rows": training_rows(result),
     }
 
 
 def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
     finding = result.study.findings[place]
     rows, point = report_tables.site_rows(result, finding), result.operating_point.get(finding)
+    tests = [(row.site, row.test) for row in rows] + [(ALL_SITES, result.of_pool("test", finding))]
     anchor = f"finding-{place + 1}"  # a finding's own name may hold what an address may not
     return FindingSection(
         name=finding,
@@ -133,6 +139,7 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         comparisons=report_tables.comparisons(result, finding),
         differences=report_tables.difference_rows(result, finding),
         matrix=matrix(result, finding),
+        curves=curve_rows(tests, confidence=result.study.confidence),
         twins=report_tables.twin_rows(result, finding),
         forests=[
             (measure, _drawn(forest_figure(result, finding, measure, name=f"{anchor}-{measure}", marks=marks)))
@@ -146,7 +153,7 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         others=result.other_thresholds.get(finding),
         others_target=point.target if point else None,
         shared_threshold=point.threshold if point else None,
-        quality_rows=[(row.site, row.test) for row in rows] + [(ALL_SITES, result.of_pool("test", finding))],
+        quality_rows=tests,
     )
 
 

@@ -195,8 +195,8 @@ def test_every_model_is_shown_at_every_site(study_result: StudyResult, page: Pag
 
 def test_refusals_are_listed_with_round_and_reason(page: Page) -> None:
     """Each update that did not enter stands with its round, its site and its reason in words."""
-    assert page.row("3 hillcrest") == "3 hillcrest no reply"
-    assert page.row("7 riverside") == "7 riverside update not finite"
+    rows = {" ".join(row.split()) for row in page.rows}
+    assert {"3 hillcrest no reply", "7 riverside update not finite"} <= rows
 
 
 def test_what_one_needs_to_repeat_the_study_is_there(study_result: StudyResult, page: Page) -> None:
