@@ -17,6 +17,7 @@ from typing import Self
 import tomli_w
 
 from client.approving import approve_study, look_at
+from client.bundle import install_invited
 from client.site import SiteConfig, read_site
 from client.site_keys import SiteKeys
 from client.superexec import QUIET, courier_command, link_command
@@ -29,7 +30,6 @@ from server.programs import Programs, commands
 from server.run_folder import RunFolder
 from shared.declaration import load_toml
 from shared.errors import FederationError, SiteError
-from shared.invitation import BUNDLE
 from shared.protocol import StudyProtocol
 from shared.relay import AGENT_SOCKET
 from simulations.compartments import Compartments
@@ -178,7 +178,8 @@ class LocalFederation:
         except SiteError:
             if not any((config.link.state / "studies").glob("*/")):
                 raise  # a study that was approved before stays so
-        install_bundle(invitation / BUNDLE, own / "home")
+        if not (own / "home" / "apps").exists():
+            install_invited(invitation, own / "home")
         self.sites[name] = Hospital(config=config, file=own / "site.toml", home=own / "home", port=free_port())
         self._say(f"{name}: keys enrolled, study approved")
 
@@ -225,26 +226,6 @@ def await_superlink(superlink: Fleet) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.5)
-
-
-def install_bundle(bundle: Path, home: Path) -> None:
-    """Put the approved bundle into a courier's folder, which it then cannot write: any other bundle fails there."""
-    from flwr.cli.install import install_from_fab
-
-    if (home / "apps").exists():
-        return
-    home.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("FLWR_HOME")
-    os.environ["FLWR_HOME"] = str(home)
-    try:
-        install_from_fab(bundle.read_bytes(), skip_prompt=True)
-    finally:
-        if before is None:
-            del os.environ["FLWR_HOME"]
-        else:
-            os.environ["FLWR_HOME"] = before
-    for path in [home / "apps", *(home / "apps").rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
 
 
 def script(name: str) -> str:

@@ -30,7 +30,6 @@ DOORS = {
         "shared/signing.py",
         "shared/wire.py",
         "simulations/in_process_grid.py",
-        "simulations/local_federation.py",
     },
     "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
     "grpc_health": {"client/agent_service.py", "client/site_status.py"},

@@ -30,8 +30,10 @@ pytestmark = [
 ]
 
 QUICK = {"OMP_NUM_THREADS": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
-DEADLINES = {"deadlines": {"ready_minutes": 10.0, "round_minutes": 1.5, "deliver_minutes": 5.0}}
+DEADLINE_SECONDS = 90
 """A minute and a half stands for the hours that a round may take."""
+
+DEADLINES = {"deadlines": {"ready_minutes": 10.0, "round_minutes": DEADLINE_SECONDS / 60, "deliver_minutes": 5.0}}
 
 PATIENCE_SECONDS = 900.0
 
@@ -70,16 +72,13 @@ def records(tiny: Any, hospitals_on_disk: Path) -> list[dict[str, Any]]:
             def stage() -> str:
                 return json.loads(run.status.read_text())["stage"] if run.status.exists() else ""
 
-            def silent() -> bool:
-                return any("south: silent" in line for line in said)
-
             def at_work() -> bool:
                 return bool(children(programs.running["south-courier"].pid, "flwr-clientapp"))
 
             following = Following(federation, said)
             await_that(lambda: stage() == "rounds" and at_work(), "south's courier has round 1's task")
             programs.running["south-agent"].send_signal(signal.SIGSTOP)
-            await_that(silent, "south is silent at the deadline")
+            time.sleep(DEADLINE_SECONDS + 5)
             programs.running["south-agent"].send_signal(signal.SIGCONT)
             await_that(lambda: len(rounds()) == 2, "round 2 is finished")
             for role in ("agent", "link", "courier"):
@@ -103,5 +102,5 @@ def test_a_site_that_vanishes_rejoins_in_the_next_round(records: list[dict[str, 
 
 
 def test_a_late_reply_is_counted_and_dropped(records: list[dict[str, Any]]) -> None:
-    """South's update of round 1 came after the deadline: it is no part of round 2, whose record counts it."""
-    assert [record["late_replies"].get("south", 0) > 0 for record in records[:2]] == [False, True]
+    """South's update of round 1 came while round 1 was evaluated: it is no part of the model, and round 2 counts it."""
+    assert [record["late_replies"].get("south", 0) for record in records[:2]] == [0, 1]
