@@ -109,7 +109,9 @@ class EgressGuard:
                 released = self._update(task.arrays, reply)
                 what = ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"]
             case EvaluateTask(split=Split.VALIDATION | Split.TEST), EvaluateReply(evidence=evidence):
-                kept = suppress_evidence(evidence, min_cell=self.min_cell, exclusive=self.exclusive)
+                # Noise comes first: which counts are too small is then told by noised counts too.
+                noised = self.private.evidence(task, evidence) if self.private else evidence
+                kept = suppress_evidence(noised, min_cell=self.min_cell, exclusive=self.exclusive)
                 released = EvaluateReply(evidence=kept)
                 what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]
             case DeliverTask(), DeliverReply(arrays_digest=digest):

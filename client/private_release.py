@@ -1,12 +1,14 @@
 """What may leave of each reply under [privacy]: every field's class, and replies rebuilt from what is left."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from shared.messages import TrainReply
+from client.count_release import CountRelease
+from shared.evidence import Evidence, Withheld
+from shared.messages import EvaluateTask, TrainReply
 from shared.parameters import NamedArrays, l2_norm
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
@@ -76,11 +78,12 @@ class PrivateRelease:
     """Takes out of a reply whatever touched a training patient without being noised.
 
     `public_size` is the site's rounded number of training patients, `images_a_round` what a round is expected to take
-    by that size: neither is this data's own count.
+    by that size: neither is this data's own count. `counts` noises evidence, where the study asks for that.
     """
 
     public_size: int
     images_a_round: float
+    counts: CountRelease | None = None
 
     def flow(self, flow: ReleasedFlow) -> ReleasedFlow:
         """Keep of a patient flow only the public size."""
@@ -89,6 +92,14 @@ class PrivateRelease:
             for name, split in flow.splits.items()
         }
         return ReleasedFlow(found=None, excluded={}, splits=splits)
+
+    def evidence(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence | Withheld, ...]:
+        """Noise the counts of validation and test patients, where the study asks for it; else leave them as they are.
+
+        Raises:
+            PrivacyError, TaskError, StorageError: the release cannot be charged.
+        """
+        return tuple(evidence) if self.counts is None else self.counts.release(task, evidence)
 
     def update(self, update: NamedArrays, *, seconds: float) -> TrainReply:
         """Send a noised update with its own norm, and how long it took, in whole seconds.

@@ -7,7 +7,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording, wording_explanation, wording_summary, wording_worth
+from server import (
+    privacy_words,
+    report_tables,
+    wording,
+    wording_explanation,
+    wording_new_hospital,
+    wording_summary,
+    wording_worth,
+)
 from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
 from server.cross_site import MatrixRow, matrix
 from server.figures import site_key, site_marks
@@ -112,6 +120,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "why": wording_explanation,
         "worth": wording_worth,
         "summary": wording_summary,
+        "elsewhere": wording_new_hospital,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,

@@ -56,7 +56,10 @@ def as_it_is(agent: Agent) -> Agent:
 
 def without_noise(agent: Agent) -> Agent:
     """Let an agent train its private study step for step, and add no noise: only patients who are public or made up."""
-    return agent if agent.private is None else replace(agent, private=agent.private.without_noise())
+    if agent.private is None or agent.guard.private is None:
+        return agent
+    guard = replace(agent.guard, private=replace(agent.guard.private, counts=None))
+    return replace(agent, private=agent.private.without_noise(), guard=guard)
 
 
 def _keep(kept: dict[str, tuple[ScoredUnits, ...]], site: str, split: Split, units: tuple[ScoredUnits, ...]) -> None:

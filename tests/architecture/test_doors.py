@@ -62,6 +62,7 @@ DOORS = {
         "shared/average_precision.py",
         "shared/domain_shift.py",
         "shared/intervals.py",
+        "shared/prediction.py",
         "shared/score_calibration.py",
     },
     "tomli_w": {
