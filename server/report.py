@@ -12,6 +12,7 @@ from server import (
     report_tables,
     wording,
     wording_explanation,
+    wording_new_hospital,
     wording_shift,
     wording_summary,
     wording_worth,
@@ -123,6 +124,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "corners": CORNERS,
         "worth": wording_worth,
         "summary": wording_summary,
+        "elsewhere": wording_new_hospital,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,

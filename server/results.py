@@ -11,6 +11,7 @@ from server.explanation import Explanation
 from server.finding_result import FindingResult, Why, absent
 from server.image_shift import Recognition, SitePair
 from server.leading import Leading
+from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
 from server.shortcuts import CornerFinding
@@ -198,7 +199,8 @@ class StudyResult:
     """Every fact the report may state; equal to what `results_json` reads back from its own text.
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
-    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each.
+    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `unseen[site]`
+    is a model that was trained without that site.
     """
 
     schema: int = SCHEMA
@@ -218,6 +220,8 @@ class StudyResult:
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
+    unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
+    new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

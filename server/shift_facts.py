@@ -8,10 +8,9 @@ from server.image_shift import recognitions, site_pairs
 from server.leading import leading
 from server.results import DomainShift
 from server.shortcuts import corner_findings
-from server.validation import Evaluations, released
+from server.validation import Evaluations, rate_counts, released
 from shared.description import Description
 from shared.domain_shift import heterogeneity, site_differences
-from shared.metrics import Count
 from shared.protocol import StudyProtocol
 
 
@@ -26,7 +25,7 @@ def domain_shift(
     `told` is `[finding][site]`, with no entry for a finding without an operating point.
     """
     targets, confidence = protocol.task.targets, protocol.evaluation.confidence
-    tables = {target: _counts(test, place) for place, target in enumerate(targets) if target in told}
+    tables = {target: rate_counts(test, place) for place, target in enumerate(targets) if target in told}
     seed = protocol.random_seed("heterogeneity")
     corners = {
         target: corner_findings(descriptions, place, confidence=confidence) for place, target in enumerate(targets)
@@ -53,11 +52,3 @@ def domain_shift(
         corners=corners,
         leading={target: leading(told[target], corners[target], alpha=alpha) for target in told},
     )
-
-
-def _counts(evaluations: Evaluations, place: int) -> dict[str, dict[str, Count]]:
-    at = {site: item.confusion for site, item in released(evaluations, place).items() if item.confusion}
-    return {
-        "sensitivity": {site: confusion.sensitivity for site, confusion in at.items()},
-        "specificity": {site: confusion.specificity for site, confusion in at.items()},
-    }
