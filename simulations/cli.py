@@ -42,6 +42,9 @@ def simulate(
     baselines: Annotated[
         str, typer.Option(help="Also train for comparison: local (each site alone), pooled, or local,pooled.")
     ] = "",
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also train without each hospital in turn, and test there.")
+    ] = False,
     weights: Annotated[Path | None, typer.Option(help="File with the pretrained weights.")] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int | None, typer.Option(help="The same as --set study.seed=N.")] = None,
@@ -63,6 +66,7 @@ def simulate(
         run=run,
         sites=sites,
         baselines=[name.strip() for name in baselines.split(",") if name.strip()],
+        leave_one_out=leave_one_out,
         weights_file=weights,
         device=device,
     )

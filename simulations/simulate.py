@@ -35,6 +35,7 @@ class Simulation:
     run: RunFolder
     sites: Path | None
     baselines: Sequence[str]
+    leave_one_out: bool
     weights_file: Path | None
     device: Device
 
@@ -65,6 +66,16 @@ def simulate(job: Simulation, console: Console) -> None:
         for name in names
         if "local" in job.baselines and (run := _baseline(federation, f"local-{name}", (name,), job, console))
     }
+    unseen = {
+        name: run
+        for name in names
+        if job.leave_one_out
+        and (
+            run := _baseline(
+                federation, f"without-{name}", tuple(other for other in names if other != name), job, console
+            )
+        )
+    }
     pooled = _baseline(federation, "pooled", (POOLED,), job, console) if "pooled" in job.baselines else None
     unnoised = replace(federation, adapt=without_noise)
     twin = _baseline(unnoised, "twin", names, job, console) if "twin" in job.baselines else None
@@ -73,11 +84,13 @@ def simulate(job: Simulation, console: Console) -> None:
         federated.coordinator,
         federated.conclusion,
         federated.flows,
+        federated.describe(),
         device=device,
         alternatives=Alternatives(
             local={name: run.conclusion for name, run in alone.items()},
             pooled=pooled.conclusion if pooled else None,
             twin=twin.conclusion if twin else None,
+            unseen={name: run.conclusion for name, run in unseen.items()},
             receipts=receipts(protocol, federated, alone),
         ),
         seeded=True,
@@ -96,6 +109,11 @@ def refuse_impossible(job: Simulation) -> None:
         raise StudyError(
             "--baselines tests one site's model at the others, and with [federation] local_norm = true a part of each "
             "model never leaves its site. Set local_norm = false, or leave out --baselines."
+        )
+    if job.leave_one_out and job.protocol.federation.local_norm:
+        raise StudyError(
+            "--leave-one-out tests a model where it was not trained, and with [federation] local_norm = true a part of "
+            "it never leaves a site. Set local_norm = false, or leave it out."
         )
     if "twin" in job.baselines and job.protocol.privacy is None:
         raise StudyError(

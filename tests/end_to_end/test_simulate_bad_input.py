@@ -67,7 +67,7 @@ def test_privacy_that_cannot_be_kept_is_refused_by_name(polyclinic: Polyclinic, 
     study.write_text(study.read_text() + "\n[privacy]\nepsilon = 3.0\ncount_noise_epsilon = 1.0\n")
     code, said = polyclinic("simulate", study)
     assert code == 10
-    assert "Under [privacy]: [privacy] count_noise_epsilon is not built into the agent yet" in said
+    assert "Under [privacy]: [privacy] count_noise_epsilon noises counts in which a patient counts once" in said
     assert not Path("runs").exists()
 
 
