@@ -12,7 +12,6 @@ from server.other_thresholds import other_thresholds
 from server.privacy_facts import site_privacy
 from server.results import (
     Baselines,
-    DomainShift,
     Environment,
     RoundResult,
     Selection,
@@ -22,9 +21,10 @@ from server.results import (
     ValidationAuc,
     Weights,
 )
+from server.shift_facts import domain_shift
 from server.study_run import Conclusion
-from server.validation import rate_counts, released
-from shared.domain_shift import heterogeneity, site_differences
+from server.validation import released
+from shared.description import Description
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -35,6 +35,7 @@ def study_result(
     protocol: StudyProtocol,
     conclusion: Conclusion,
     flows: Mapping[str, ReleasedFlow | Refused],
+    descriptions: Mapping[str, Description | Refused],
     provenance: WeightsProvenance,
     environment: Environment,
     *,
@@ -47,6 +48,17 @@ def study_result(
     """
     rounds = tuple(_round(record, protocol) for record in conclusion.state.history)
     splits = {Split.VALIDATION.value: conclusion.validation, Split.TEST.value: conclusion.test}
+    told = {
+        target: explanations(
+            released(conclusion.test, place),
+            threshold=conclusion.operating_point[target].threshold,
+            min_positives=protocol.evaluation.min_positives_to_rank,
+            confidence=protocol.evaluation.confidence,
+            seed=protocol.random_seed("explanations"),
+        )
+        for place, target in enumerate(protocol.task.targets)
+        if target in conclusion.operating_point
+    }
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
@@ -60,7 +72,7 @@ def study_result(
         },
         pooled={split: of_pool(found, conclusion, protocol) for split, found in splits.items()},
         patient_flow={site: flow for site, flow in flows.items() if isinstance(flow, ReleasedFlow)},
-        domain_shift=_domain_shift(conclusion, protocol),
+        domain_shift=domain_shift(protocol, conclusion.test, descriptions, told),
         privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
             local={site: baseline_model(model, protocol) for site, model in alternatives.local.items()},
@@ -90,17 +102,7 @@ def study_result(
             )
             for place, target in enumerate(protocol.task.targets)
         },
-        explanations={
-            target: explanations(
-                released(conclusion.test, place),
-                threshold=conclusion.operating_point[target].threshold,
-                min_positives=protocol.evaluation.min_positives_to_rank,
-                confidence=protocol.evaluation.confidence,
-                seed=protocol.random_seed("explanations"),
-            )
-            for place, target in enumerate(protocol.task.targets)
-            if target in conclusion.operating_point
-        },
+        explanations=told,
     )
 
 
@@ -154,29 +156,6 @@ def _selection(conclusion: Conclusion, protocol: StudyProtocol) -> Selection:
     return Selection(
         round=conclusion.chosen,
         why=f"the round with the highest mean validation AUC ({conclusion.state.best[1]:.3f}), as the study says",
-    )
-
-
-def _domain_shift(conclusion: Conclusion, protocol: StudyProtocol) -> DomainShift:
-    """Compare the sites' test patients at the shared operating point, target by target."""
-    tables = {
-        target: rate_counts(conclusion.test, place)
-        for place, target in enumerate(protocol.task.targets)
-        if target in conclusion.operating_point
-    }
-    seed = protocol.random_seed("heterogeneity")
-    return DomainShift(
-        heterogeneity={
-            target: {measure: heterogeneity(counts, seed=seed) for measure, counts in table.items()}
-            for target, table in tables.items()
-        },
-        differences={
-            target: {
-                measure: site_differences(counts, confidence=protocol.evaluation.confidence, seed=seed)
-                for measure, counts in table.items()
-            }
-            for target, table in tables.items()
-        },
     )
 
 

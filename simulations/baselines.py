@@ -40,6 +40,12 @@ class PooledInputs:
         made = [self.parts[part].evaluation(self._own(rows, part_N, part), start=start) for part in np.unique(part_N)]
         return _reorder(made, part_N)
 
+    def images(self, rows: Rows) -> torch.Tensor:
+        """Give the prepared images themselves, in the order of `rows`."""
+        part_N = self._part(rows)
+        made = [self.parts[part].images(self._own(rows, part_N, part)) for part in np.unique(part_N)]
+        return _reorder(made, part_N)
+
     def _part(self, rows: Rows) -> Rows:
         return np.searchsorted(self.first_row[1:], rows, side="right")
 

@@ -72,6 +72,7 @@ def simulate(job: Simulation, console: Console) -> None:
         federated.coordinator,
         federated.conclusion,
         federated.flows,
+        federated.describe(),
         device=device,
         alternatives=Alternatives(
             local={name: run.conclusion for name, run in alone.items()},
