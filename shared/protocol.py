@@ -331,19 +331,6 @@ class StudyProtocol(Declaration):
         """SHA-256 of the canonical form: what a site approves, and what every task names."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
-    def with_local_norm(self) -> Self:
-        """Give the same study with each site's own normalisation layers (FedBN, Li et al. 2021), by its own statistics.
-
-        Raises:
-            StudyError: the study cannot have such layers.
-        """
-        settings = self.model_dump(by_alias=True, exclude_none=True)
-        settings["task"].pop("findings" if self.task.exclusive else "classes")
-        settings["federation"]["local_norm"] = True
-        if settings["model"]["norm"] == "frozen":
-            settings["model"]["norm"] = "batch"
-        return parse(settings, type(self), where="the study with local_norm = true", error=StudyError)
-
     def random_seed(self, *purpose: object) -> int:
         """Derive a 63-bit seed for one named purpose, e.g. ("train", site, round): the only source of randomness."""
         words = "\x1f".join(str(word) for word in (self.study.seed, *purpose))

@@ -17,7 +17,7 @@ from server.model_file import write_model
 from server.run_folder import RunFolder
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
-from simulations.baselines import POOLED
+from simulations.baselines import POOLED, with_own_layers
 from simulations.console import Console
 from simulations.federation import Federation, Run, without_noise
 from simulations.receipts import receipts
@@ -106,7 +106,7 @@ def refuse_impossible(job: Simulation) -> None:
                 "head trains, so that they are the same everywhere. Let a stage train ([model] unfreeze), or leave it "
                 "out."
             )
-        job.protocol.with_local_norm()
+        with_own_layers(job.protocol)
     if job.leave_one_out and job.protocol.federation.local_norm:
         raise StudyError(
             "--leave-one-out tests a model where it was not trained, and with [federation] local_norm = true a part of "
@@ -205,7 +205,7 @@ def _unseen(federation: Federation, job: Simulation, console: Console) -> dict[s
 
 def _personal(federation: Federation, job: Simulation, console: Console) -> Run | None:
     """Run the study once more with normalisation layers that never leave their site."""
-    own_layers = replace(federation, protocol=federation.protocol.with_local_norm())
+    own_layers = replace(federation, protocol=with_own_layers(federation.protocol))
     return _baseline(own_layers, "personal", federation.names, job, console)
 
 

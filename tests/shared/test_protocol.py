@@ -9,7 +9,6 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.declaration import parse
 from shared.errors import StudyError
 from shared.protocol import STRATEGY_SETTINGS, StudyProtocol, read_protocol
 
@@ -274,18 +273,3 @@ def test_each_purpose_has_a_seed_of_its_own(one, other):
     if list(map(str, one)) != list(map(str, other)) and not any("\x1f" in str(word) for word in one + other):
         assert seed != study().random_seed(*other)
     assert seed != study(study={"seed": 1}).random_seed(*one)
-
-
-def test_the_twin_with_own_layers_differs_in_them_alone() -> None:
-    """`with_local_norm` keeps norm layers at the site, by each batch's own statistics where they were frozen."""
-    plain = parse(
-        {"study": {"name": "s", "intended_use": "u"}, "task": {"classes": ["a", "b"]}, "federation": {"rounds": 1}},
-        StudyProtocol,
-        where="study",
-        error=StudyError,
-    )
-    own = plain.with_local_norm()
-    assert (own.federation.local_norm, own.model.norm) == (True, "batch")
-    assert own.task == plain.task
-    assert own.study == plain.study
-    assert own.digest() != plain.digest()
