@@ -12,9 +12,9 @@ SIZES = (100, 400, 1600)
 """Training patients of a small, a middling and a large site; the variations are shown for the middling one."""
 
 EXPLAINED = (
-    "The noise of a step is what each weight's mean gradient gets, in clips: a patient's whole gradient is one clip. It "
-    "falls with the number of a site's patients, and rises with the root of the number of steps and with what is "
-    "unfrozen, since every weight that trains gets as much."
+    "The noise of a step is what each weight's mean gradient gets, in clips (a patient's whole gradient is one clip). "
+    "It falls with the number of a site's patients, and rises with the root of the number of steps. What is unfrozen "
+    "gets as much in every weight: the head has some thousands, a ResNet-50's last stage 15 million."
 )
 
 
