@@ -7,13 +7,26 @@ import typer
 
 from server.report import write
 from server.results_json import read
+from server.run_folder import RunFolder
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]) -> None:
-    """Write report.html again from a run's results.json, and print its path."""
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    pack: Annotated[Path | None, typer.Option(help="Also write the evidence pack: a zip file.")] = None,
+) -> None:
+    """Write report.html again from a run's results.json, and print its path.
+
+    The evidence pack holds model card, counts by site, preprocessing, approvals, privacy, records and digests, and a
+    table of what GMLP, EU MDR, EU AI Act and TRIPOD+AI ask: where it is, and what is not covered.
+    """
     page = run / "report.html"
     write(read(run / "results.json"), page)
     typer.echo(page)
+    if pack is not None:
+        from server.evidence_pack import DIGESTS, write_pack
+
+        digest = write_pack(RunFolder(path=run), pack)
+        typer.echo(f"{pack}  SHA-256 of its {DIGESTS}: {digest}")
 
 
 def export(

@@ -37,7 +37,7 @@ DOORS = {
     "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
-    "markupsafe": {"server/monitor_page.py", "server/report.py"},
+    "markupsafe": {"server/model_card.py", "server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},
     "onnxruntime": {"client/onnx_scorer.py", "server/onnx_export.py"},
     "opacus": {"shared/privacy.py"},
