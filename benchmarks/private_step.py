@@ -1,5 +1,6 @@
 """A private step of ResNet-18 and of the head against the same steps without privacy, and Opacus' hooks beside them."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -163,10 +164,12 @@ def _opacus(
             layer.inplace = False  # nothing behind Opacus' hooks may be changed in place
         if type(layer).__name__ == "BasicBlock":
             layer.__dict__["forward"] = partial(_block, layer)
-    hooked = GradSampleModule(model, loss_reduction="sum")
+    hooked = GradSampleModule(model, loss_reduction="sum").train()  # its hooks do nothing in evaluation mode
 
     def once(_number: int) -> None:
-        torch.autograd.backward(loss(hooked(images), labels).sum())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook is firing")  # the images need no gradient: meant so
+            torch.autograd.backward(loss(hooked(images), labels).sum())
         own = [parameter.grad_sample for parameter in trained]  # type: ignore[attr-defined]  # Opacus put it there
         norms = torch.stack([part.flatten(1).norm(dim=1) for part in own]).norm(dim=0)
         factors = (CLIP / norms).clamp(max=1)

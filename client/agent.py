@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from client.delivery import Deliveries
+from client.describing import describe
 from client.egress import EgressGuard
-from client.evaluation import evaluate_split
+from client.evaluation import Witness, evaluate_split, nobody
 from client.inputs import Inputs
 from client.intake import Intake
 from client.local_norm import LocalNorm
@@ -27,6 +28,8 @@ from shared.messages import (
     Approval,
     DeliverReply,
     DeliverTask,
+    DescribeReply,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     OtherVersionError,
@@ -55,7 +58,7 @@ class Agent:
     the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site,
     and `private` is there under [privacy].
     What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
-    no round goes on from its middle, and no model is delivered.
+    no round goes on from its middle, and no model is delivered. `witness` is a simulation's alone.
     """
 
     site: str
@@ -74,6 +77,7 @@ class Agent:
     checkpoints: Path | None = None
     most_bytes: int = MAX_CONTENT_BYTES
     deliveries: Deliveries | None = None
+    witness: Witness = nobody
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         """Answer one task. Every failure becomes a reply with a fixed code; no exception's text leaves.
@@ -121,6 +125,8 @@ class Agent:
                 return self._train(task)
             case EvaluateTask():
                 return self._evaluate(task)
+            case DescribeTask():
+                return self._describe(task)
             case DeliverTask():
                 return self._take(task)
 
@@ -191,8 +197,24 @@ class Agent:
             task=self.protocol.task,
             evaluation=self.protocol.evaluation,
             thresholds=task.thresholds,
+            witness=self.witness,
         )
         return EvaluateReply(evidence=evidence)
+
+    def _describe(self, task: DescribeTask) -> DescribeReply:
+        """Describe training patients; under [privacy], where what leaves of these is noised, validation patients."""
+        self._load(task)
+        private = self.protocol.privacy is not None
+        description = describe(
+            self.bench,
+            self.inputs,
+            self.records,
+            start=self.protocol.model.trains_from(task.header.round),
+            exclusive=self.protocol.task.exclusive,
+            split=Split.VALIDATION if private else Split.TRAIN,
+            seed=partial(self.protocol.random_seed, "description"),
+        )
+        return DescribeReply(description=description)
 
     def _take(self, task: DeliverTask) -> DeliverReply:
         if self.deliveries is None:
@@ -206,7 +228,7 @@ class Agent:
         )
         return DeliverReply(arrays_digest=digest(task.arrays))
 
-    def _load(self, task: EvaluateTask | DeliverTask) -> None:
+    def _load(self, task: EvaluateTask | DescribeTask | DeliverTask) -> None:
         """Load a model as its round left it."""
         if not set(self._exchanged(task)) <= set(task.arrays):
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays lack some that train in this round")

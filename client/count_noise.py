@@ -20,15 +20,39 @@ _AT_ONCE = 4096
 
 
 def noisy_counts(counts: Sequence[int], *, epsilon: float, sensitivity: int, words: Iterator[int]) -> list[int]:
-    """Add noise to each count, and give 0 for what falls below it: what a patient may learn of by ε, and no more.
+    """Add noise to each count of a histogram, and give the nearest counts from 0 on that have the noised total.
 
-    `sensitivity` is the most by which one patient, added or removed, changes the counts in all. Counts that are cut off
-    at 0 are a little too large on average, where they are small beside the noise; cutting costs no privacy.
+    `sensitivity` is the most by which one patient, added or removed, changes all that is noised for this ε. Cut off
+    at 0 one by one, many near-empty bins would add up to patients who are not there; so what is cut off is taken from
+    the others (see `nearest_counts`). That looks at noised counts alone, and costs no privacy.
 
     Raises:
         PrivacyError: ε is so small that no count would be left to see.
     """
-    return [max(0, count + discrete_laplace(epsilon, sensitivity, words)) for count in counts]
+    return nearest_counts([count + discrete_laplace(epsilon, sensitivity, words) for count in counts])
+
+
+def nearest_counts(noised: Sequence[int]) -> list[int]:
+    """Give whole numbers from 0 on with the same total, as near as can be; all 0 where that total is below 0.
+
+    The least squares solution lowers all by one amount and cuts off at 0 (Duchi et al. 2008, "Efficient Projections
+    onto the l1-Ball", figure 1). Its fractions go to the bins that are owed most, the earlier of equals first.
+    """
+    total = max(0, sum(noised))
+    if not total:
+        return [0] * len(noised)
+    running, lowered = 0, 0.0
+    for place, value in enumerate(sorted(noised, reverse=True), start=1):
+        running += value
+        if value <= (running - total) / place:
+            break
+        lowered = (running - total) / place
+    wanted = [max(0.0, value - lowered) for value in noised]
+    counts = [int(value) for value in wanted]
+    owed = sorted(range(len(noised)), key=lambda place: counts[place] - wanted[place])
+    for place in owed[: total - sum(counts)]:
+        counts[place] += 1
+    return counts
 
 
 def discrete_laplace(epsilon: float, sensitivity: int, words: Iterator[int]) -> int:

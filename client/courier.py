@@ -20,7 +20,8 @@ log = logging.getLogger("polyclinic.courier")
 WAIT_SECONDS = 900.0
 """An agent that restarts is waited for so long; then the coordinator is told, and asks again when it sees fit."""
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 2.0
+"""Between two tries; a socket at which nobody listens costs nothing to ask."""
 
 PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED})
 """Statuses of an agent that is restarting, was killed in the middle of a task, or cannot write its log."""
@@ -31,6 +32,12 @@ app = ClientApp()  # a plain assignment: Flower looks for it in the syntax tree,
 @app.query()
 def query(message: Message, _: Context) -> Message:
     """Relay the question whether this site is ready."""
+    return _answer(message)
+
+
+@app.query("describe")
+def describe(message: Message, _: Context) -> Message:
+    """Relay the question how this site's images look."""
     return _answer(message)
 
 

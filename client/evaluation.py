@@ -1,6 +1,6 @@
 """Score one split and reduce it to counts and histograms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,13 @@ from shared.score_calibration import brier_score, calibration
 from shared.scores import ScoredUnits, unit_scores
 from shared.split import Split
 
+Witness = Callable[[Split, tuple[ScoredUnits, ...]], None]
+"""Is shown the exact scores that evidence was made from. A simulation alone has one (simulations/receipts.py)."""
+
+
+def nobody(split: Split, units: tuple[ScoredUnits, ...]) -> None:
+    """Show the scores to nobody."""
+
 
 def evaluate_split(
     bench: Workbench,
@@ -34,6 +41,7 @@ def evaluate_split(
     task: Task,
     evaluation: Evaluation,
     thresholds: Sequence[float],
+    witness: Witness = nobody,
 ) -> tuple[Evidence, ...]:
     """Score one side's images with the loaded model and give the evidence on each target, in the study's order.
 
@@ -47,21 +55,26 @@ def evaluate_split(
         raise TaskError(Refusal.MALFORMED, "the task gives another number of thresholds than the study has targets")
     rows = records.rows(split)
     scores_NK = score(bench, inputs, rows, start=start, exclusive=task.exclusive, targets=len(task.targets))
+    every = tuple(
+        unit_scores(
+            scores_NK[:, place],
+            records.labels_NK[rows, place],
+            exams_N=records.exams_N[rows],
+            patients_N=records.patients_N[rows],
+            unit=task.unit,
+            aggregate=task.aggregate,
+        )
+        for place in range(len(task.targets))
+    )
+    witness(split, every)
     return tuple(
         evidence_on(
-            unit_scores(
-                scores_NK[:, place],
-                records.labels_NK[rows, place],
-                exams_N=records.exams_N[rows],
-                patients_N=records.patients_N[rows],
-                unit=task.unit,
-                aggregate=task.aggregate,
-            ),
+            units,
             bins=evaluation.score_bins,
             confidence=evaluation.confidence,
             threshold=thresholds[place] if thresholds else None,
         )
-        for place in range(len(task.targets))
+        for place, units in enumerate(every)
     )
 
 

@@ -1,12 +1,16 @@
 """What may leave of each reply under [privacy]: every field's class, and replies rebuilt from what is left."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from shared.messages import TrainReply
+from client.count_release import CountRelease
+from shared.description import Description
+from shared.errors import EgressError
+from shared.evidence import Evidence, Withheld
+from shared.messages import EvaluateTask, TrainReply
 from shared.parameters import NamedArrays, l2_norm
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
@@ -67,6 +71,21 @@ FIELDS: Final[Mapping[str, Release]] = {
     "Coefficient.value": Release.CONTROLLED,
     "Coefficient.low": Release.CONTROLLED,
     "Coefficient.high": Release.CONTROLLED,
+    "FeatureSummary.split": Release.PUBLIC,
+    "FeatureSummary.patients": Release.CONTROLLED,
+    "FeatureSummary.mean": Release.CONTROLLED,
+    "FeatureSummary.covariance": Release.CONTROLLED,
+    "FeatureSummary.split_null": Release.CONTROLLED,
+    "IntensitySummary.patients": Release.NEVER,
+    "IntensitySummary.shares": Release.NEVER,
+    "IntensitySummary.split_null": Release.NEVER,
+    "CornerTest.positive_patients": Release.CONTROLLED,
+    "CornerTest.negative_patients": Release.CONTROLLED,
+    "CornerEffect.value": Release.CONTROLLED,
+    "CornerEffect.error": Release.CONTROLLED,
+    "CornerEffect.freedom": Release.CONTROLLED,
+    "CornerEffect.auc": Release.CONTROLLED,
+    "CornerEffect.auc_without": Release.CONTROLLED,
 }
 """Each field of each reply (the README's table "What may leave"), and why it may leave; a test allows no other."""
 
@@ -76,11 +95,12 @@ class PrivateRelease:
     """Takes out of a reply whatever touched a training patient without being noised.
 
     `public_size` is the site's rounded number of training patients, `images_a_round` what a round is expected to take
-    by that size: neither is this data's own count.
+    by that size: neither is this data's own count. `counts` noises evidence, where the study asks for that.
     """
 
     public_size: int
     images_a_round: float
+    counts: CountRelease | None = None
 
     def flow(self, flow: ReleasedFlow) -> ReleasedFlow:
         """Keep of a patient flow only the public size."""
@@ -89,6 +109,30 @@ class PrivateRelease:
             for name, split in flow.splits.items()
         }
         return ReleasedFlow(found=None, excluded={}, splits=splits)
+
+    def description(self, description: Description) -> Description:
+        """Keep what is of validation patients: their features and corner tests, and no intensity histogram.
+
+        Where the study noises what leaves of these patients too, there is no noise for sums of images: none leaves.
+
+        Raises:
+            EgressError: the features are of other patients.
+        """
+        if self.counts is not None:
+            withheld = tuple(Withheld() for _ in description.corners)
+            return Description(features=Withheld(), intensity=Withheld(), corners=withheld)
+        features = description.features
+        if not isinstance(features, Withheld) and features.split is not Split.VALIDATION:
+            raise EgressError("under [privacy] features leave of validation patients alone.")
+        return Description(features=features, intensity=Withheld(), corners=description.corners)
+
+    def evidence(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence | Withheld, ...]:
+        """Noise the counts of validation and test patients, where the study asks for it; else leave them as they are.
+
+        Raises:
+            PrivacyError, TaskError, StorageError: the release cannot be charged.
+        """
+        return tuple(evidence) if self.counts is None else self.counts.release(task, evidence)
 
     def update(self, update: NamedArrays, *, seconds: float) -> TrainReply:
         """Send a noised update with its own norm, and how long it took, in whole seconds.

@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, field
 
+from client.count_release import CountRelease
+from client.privacy_account import CountPlan
 from client.privacy_ledger import PrivacyLedger
 from client.private_release import PrivateRelease
 from client.private_training import PrivateTraining
+from client.task_store import request_digest
 from shared.audit import AuditLog
 from shared.errors import SiteError
-from shared.messages import TrainTask
+from shared.messages import EvaluateTask, TrainTask
 from shared.parameters import digest
 from shared.privacy import PrivacyPlan, rounded_size
 from shared.protocol import StudyProtocol
-from shared.study_plan import study_plan
+from shared.study_plan import count_releases, study_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,13 @@ def compose_private(
     if study not in {account.study for account in ledger.statement().accounts}:
         size = rounded_size(patients, rounding=protocol.privacy.size_rounding)
         plan = study_plan(protocol, public_size=size, limit=ledger.limit)
-        ledger.reserve(study, plan, name=protocol.study.name, accountant=protocol.privacy.accountant)
+        ledger.reserve(
+            study,
+            plan,
+            name=protocol.study.name,
+            accountant=protocol.privacy.accountant,
+            counts=CountPlan(epsilon=protocol.privacy.count_noise_epsilon, releases=count_releases(protocol)),
+        )
     plan = ledger.plan(study)
 
     def pay(task: TrainTask) -> PrivacyPlan:
@@ -67,10 +76,24 @@ def compose_private(
             study, number=header.round, task_id=header.task_id, arrays=digest(task.arrays), audit=vault.audit
         )
 
+    def pay_counts(task: EvaluateTask) -> float:
+        header = task.header
+        return ledger.charge_counts(
+            study,
+            side=task.split,
+            number=header.round,
+            task_id=header.task_id,
+            request=request_digest(task),
+            audit=vault.audit,
+        )
+
+    noised = protocol.privacy.count_noise_epsilon > 0
+    counts = CountRelease(pay=pay_counts, key=vault.key, confidence=protocol.evaluation.confidence) if noised else None
     return PrivateSite(
         training=PrivateTraining(plan=plan, pay=pay, key=vault.key, min_patients=min_patients),
         release=PrivateRelease(
             public_size=plan.expected_patients,
             images_a_round=plan.sample_rate * plan.expected_patients * plan.steps_per_round * plan.images_per_patient,
+            counts=counts,
         ),
     )

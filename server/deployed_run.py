@@ -14,6 +14,7 @@ import torch
 from flwr.serverapp import Grid
 
 from server.admission import Refused
+from server.alternatives import Alternatives
 from server.asking import Desk
 from server.bootstrap import compose
 from server.coordinator_config import CoordinatorConfig, read_coordinator
@@ -85,10 +86,9 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         coordinator,
         conclusion,
         flows,
+        study.describe(conclusion),
         device=torch.device("cpu"),
-        local={},
-        pooled=None,
-        twin=None,
+        alternatives=Alternatives(),
         seeded=False,
     )
     board.stage("delivery", number=conclusion.state.round)

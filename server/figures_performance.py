@@ -67,6 +67,11 @@ def forest(
     return page.svg
 
 
+def fitting(name: str) -> str:
+    """Cut a name to what fits beside a plot."""
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
 def _start(rows: Sequence[ForestRow], target: float | None) -> float:
     """Begin the axis a tenth below what is drawn, so that no interval is cut off."""
     estimates = [row.estimate for row in rows if row.estimate]
@@ -91,9 +96,16 @@ def _target(axes: Axes, target: float) -> None:
 def _row(page: Board, axes: Axes, place: int, row: ForestRow) -> None:
     start, end = axes.get_xlim()
     look: dict[str, Any] = {"color": INK if row.ranked else MUTED, "va": "center"}
-    label = row.name if len(row.name) <= _LONGEST_NAME else row.name[: _LONGEST_NAME - 1] + "…"
     page.tip(
-        write(axes, start, place, label, dx=2 - _NAMES, weight="bold" if row.mark is None else "normal", **look),
+        write(
+            axes,
+            start,
+            place,
+            fitting(row.name),
+            dx=2 - _NAMES,
+            weight="bold" if row.mark is None else "normal",
+            **look,
+        ),
         row.tip,
     )
     if row.estimate is None:

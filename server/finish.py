@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from server.admission import Refused
+from server.alternatives import Alternatives
 from server.bootstrap import Coordinator
 from server.environment import environment
 from server.report import write as write_report
@@ -12,6 +13,7 @@ from server.results_json import write as write_results
 from server.run_folder import RunFolder
 from server.study_results import study_result
 from server.study_run import Conclusion
+from shared.description import Description
 from shared.released_flow import ReleasedFlow
 
 
@@ -20,11 +22,10 @@ def write_findings(
     coordinator: Coordinator,
     conclusion: Conclusion,
     flows: Mapping[str, ReleasedFlow | Refused],
+    descriptions: Mapping[str, Description | Refused],
     *,
     device: torch.device,
-    local: Mapping[str, Conclusion],
-    pooled: Conclusion | None,
-    twin: Conclusion | None,
+    alternatives: Alternatives,
     seeded: bool,
 ) -> None:
     """Compose the study's results and write results.json and report.html; simulated or deployed, they are the same.
@@ -39,11 +40,10 @@ def write_findings(
         protocol,
         conclusion,
         flows,
+        descriptions,
         coordinator.provenance,
         environment(device, seed=protocol.study.seed),
-        local=local,
-        pooled=pooled,
-        twin=twin,
+        alternatives=alternatives,
         seeded=seeded,
     )
     write_results(result, run.results)

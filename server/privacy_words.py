@@ -52,7 +52,7 @@ def promises(result: StudyResult) -> list[tuple[str, str]]:
     if counts:
         others = (
             f"Each release of their evidence was noised with ε = {counts:g} for a patient (discrete Laplace); releases "
-            "add up, one a round for validation patients and one for test patients."
+            "add up, one a round and two at the end for validation patients, and one for test patients."
         )
     else:
         others = (

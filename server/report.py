@@ -7,7 +7,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording, wording_explanation
+from server import (
+    privacy_words,
+    report_tables,
+    wording,
+    wording_explanation,
+    wording_new_hospital,
+    wording_shift,
+    wording_summary,
+    wording_worth,
+)
+from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
+from server.cross_site import MatrixRow, matrix
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
 from server.other_thresholds import OtherThresholds
@@ -18,10 +29,12 @@ from server.report_figures import (
     calibration_figure,
     forest_figure,
     loss_figure,
+    receipt_figure,
     roc_figure,
     validation_figure,
 )
 from server.results import StudyResult
+from shared.description import CORNERS
 from shared.storage import atomic_file
 
 _HERE = Path(__file__).parent
@@ -64,13 +77,15 @@ class FindingSection:
     rows: list[report_tables.SiteRow]
     comparisons: list[report_tables.Comparison]
     differences: list[report_tables.DifferenceRow]
-    models: list[report_tables.ModelRow]
+    matrix: list[MatrixRow]
+    curves: list[CurveRow]
     twins: list[report_tables.TwinRow]
     forests: list[tuple[str, Markup]]
     roc: Markup
     roc_corner: Markup
     validation: Markup
     calibration: Markup
+    receipts: Markup
     others: OtherThresholds | None
     others_target: float | None
     shared_threshold: float | None
@@ -105,22 +120,36 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "words": wording,
         "privacy": privacy_words,
         "why": wording_explanation,
+        "images": wording_shift,
+        "corners": CORNERS,
+        "worth": wording_worth,
+        "summary": wording_summary,
+        "elsewhere": wording_new_hospital,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,
-        "warnings": wording.warnings(result),
+        "warnings": _warnings(result),
         "sections": [_section(result, place, marks) for place in range(len(result.study.findings))],
         "loss": _drawn(loss_figure(result, name="loss", marks=marks)),
         "refused": report_tables.refused_updates(result),
         "reasons": report_tables.exclusion_reasons(result),
         "mean": report_tables.mean,
         "took_part": report_tables.took_part,
+        "alarms": ALARMS,
+        "training_rows": training_rows(result),
     }
+
+
+def _warnings(result: StudyResult) -> list[wording.Warn]:
+    """List what limits the numbers' use, what images and corners say included; the grave first."""
+    images = [wording.Warn(headline=head, text=text, grave=False) for head, text in wording_shift.warnings(result)]
+    return sorted([*wording.warnings(result), *images], key=lambda one: not one.grave)
 
 
 def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
     finding = result.study.findings[place]
     rows, point = report_tables.site_rows(result, finding), result.operating_point.get(finding)
+    tests = [(row.site, row.test) for row in rows] + [(ALL_SITES, result.of_pool("test", finding))]
     anchor = f"finding-{place + 1}"  # a finding's own name may hold what an address may not
     return FindingSection(
         name=finding,
@@ -128,7 +157,8 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         rows=rows,
         comparisons=report_tables.comparisons(result, finding),
         differences=report_tables.difference_rows(result, finding),
-        models=report_tables.model_rows(result, finding),
+        matrix=matrix(result, finding),
+        curves=curve_rows(tests, confidence=result.study.confidence),
         twins=report_tables.twin_rows(result, finding),
         forests=[
             (measure, _drawn(forest_figure(result, finding, measure, name=f"{anchor}-{measure}", marks=marks)))
@@ -138,10 +168,11 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
         roc_corner=_drawn(roc_figure(result, finding, corner=0.5, name=f"{anchor}-corner", marks=marks)),
         validation=_drawn(validation_figure(result, finding, name=f"{anchor}-validation", marks=marks)),
         calibration=_drawn(calibration_figure(result, finding, name=f"{anchor}-calibration", marks=marks)),
+        receipts=_drawn(receipt_figure(result, finding, name=f"{anchor}-receipts", marks=marks)),
         others=result.other_thresholds.get(finding),
         others_target=point.target if point else None,
         shared_threshold=point.threshold if point else None,
-        quality_rows=[(row.site, row.test) for row in rows] + [(ALL_SITES, result.of_pool("test", finding))],
+        quality_rows=tests,
     )
 
 

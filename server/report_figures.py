@@ -7,6 +7,7 @@ from server import wording
 from server.calibration_points import calibration_points
 from server.figures import SiteMark
 from server.figures_calibration import CalibrationCurve, calibration_curves
+from server.figures_differences import DifferenceLine, differences
 from server.figures_performance import Estimate, ForestRow, RocCurve, forest, roc
 from server.figures_training import Curve, RoundAxis, training_curves
 from server.finding_result import FindingResult
@@ -113,6 +114,31 @@ def calibration_figure(result: StudyResult, finding: str, *, name: str, marks: M
         name=name,
         title=f"Calibration for {finding}, by site",
         description="Test patients. " + "; ".join(point.tip for point in together),
+    )
+
+
+def receipt_figure(result: StudyResult, finding: str, *, name: str, marks: Marks) -> str:
+    """Draw each site's receipt: the federated model's AUC minus that of the site's own; "" where there is none."""
+    owed = result.receipts.get(finding, {})
+    rows = [
+        DifferenceLine(
+            name=row.site,
+            mark=marks[row.site],
+            ranked=one.ranked,
+            difference=one.auc,
+            tip=f"{row.site}: {wording.signed(one.auc.difference, 3)} ({wording.signed(one.auc.low, 3)} to "
+            f"{wording.signed(one.auc.high, 3)})" + ("" if one.ranked else ", not ranked"),
+        )
+        for row in site_rows(result, finding)
+        if (one := owed.get(row.site)) and one.auc
+    ]
+    if not rows:
+        return ""
+    return differences(
+        rows,
+        name=name,
+        title=f"Federated minus alone, AUC for {finding}, by site",
+        description="; ".join(row.tip for row in rows),
     )
 
 

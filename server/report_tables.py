@@ -1,7 +1,7 @@
 """The rows of the report's tables: sites in the order of the page, comparisons with the baselines, refusals."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,14 +51,6 @@ class TwinRow:
     def cost(self) -> float | None:
         """AUC of the private model minus that of its twin."""
         return _difference(self.private, self.twin)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRow:
-    """One model's AUC on each site's test patients, in canonical order of the sites."""
-
-    name: str
-    aucs: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,19 +109,6 @@ def difference_rows(result: StudyResult, finding: str) -> list[DifferenceRow]:
     ]
 
 
-def model_rows(result: StudyResult, finding: str) -> list[ModelRow]:
-    """Test every model at every site: the federated one, the pooled one, then each site's own."""
-    own = {f"{site} alone": model for site, model in sorted(result.baselines.local.items())}
-    twin = {"without noise": result.baselines.twin} if result.baselines.twin else {}
-    others = twin | ({"pooled": result.baselines.pooled} if result.baselines.pooled else {}) | own
-    federated = {site: result.of_site(site, "test", finding) for site in result.site_names}
-    rows = [ModelRow(name="federated", aucs=_aucs(federated, result.site_names))]
-    for name, model in others.items():
-        tests = {site: findings[finding] for site, findings in model.sites.items() if finding in findings}
-        rows.append(ModelRow(name=name, aucs=_aucs(tests, result.site_names)))
-    return rows
-
-
 def twin_rows(result: StudyResult, finding: str) -> list[TwinRow]:
     """Put each site's test patients under the private model and under its twin without noise."""
     return [
@@ -146,11 +125,6 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Average what there is, each site with equal weight; None where there is nothing."""
     known = [one for one in values if one is not None]
     return sum(known) / len(known) if known else None
-
-
-def _aucs(tests: Mapping[str, FindingResult], sites: Sequence[str]) -> tuple[float | None, ...]:
-    found = (tests.get(site) for site in sites)
-    return tuple(test.auc.value if test and test.auc else None for test in found)
 
 
 def _tested(model: BaselineModel | None, site: str, finding: str) -> FindingResult | None:

@@ -19,7 +19,7 @@ _ABSENCES = {
     Why.NO_REPLY: "no reply from the site",
 }
 
-_SPACE = "\N{NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -35,7 +35,7 @@ def count(number: int | None) -> str:
 
 def percent(value: float) -> str:
     """Write a proportion as percent, with one decimal: 94.1 %."""
-    return f"{value * 100:.1f}{_SPACE}%"
+    return f"{value * 100:.1f}{NO_BREAK}%"
 
 
 def percent_range(low: float | None, high: float | None) -> str:
@@ -55,7 +55,7 @@ def area_range(low: float | None, high: float | None) -> str:
 
 def points(difference: float) -> str:
     """Write a difference of two proportions in percentage points, always with its sign."""
-    return f"{signed(difference * 100, 1)}{_SPACE}points"
+    return f"{signed(difference * 100, 1)}{NO_BREAK}points"
 
 
 def signed(number: float, decimals: int) -> str:

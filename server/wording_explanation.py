@@ -20,8 +20,14 @@ def statement(one: Explanation) -> str:
     size, direction = wording.points(abs(gap.value)).removeprefix("+"), "lower" if gap.value < 0 else "higher"
     return (
         f"{gap.measure.capitalize()} is {size} {direction} than at all other sites together "
-        f"({wording.p_value(one.p)}, adjusted). " + _reading(one.pattern, gap)
+        f"({wording.p_value(one.p)}, adjusted). " + reading(one)
     )
+
+
+def reading(one: Explanation) -> str:
+    """Say what a site's pattern is consistent with, without the size of its gap."""
+    gap = one.gaps[one.measure] if one.measure else None
+    return statement(one) if gap is None else _reading(one.pattern, gap)
 
 
 def _reading(pattern: Pattern, gap: Gap) -> str:

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import betaincinv, ndtri
 
 from shared.metrics import Count, Proportion, ScoreHistogram, full_repetition
-from shared.scores import Floats, Integers, ScoredUnits
+from shared.scores import Floats, ScoredUnits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def wilson(count: Count, *, confidence: float) -> Proportion | None:
     """
     if not count.n:
         return None
-    value, n, z = count.k / count.n, count.n / count.design_effect, _normal_quantile(confidence)
+    value, n, z = count.k / count.n, count.n / count.design_effect, normal_quantile(confidence)
     centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
     half_width = z * sqrt(value * (1 - value) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # The bounds lie on either side of the value, at 0 and 1 on it: only rounding makes them cross.
@@ -91,17 +91,10 @@ def auc(units: ScoredUnits, *, confidence: float) -> Auc | None:
     is above 0 for every t in (0, 1). V is multiplied by DeLong's variance / V(AUC) where that ratio is above 1: the
     interval is never narrower than either variance asks, and so somewhat too wide where positives vary little.
     """
-    positives, negatives = units.scores_M[units.positive_M], units.scores_M[~units.positive_M]
-    if not positives.size or not negatives.size:
+    parts = components(units)
+    if parts is None:
         return None
-    won_by_positive, won_by_negative = _placements(positives, negatives), _placements(-negatives, -positives)
-    value = float(won_by_positive.sum() / (2 * positives.size * negatives.size))
-    variance = _clustered_variance(
-        won_by_positive / (2 * negatives.size) - value,
-        won_by_negative / (2 * positives.size) - value,
-        units.patients_M[units.positive_M],
-        units.patients_M[~units.positive_M],
-    )
+    value, variance = parts.value, clustered_variance(parts, units)
     patients = (units.patients_M[units.positive_M], units.patients_M[~units.positive_M])
     # Without a variance that could show how alike a patient's units are, they count as alike, as in `Count`.
     n_pos, n_neg = (len(own) / (1.0 if variance else full_repetition(own)) for own in patients)
@@ -131,7 +124,7 @@ def binned_auc(scores: ScoreHistogram, *, confidence: float) -> Auc | None:
 
 def _with_interval(value: float, variance: float | None, *, n_pos: float, n_neg: float, confidence: float) -> Auc:
     score = _NewcombeVariance.of(n_pos=n_pos, n_neg=n_neg, value=value, variance=variance)
-    low, high = score.interval(value, z=_normal_quantile(confidence))
+    low, high = score.interval(value, z=normal_quantile(confidence))
     return Auc(value=value, low=low, high=high, variance=variance)
 
 
@@ -173,11 +166,42 @@ def _placements(scores: Floats, others: Floats) -> Floats:
     return (below + up_to).astype(np.float64)
 
 
-def _clustered_variance(
-    positives: Floats, negatives: Floats, positive_patients: Integers, negative_patients: Integers
-) -> float | None:
-    """Compute Obuchowski's variance from structural components minus the AUC; DeLong's where no patient repeats."""
-    patients, cluster = np.unique(np.concatenate((positive_patients, negative_patients)), return_inverse=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Components:
+    """An AUC, and what each positive and each negative adds to it minus the AUC (Sen's structural components)."""
+
+    value: float
+    of_positives: Floats
+    of_negatives: Floats
+
+    def __sub__(self, other: "Components") -> "Components":
+        """Give those of the difference of two AUCs on the same units."""
+        return Components(
+            value=self.value - other.value,
+            of_positives=self.of_positives - other.of_positives,
+            of_negatives=self.of_negatives - other.of_negatives,
+        )
+
+
+def components(units: ScoredUnits) -> Components | None:
+    """Compute the AUC, ties half, and its structural components; None where a class has no unit."""
+    positives, negatives = units.scores_M[units.positive_M], units.scores_M[~units.positive_M]
+    if not positives.size or not negatives.size:
+        return None
+    won_by_positive, won_by_negative = _placements(positives, negatives), _placements(-negatives, -positives)
+    value = float(won_by_positive.sum() / (2 * positives.size * negatives.size))
+    return Components(
+        value=value,
+        of_positives=won_by_positive / (2 * negatives.size) - value,
+        of_negatives=won_by_negative / (2 * positives.size) - value,
+    )
+
+
+def clustered_variance(parts: Components, units: ScoredUnits) -> float | None:
+    """Compute Obuchowski's variance, DeLong's where no patient repeats; None where a class has only one patient."""
+    positives, negatives = parts.of_positives, parts.of_negatives
+    owners = (units.patients_M[units.positive_M], units.patients_M[~units.positive_M])
+    patients, cluster = np.unique(np.concatenate(owners), return_inverse=True)
     of_positives, of_negatives = np.split(cluster, [positives.size])
     with_positives, with_negatives = np.unique(of_positives).size, np.unique(of_negatives).size
     if with_positives < 2 or with_negatives < 2:
@@ -192,5 +216,6 @@ def _clustered_variance(
     return max(0.0, float(variance))
 
 
-def _normal_quantile(confidence: float) -> float:
+def normal_quantile(confidence: float) -> float:
+    """Give z of a two-sided interval."""
     return float(ndtri((1 + confidence) / 2))

@@ -201,7 +201,7 @@ def confusion(units: ScoredUnits, *, threshold: float) -> Confusion:
     """
     correct = (units.scores_M >= threshold) == units.positive_M
     of_positives, of_negatives = (
-        _count(correct[chosen], units.patients_M[chosen]) for chosen in (units.positive_M, ~units.positive_M)
+        correct_of(correct[chosen], units.patients_M[chosen]) for chosen in (units.positive_M, ~units.positive_M)
     )
     return Confusion(
         tp=of_positives.k,
@@ -221,7 +221,7 @@ def predictive_design_effects(units: ScoredUnits, *, threshold: float) -> tuple[
     called_M = units.scores_M >= threshold
     correct_M = called_M == units.positive_M
     called, cleared = (
-        _count(correct_M[chosen], units.patients_M[chosen]).design_effect if chosen.any() else 1.0
+        correct_of(correct_M[chosen], units.patients_M[chosen]).design_effect if chosen.any() else 1.0
         for chosen in (called_M, ~called_M)
     )
     return called, cleared
@@ -240,7 +240,7 @@ def full_repetition(patients_M: Integers) -> float:
     return float(units @ units / units.sum())
 
 
-def _count(correct_M: npt.NDArray[np.bool_], patients_M: Integers) -> Count:
+def correct_of(correct_M: npt.NDArray[np.bool_], patients_M: Integers) -> Count:
     """Count, with the design effect of Rao and Scott (Biometrics 1992;48:577), sec. 2, never below 1.
 
     It is exactly 1 where no patient has two units. Where all units agree, or all are one patient's, nothing can be

@@ -56,10 +56,11 @@ def refusals(settings: Mapping[str, Any]) -> list[str]:
     model is released already.
     """
     found = [why for key, value, why in _REFUSED if settings[key] == value]
-    if settings["privacy.count_noise_epsilon"]:
+    if settings["privacy.count_noise_epsilon"] and settings["task.unit"] != "patient":
         found.append(
-            "[privacy] count_noise_epsilon is not built into the agent yet: evidence on validation and test patients "
-            "has disclosure control alone. Set it to 0, if the hospitals agree to that."
+            f"[privacy] count_noise_epsilon noises counts in which a patient counts once, and with [task] unit = "
+            f"'{settings['task.unit']}' a patient counts as often as there are {settings['task.unit']}s. Set unit = "
+            "'patient', or count_noise_epsilon to 0."
         )
     return ["Under [privacy]: " + why for why in found]
 
@@ -76,6 +77,13 @@ def warnings(settings: Mapping[str, Any]) -> list[str]:
         found.append(
             "[model] features = 'pooled' lets the features' scale decide how hard each patient is clipped. "
             "'unit' learns more at the same epsilon."
+        )
+    if noised := settings["privacy.count_noise_epsilon"]:
+        rounds = settings["federation.rounds"]
+        found.append(
+            f"[privacy] count_noise_epsilon = {noised:g} is paid anew for each look at the validation patients: "
+            f"{rounds} rounds and two at the end cost each of them epsilon = {noised * (rounds + 2):g} in all, a test "
+            f"patient {noised:g}. Figures of small sites drown first, and their intervals do not know of the noise."
         )
     if settings["privacy.epsilon"] > 10:
         found.append(

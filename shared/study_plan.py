@@ -7,6 +7,20 @@ from shared.privacy import PrivacyPlan, make_plan
 from shared.protocol import StudyProtocol
 from shared.renyi_filter import PrivacyLimit
 
+CONCLUDING_RELEASES = 2
+"""Looks at the validation patients after the last round: one to choose the threshold, one to count at it."""
+
+
+def count_releases(protocol: StudyProtocol) -> int:
+    """Give how often a split's noised counts may leave a site: each round's validation, and the end; 0 without noise.
+
+    Test patients are scored once; whoever counts this many for them too counts too many.
+    """
+    asked = protocol.privacy
+    if asked is None or not asked.count_noise_epsilon:
+        return 0
+    return protocol.federation.rounds + CONCLUDING_RELEASES
+
 
 @lru_cache(maxsize=256)
 def study_plan(protocol: StudyProtocol, *, public_size: int, limit: PrivacyLimit | None) -> PrivacyPlan:

@@ -7,8 +7,9 @@ from typing import Protocol
 from client.site import SiteConfig
 
 MISSING = (
-    "All programs run as this user in one network. Missing is the isolation of a real site, where link, courier and "
-    "agent each have a user and a network of their own (deploy/client has the units and containers that make it)."
+    "All programs run as this user in one network ({reason}). Missing is the isolation of a real site, where link, "
+    "courier and agent each have a user and a network of their own (deploy/client has the units and containers that "
+    "make it)."
 )
 
 

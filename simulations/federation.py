@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +20,11 @@ from server.bootstrap import Coordinator, compose
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
 from shared.audit import AuditLog
+from shared.description import Description
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
+from shared.scores import ScoredUnits
+from shared.split import Split
 from simulations.baselines import POOLED, pool
 from simulations.in_process_grid import InProcessGrid
 
@@ -35,11 +39,17 @@ def not_digested(_frames: Sequence[bytes]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released."""
+    """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released.
+
+    `describe` asks the sites how their images look to the model, which only the study itself does, no baseline of it.
+    `test_units` has each site's test units, a target each, with the exact scores of the chosen model.
+    """
 
     conclusion: Conclusion
     coordinator: Coordinator
     flows: Mapping[str, ReleasedFlow | Refused]
+    describe: Callable[[], Mapping[str, Description | Refused]]
+    test_units: Mapping[str, tuple[ScoredUnits, ...]]
 
 
 def as_it_is(agent: Agent) -> Agent:
@@ -49,7 +59,15 @@ def as_it_is(agent: Agent) -> Agent:
 
 def without_noise(agent: Agent) -> Agent:
     """Let an agent train its private study step for step, and add no noise: only patients who are public or made up."""
-    return agent if agent.private is None else replace(agent, private=agent.private.without_noise())
+    if agent.private is None or agent.guard.private is None:
+        return agent
+    guard = replace(agent.guard, private=replace(agent.guard.private, counts=None))
+    return replace(agent, private=agent.private.without_noise(), guard=guard)
+
+
+def _keep(kept: dict[str, tuple[ScoredUnits, ...]], site: str, split: Split, units: tuple[ScoredUnits, ...]) -> None:
+    if split is Split.TEST:
+        kept[site] = units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +101,13 @@ class Federation:
         """
         coordinator, model = compose(self.protocol, weights_file=self.weights_file)
         bench = Workbench(model, device=self.device, precision=self.protocol.training.precision)
-        agents = {}
+        agents, test_units = {}, dict[str, tuple[ScoredUnits, ...]]()
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
             own = self.folder / "sites" / site.name / run_id
             agent = compose_agent(site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own))
-            agents[site.name] = self.adapt(replace(agent, guard=replace(agent.guard, digest=not_digested)))
+            agent = replace(agent, guard=replace(agent.guard, digest=not_digested))
+            agents[site.name] = self.adapt(replace(agent, witness=partial(_keep, test_units, site.name)))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
         nodes = dict(tested)
         if POOLED in train_on:
@@ -106,7 +125,14 @@ class Federation:
             deadline_seconds=NO_DEADLINE,
         )
         flows = study.flows()
-        return Run(conclusion=study.run(flows, progress=progress), coordinator=coordinator, flows=flows)
+        conclusion = study.run(flows, progress=progress)
+        return Run(
+            conclusion=conclusion,
+            coordinator=coordinator,
+            flows=flows,
+            test_units=test_units,
+            describe=partial(study.describe, conclusion),
+        )
 
     def _vault(self, site: PreparedSite, folder: Path) -> Vault | None:
         """Give a private study a ledger of the run's own, and noise that follows from the study's seed."""

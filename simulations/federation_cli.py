@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
+from server.coordinator_config import read_coordinator
+from server.coordinator_folder import CoordinatorFolder
 from server.run_folder import RunFolder
+from shared.errors import FederationError
 from shared.protocol import read_protocol
 from simulations.compartments import MISSING, Compartments, OneUser
 from simulations.console import Console
 from simulations.local_federation import LocalFederation
+from simulations.namespaces import KEPT_APART, Namespaces, obstacle
 from simulations.simulate import Simulation, synthetic_hospitals
 
 DEADLINES: Mapping[str, Mapping[str, float]] = {
@@ -45,12 +49,13 @@ def federation(
                 run=RunFolder(path=out),
                 sites=None,
                 baselines=(),
+                leave_one_out=False,
                 weights_file=None,
                 device="cpu",
             ),
             console,
         )
-        compartments = _compartments(console)
+        compartments = _compartments(out, sites, console)
         with LocalFederation(
             out,
             protocol,
@@ -70,6 +75,21 @@ def federation(
     typer.echo(run.report)
 
 
-def _compartments(console: Console) -> Compartments:
-    console.say(MISSING)
-    return OneUser()
+def _compartments(out: Path, sites: Path | None, console: Console) -> Compartments:
+    """Choose the compartments of a real site where they can be made, or say what is missing, and why."""
+    config = CoordinatorFolder(path=out / "coordinator").config
+    earlier = read_coordinator(config).address.host if config.exists() else None
+    reason = obstacle()
+    if earlier not in (None, OneUser.host):
+        if reason:
+            raise FederationError(f"{out}: was begun with compartments, and {reason}. Go on as root, or choose --out.")
+        return Namespaces(earlier)
+    if earlier:
+        reason = reason or f"{out} was begun without"
+    elif sites:
+        reason = reason or "the agents would need to own the hospitals' files, and --sites stay yours"
+    if reason:
+        console.say(MISSING.format(reason=reason))
+        return OneUser()
+    console.say(KEPT_APART)
+    return Namespaces()

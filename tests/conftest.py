@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from client.agent import Agent
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
     from client.workbench import Workbench
     from shared.messages import Reply, Task
     from shared.protocol import StudyProtocol
+
+# Before torch is imported, and for every process that a test starts: one thread, so that bits can be compared and a
+# machine with other work does not make threads spin for each other; two tests at a time use two cores (Makefile).
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+# How long an example takes is no test's business: a busy machine would fail it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -56,7 +66,11 @@ class TinyStudy:
             "federation": {"rounds": 2},
             "evaluation": {"score_bins": 16},
         }
-        merged = {section: tiny[section] | sections.get(section, {}) for section in tiny if section != "task"}
+        merged = {
+            section: tiny.get(section, {}) | sections.get(section, {})
+            for section in {**tiny, **sections}
+            if section != "task"
+        }
         return parse(
             {"task": sections.get("task", tiny["task"])} | merged, StudyProtocol, where="study", error=StudyError
         )

@@ -4,6 +4,8 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,26 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.agent import Agent
 from client.agent_service import WAITING, AgentService
-from shared.audit import verify
+from client.intake import Intake, Limits
+from client.task_store import TaskStore
+from shared.audit import now, verify
 from shared.errors import StorageError
 from shared.messages import (
     Answer,
+    EvaluateTask,
     Header,
     Kind,
     ReadyReply,
     ReadyTask,
     RefusalReply,
+    Task,
     TrainTask,
     decode_answer,
     encode_task,
 )
+from shared.model import exchanged
 from shared.relay import PATH, cut
+from shared.split import Split
 from shared.wire import from_frames, to_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,7 +133,17 @@ def test_one_task_at_a_time_and_the_rest_wait(serve: Any) -> None:
 
     caller = serve(slow)
     answers: list[Any] = []
-    threads = [threading.Thread(target=lambda: answers.append(caller.call([b"x"]))) for _ in range(1 + WAITING)]
+
+    def ask() -> None:
+        while True:  # the one too many below may take a place before this one has it
+            try:
+                return answers.append(caller.call([b"x"]))
+            except grpc.RpcError as fault:
+                if fault.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                time.sleep(0.05)
+
+    threads = [threading.Thread(target=ask) for _ in range(1 + WAITING)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 20
@@ -233,18 +251,50 @@ def bad_requests(protocol: Any) -> list[tuple[str, list[bytes], str]]:
         ("a kind that is none", changed('"kind": "train"', '"kind": "delete"'), "malformed"),
         ("another study", ready(protocol_digest=other), "unknown_protocol"),
         ("another site", ready(site="south"), "wrong_site"),
-        ("another model", train(fc_weight=np.zeros((7, 7), np.float32), fc_bias=bias), "arrays_of_wrong_form"),
+        ("another model", train(fc_weight=np.zeros((7, 7), np.float32), fc_bias=bias), "initial_weights_differ"),
     ]
+
+
+def deployed(agent: Agent, folder: Path) -> Agent:
+    """Give the agent the memory of a deployed one, and the limits of an approval of two rounds."""
+    store = TaskStore(folder / "tasks", now=now)
+    limits = Limits(rounds=2, since=datetime.min.replace(tzinfo=UTC), rounds_per_day=None, max_change=100.0)
+    initial = {name: np.array(array) for name, array in agent.bench.arrays(agent.bench.names).items()}
+    intake = Intake(store=store, limits=limits, initial=initial, wire="fp32", folder=folder / "models")
+    return replace(agent, store=store, intake=intake)
+
+
+def replays(agent: Agent) -> tuple[list[Task], list[tuple[str, list[bytes], str]]]:
+    """List what is answered once, and what is refused when it comes again in another form."""
+    protocol, names = agent.protocol, exchanged(agent.bench.classifier, "head", local_norm=False)
+    arrays = {name: np.array(array) for name, array in agent.bench.arrays(names).items()}
+    other = {name: array + np.float32(1) for name, array in arrays.items()}
+
+    def head(kind: Kind, **changes: Any) -> Header:
+        own = {"protocol_digest": protocol.digest(), "run_id": "replayed", "round": 1, "site": "north", "kind": kind}
+        return Header(**own | changes)
+
+    train = TrainTask(header=head(Kind.TRAIN), arrays=arrays)
+    test = EvaluateTask(header=head(Kind.EVALUATE, detail="test"), arrays=arrays, split=Split.TEST)
+    again = replace(test, header=replace(test.header, run_id="again"))
+    bad = [
+        ("the same id with other weights", replace(train, arrays=other), "task_id_reused"),
+        ("the same id for another split", replace(test, split=Split.VALIDATION), "task_id_reused"),
+        ("the test split under another id", again, "test_already_released"),
+    ]
+    return [train, test], [(name, list(to_frames(encode_task(task))), reason) for name, task, reason in bad]
 
 
 def test_bad_requests_are_refused_with_their_reason_and_the_agent_goes_on(
     serve: Any, tiny: Any, tmp_path: Path
 ) -> None:
-    """Twenty-two of them one after the other; each leaves a line in the log, and the next good task is answered."""
+    """Twenty-five of them one after the other; each leaves a line in the log, and the next good task is answered."""
     protocol = tiny.protocol()
-    agent: Agent = tiny.agent(protocol, tmp_path)
+    agent = deployed(tiny.agent(protocol, tmp_path), tmp_path)
     caller = serve(agent.handle)
-    bad = bad_requests(protocol)
+    good, replayed = replays(agent)
+    first = [caller.call(cut(to_frames(encode_task(task)))) for task in good]
+    bad = bad_requests(protocol) + replayed
     found = {}
     for name, frames, _ in bad:
         answer: Answer = decode_answer(from_frames(caller.call(cut(frames))))
@@ -252,6 +302,9 @@ def test_bad_requests_are_refused_with_their_reason_and_the_agent_goes_on(
         found[name] = str(answer.reply.code)
     assert found == {name: reason for name, _, reason in bad}
     assert caller.status([b"x" * (5 << 20)]) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [caller.call(cut(to_frames(encode_task(task)))) for task in good] == first, (
+        "a true replay gets the same bytes"
+    )
     head = Header(protocol_digest=protocol.digest(), run_id="run", round=0, site="north", kind=Kind.READY)
     answer = decode_answer(from_frames(caller.call(to_frames(encode_task(ReadyTask(header=head))))))
     assert isinstance(answer.reply, ReadyReply)

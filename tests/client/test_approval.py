@@ -128,6 +128,24 @@ def words(tiny: Any, folder: Path, **sections: Any) -> str:
     return "\n".join(explain(invited, min_cell=7, update=update, rounds_per_day=3))
 
 
+def test_a_private_study_is_asked_for_with_its_promise_and_its_prices(tiny: Any, tmp_path: Path) -> None:
+    """What leaves is less, what is promised has a number, and no word of the other kind of study is left."""
+    private = {"epsilon": 3.0, "count_noise_epsilon": 0.5}
+    sections = {"model": {"norm": "folded", "features": "pooled"}, "task": {"findings": ["opacity"], "unit": "patient"}}
+    told = words(tiny, tmp_path, privacy=private, training={"loss": "bce"}, **sections)
+    for said in (
+        "epsilon 3 at delta 1e-05",
+        "reserved in this site's ledger",
+        "rounded to a multiple of 50",
+        "all noised (epsilon 0.5 for each release)",
+        "fewer than 7 patients",
+        "features = 'pooled' lets",
+    ):
+        assert said in told
+    assert "no differential privacy" not in told
+    assert "mean loss" not in told
+
+
 def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> None:
     """What is computed, what leaves, who sees it, that nothing is guaranteed, and what it costs."""
     told = words(tiny, tmp_path, task={"findings": ["opacity", "effusion"]}, federation={"rounds": 5})

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from client.agent import Agent
 from client.delivery import Deliveries
+from client.evaluation import nobody
 from client.intake import Intake, Limits
 from client.task_store import TaskStore
 from client.trainer import train_round
@@ -164,6 +165,11 @@ def test_a_document_cannot_choose_its_place(tiny: Any, deploy: Any, tmp_path: Pa
         )
         assert reply(ask(agent, task)).code == "malformed"
     assert not (tmp_path / "model").exists()
+
+
+def test_exact_scores_of_a_deployed_site_are_shown_to_nobody(tiny: Any, deploy: Any) -> None:
+    """What a simulation's receipts are made of exists at no hospital: the agent's witness does nothing."""
+    assert deploy(tiny.protocol()).witness is nobody
 
 
 def test_a_simulated_site_takes_no_model(tiny: Any, tmp_path: Path) -> None:

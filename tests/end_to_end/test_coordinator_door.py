@@ -18,7 +18,14 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -113,16 +120,16 @@ class Link:
 
     def activate(self, door: Door) -> int:
         """Do what a SuperNode does first."""
-        with self._client(door) as client:
+        with self.client(door) as client:
             public = public_key_to_bytes(self.key.public_key())
             return client.ActivateNode(ActivateNodeRequest(public_key=public, heartbeat_interval=30)).node_id
 
     def pull(self, door: Door, node_id: int) -> int:
         """Ask for messages, and count them."""
-        with self._client(door) as client:
+        with self.client(door) as client:
             return len(client.PullMessages(PullMessagesRequest(node=Node(node_id=node_id))).messages_list)
 
-    def _client(self, door: Door) -> FleetHttpClient:
+    def client(self, door: Door) -> FleetHttpClient:
         return FleetHttpClient.from_server_address(
             door.outside,
             False,
@@ -223,6 +230,28 @@ def test_an_enrolled_key_enters_and_no_other_does(door: Door, superlink: Fleet, 
         coordinator.enroll(door.place, papers, superlink)
     with pytest.raises(CoordinatorError, match="not enrolled: north"):
         Register(door.place.sites).of(["north"])
+
+
+@needs_nginx
+def test_an_enrolled_key_speaks_for_its_own_site_alone(door: Door, superlink: Fleet, link: Link) -> None:
+    """With another site's node number it gets nothing: no task of that site, no answer in its name, no farewell."""
+    other = Link(ec.generate_private_key(ec.SECP384R1()))
+    coordinator.enroll(door.place, link.papers("north"), superlink)
+    coordinator.enroll(door.place, other.papers("south"), superlink)
+    own, foreign = link.activate(door), other.activate(door)
+    with link.client(door) as client:
+        for attempt in (
+            lambda: client.PullMessages(PullMessagesRequest(node=Node(node_id=foreign))),
+            lambda: client.PushMessages(PushMessagesRequest(node=Node(node_id=foreign))),
+            lambda: client.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=Node(node_id=foreign))),
+            lambda: client.PullObject(PullObjectRequest(node=Node(node_id=foreign))),
+            lambda: client.PushObject(PushObjectRequest(node=Node(node_id=foreign))),
+            lambda: client.DeactivateNode(DeactivateNodeRequest(node_id=foreign)),
+        ):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                attempt()
+            assert refused.value.response.status_code == 401
+    assert (link.pull(door, own), other.pull(door, foreign)) == (0, 0)
 
 
 @needs_nginx

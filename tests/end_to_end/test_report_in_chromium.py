@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get 
 
 # Chromium's own window is at least 500 pixels wide, so that a narrow screen is a frame in a wider page.
 FRAME = """<!doctype html><body style="margin:0">
-<iframe src="report.html" style="width:{width}px;height:{height}px;border:0"></iframe>
+<iframe src="{page}" style="width:{width}px;height:{height}px;border:0"></iframe>
 <script>
 onload = () => {{
   const page = document.querySelector("iframe").contentDocument;
@@ -59,8 +59,9 @@ onload = () => {{
     smallest_text: Math.min(...all("figure svg text").map(shownSize)),
     cut_texts: figures.flatMap(figure => all("text", figure).filter(text => sticksOut(text, figure)))
       .map(text => text.textContent),
-    stands_out_at: box(all(".warning.grave").find(one => one.textContent.includes("stands out"))).top,
-    headline_at: box(page.querySelector(".answer .big")).top,
+    answers_end: Math.max(...all(".answers > div").map(one => box(one).bottom)),
+    summary_end: box(page.querySelector(".summary")).bottom,
+    answers: all(".answers > div").map(one => one.innerText),
     paper: getComputedStyle(page.body).backgroundColor,
   }};
   document.body.insertAdjacentHTML("beforeend", "<pre>" + JSON.stringify(measured) + "</pre>");
@@ -90,8 +91,8 @@ def _chromium(folder: Path, *arguments: str, theme: str = "light") -> str:
 
 
 @functools.cache
-def _measure(folder: Path, *, width: int, theme: str = "light") -> dict[str, object]:
-    (folder / "frame.html").write_text(FRAME.format(width=width, height=900), encoding="utf-8")
+def _measure(folder: Path, *, width: int, theme: str = "light", page: str = "report.html") -> dict[str, object]:
+    (folder / "frame.html").write_text(FRAME.format(page=page, width=width, height=900), encoding="utf-8")
     dump = _chromium(folder, "--dump-dom", "--window-size=1500,1000", theme=theme)
     found = re.search(r"<pre>({.*?})</pre>", dump)
     assert found, "the page around the report could not measure it"
@@ -101,7 +102,7 @@ def _measure(folder: Path, *, width: int, theme: str = "light") -> dict[str, obj
 def _photograph(folder: Path, *, width: int, height: int, theme: str) -> np.ndarray:
     """Take a picture of the whole page, as (height, width, RGB)."""
     image = pytest.importorskip("PIL.Image", reason="pillow reads the picture: pip install pillow")
-    (folder / "frame.html").write_text(FRAME.format(width=width, height=height), encoding="utf-8")
+    (folder / "frame.html").write_text(FRAME.format(page="report.html", width=width, height=height), encoding="utf-8")
     picture = folder / f"report-{width}-{theme}.png"
     _chromium(folder, f"--screenshot={picture}", f"--window-size={max(width, 500)},{height}", theme=theme)
     with image.open(picture) as opened:
@@ -118,11 +119,24 @@ def test_nothing_sticks_out_and_every_text_can_be_read(folder: Path, width: int)
     assert measured["cut_texts"] == []
 
 
-def test_the_first_screen_shows_the_answer_and_who_stands_out(folder: Path) -> None:
-    """On a wide screen both the headline numbers and the site that stands out are seen without scrolling."""
-    measured = _measure(folder, width=1400)
-    assert measured["headline_at"] < 600
-    assert measured["stands_out_at"] < 700
+@pytest.mark.parametrize(("width", "screens"), [(400, 2), (800, 1), (1400, 1)])
+def test_four_answers_are_read_without_scrolling_twice(folder: Path, width: int, screens: int) -> None:
+    """Where it is least safe, how sure, why, and whether it was worth joining: on a telephone within two screens."""
+    measured = _measure(folder, width=width)
+    assert float(str(measured["answers_end"])) < 800 * screens
+    found = measured["answers"]
+    assert isinstance(found, list)
+    for question, answer in zip(found, ("st_marys", "falls short", "told apart", "Yes in 4 of 8"), strict=True):
+        assert answer in question
+
+
+def test_the_first_sheet_of_paper_is_the_summary(folder: Path) -> None:
+    """As it is printed, on A4 with margins of a centimetre, the summary ends on its first sheet, and breaks there."""
+    text = (folder / "report.html").read_text(encoding="utf-8").replace("@media print", "@media all")
+    (folder / "printed.html").write_text(text, encoding="utf-8")
+    measured = _measure(folder, width=718, page="printed.html")
+    assert float(str(measured["summary_end"])) < 1047
+    assert ".summary { break-after: page; }" in text
 
 
 @pytest.mark.parametrize(("theme", "paper"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(18, 24, 28)")])

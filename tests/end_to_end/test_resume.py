@@ -90,9 +90,8 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tiny_study: Path, hospitals_on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give `runs(name)`; every process computes on one thread, as bit equality asks for the same number."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def runs(tiny_study: Path, hospitals_on_disk: Path, tmp_path: Path) -> Any:
+    """Give `runs(name)`; every process computes on one thread (tests/conftest.py), as equal bits ask for."""
     return lambda name: Runs(tiny_study, tmp_path / name, hospitals_on_disk)
 
 

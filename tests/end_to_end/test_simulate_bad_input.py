@@ -22,7 +22,7 @@ Polyclinic = Callable[..., tuple[int, str]]
 def _as_it_was(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[None]:
     """Put back what the main job switches on for the whole process; draw no report, which is none of these tests'."""
     before = torch.are_deterministic_algorithms_enabled()
-    monkeypatch.setattr("simulations.simulate.write_report", lambda result, path: path.write_text(result.study.name))
+    monkeypatch.setattr("server.finish.write_report", lambda result, path: path.write_text(result.study.name))
     yield
     torch.use_deterministic_algorithms(before)
 
@@ -67,7 +67,7 @@ def test_privacy_that_cannot_be_kept_is_refused_by_name(polyclinic: Polyclinic, 
     study.write_text(study.read_text() + "\n[privacy]\nepsilon = 3.0\ncount_noise_epsilon = 1.0\n")
     code, said = polyclinic("simulate", study)
     assert code == 10
-    assert "Under [privacy]: [privacy] count_noise_epsilon is not built into the agent yet" in said
+    assert "Under [privacy]: [privacy] count_noise_epsilon noises counts in which a patient counts once" in said
     assert not Path("runs").exists()
 
 

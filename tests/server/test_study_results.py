@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from server.admission import Refused
+from server.alternatives import Alternatives
 from server.checkpoint import RunState
 from server.environment import environment
 from server.finding_result import Why
@@ -106,17 +107,18 @@ def result(tiny: Any) -> Callable[..., StudyResult]:
             "validation": {"north": reply(NORTH, Withheld())},
             "test": test,
         }
-        baselines = {name: changes.pop(name, None) for name in ("pooled", "twin")}
-        local, seeded = changes.pop("local", {}), changes.pop("seeded", True)
+        descriptions = changes.pop("descriptions", {})
+        others = {name: changes.pop(name) for name in ("local", "pooled", "twin", "receipts") if name in changes}
+        seeded = changes.pop("seeded", True)
         return study_result(
             protocol,
             Conclusion(**own | changes),
             flows or {},
+            descriptions,
             PROVENANCE,
             environment(torch.device("cpu"), seed=0),
-            local=local,
+            alternatives=Alternatives(**others),
             seeded=seeded,
-            **baselines,
         )
 
     return of

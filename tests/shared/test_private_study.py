@@ -59,7 +59,7 @@ BREAKS_IT = [
     ({"training": {"precision": "bf16"}}, "precision = 'bf16'"),
     ({"federation": {"strategy": "fedprox"}}, "strategy = 'fedprox'"),
     ({"federation": {"local_norm": True}, "model": {"norm": "group"}}, "local_norm = true"),
-    ({"privacy": {"count_noise_epsilon": 1.0}}, "count_noise_epsilon is not built"),
+    ({"privacy": {"count_noise_epsilon": 1.0}}, "with [task] unit = 'exam' a patient counts as often"),
 ]
 
 
@@ -110,9 +110,11 @@ def test_privacy_without_a_budget_is_no_study():
 
 
 def test_what_is_allowed_and_has_a_price_is_warned_of():
-    """Unfreezing, pooled features and a large epsilon each have a warning; the defaults have none."""
+    """Unfreezing, pooled features, noised counts and a large epsilon each have a warning; the defaults have none."""
     assert private().privacy_warnings() == []
     assert "unfreeze" in private(model={"unfreeze": [{"round": 2, "from": "layer4"}]}).privacy_warnings()[0]
     assert "pooled" in private(model={"features": "pooled"}).privacy_warnings()[0]
     assert "promises little" in private(privacy={"epsilon": 50.0}).privacy_warnings()[0]
+    noised = private(task={"unit": "patient"}, privacy={"count_noise_epsilon": 0.5}).privacy_warnings()[0]
+    assert "3 rounds and two at the end cost each of them epsilon = 2.5 in all, a test patient 0.5" in noised
     assert parse(LEAST, StudyProtocol, where="study.toml", error=StudyError).privacy_warnings() == []

@@ -13,15 +13,27 @@ from client.agent import Agent
 from client.bootstrap import compose_agent, site_inputs
 from client.privacy_ledger import PrivacyLedger
 from client.private_site import Vault
+from server.alternatives import Alternatives
 from server.environment import environment
 from server.report import render
 from server.results_json import from_json, to_json
 from server.study_results import study_result
 from shared.audit import AuditLog
 from shared.errors import PrivacyError, SiteError
-from shared.messages import Header, Kind, RefusalReply, TrainReply, TrainTask, decode_answer, encode_task
+from shared.messages import (
+    EvaluateReply,
+    EvaluateTask,
+    Header,
+    Kind,
+    RefusalReply,
+    TrainReply,
+    TrainTask,
+    decode_answer,
+    encode_task,
+)
 from shared.protocol import StudyProtocol
 from shared.refusal_codes import Refusal
+from shared.split import Split
 from shared.wire import from_frames, to_frames
 from simulations.federation import Federation, Run, without_noise
 
@@ -72,11 +84,10 @@ def test_the_results_state_what_was_spent_and_the_page_says_what_it_is_worth(
         study,
         private.conclusion,
         private.flows,
+        private.describe(),
         private.coordinator.provenance,
         environment(torch.device("cpu"), seed=0),
-        local={},
-        pooled=None,
-        twin=twin.conclusion,
+        alternatives=Alternatives(twin=twin.conclusion),
         seeded=True,
     )
     assert set(result.privacy) == {"north", "south"}
@@ -169,6 +180,34 @@ def test_a_round_that_cannot_be_paid_is_not_trained(
     refused = train(agent, study, run_id="another")
     assert isinstance(refused, RefusalReply)
     assert refused.code == Refusal.PRIVACY
+
+
+def test_noised_counts_are_charged_by_side_and_refused_beyond_the_plan(
+    tiny: Any, study: StudyProtocol, tmp_path: Path
+) -> None:
+    """Each look at a split's patients is in the ledger before it leaves; one that was not planned gets a fixed code."""
+    data = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    del data["task"]["classes"]
+    data["task"]["unit"], data["privacy"]["count_noise_epsilon"] = "patient", 2.0
+    noised = StudyProtocol.model_validate(data)
+    agent, ledger = private_agent(tiny, noised, tmp_path)
+    replies = [look(agent, noised, number=number) for number in (1, 2, 3, 4, 5)]
+    assert [type(reply) for reply in replies] == [EvaluateReply] * 4 + [RefusalReply]
+    (account,) = ledger.statement().accounts
+    assert account.charged == {Split.TRAIN: 0, Split.VALIDATION: 4, Split.TEST: 0}
+    assert account.counts_epsilon == 8.0
+    without = without_noise(agent)
+    assert look(without, noised, number=1) == look(without, noised, number=1)
+    assert ledger.statement().accounts[0].charged[Split.VALIDATION] == 4
+
+
+def look(agent: Agent, study: StudyProtocol, *, number: int) -> EvaluateReply | RefusalReply:
+    head = Header(protocol_digest=study.digest(), run_id="run", round=number, site="north", kind=Kind.EVALUATE)
+    zeros = {"fc.weight": np.zeros((1, 512), np.float32), "fc.bias": np.zeros(1, np.float32)}
+    task = EvaluateTask(header=head, arrays=zeros, split=Split.VALIDATION, thresholds=())
+    reply = decode_answer(from_frames(list(agent.handle(to_frames(encode_task(task)))))).reply
+    assert isinstance(reply, EvaluateReply | RefusalReply)
+    return reply
 
 
 def test_a_site_of_too_few_patients_is_judged_by_its_public_size(

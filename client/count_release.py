@@ -1,0 +1,74 @@
+"""Noised evidence: score counts charged to the ledger and noised before they leave; all else is computed from them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from client.count_noise import drawn_words, noisy_counts
+from client.evaluation import evidence_on
+from client.noise import SecretStreams
+from client.task_store import request_digest
+from shared.errors import EgressError
+from shared.evidence import Evidence, Withheld
+from shared.messages import EvaluateTask
+from shared.metrics import ScoreHistogram
+
+PayCounts = Callable[[EvaluateTask], float]
+"""Charges one release of a split's counts, durably and once, and gives the ε that it may cost, or raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountRelease:
+    """Noises what a validation or test split shows; `pay` is the ledger's, `key` the site's secret.
+
+    The study's unit is the patient (`shared/private_study.py` sees to that), so that one patient, added or removed,
+    changes one score bin of each target by 1: the sensitivity of all counts together is the number of targets.
+    `confidence` is the study's, for the intervals.
+    """
+
+    pay: PayCounts
+    key: bytes = field(repr=False)
+    confidence: float
+
+    def release(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence, ...]:
+        """Charge the release, and rebuild the evidence on each target from its noised score bins alone.
+
+        The same task gives the same noise, bound to its id and its arrays, however often it is asked.
+
+        Raises:
+            PrivacyError: the ledger cannot pay for the release.
+            TaskError: the task id was charged for another request.
+            StorageError: the charge cannot be written; no noise was drawn then.
+            EgressError: evidence is missing.
+        """
+        epsilon = self.pay(task)
+        streams = SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=request_digest(task))
+        words = drawn_words(lambda count, asked: iter(streams.uniform(count, step=asked, purpose="counts").tolist()))
+        return tuple(
+            self._noised(
+                item,
+                threshold=task.thresholds[place] if task.thresholds else None,
+                epsilon=epsilon,
+                targets=len(evidence),
+                words=words,
+            )
+            for place, item in enumerate(evidence)
+        )
+
+    def _noised(
+        self,
+        item: Evidence | Withheld,
+        *,
+        threshold: float | None,
+        epsilon: float,
+        targets: int,
+        words: Iterator[int],
+    ) -> Evidence:
+        if isinstance(item, Withheld):
+            raise EgressError("evidence was withheld before its noise, by a count that has none.")
+        positives, negatives = (
+            tuple(noisy_counts(counts, epsilon=epsilon, sensitivity=targets, words=words))
+            for counts in (item.histogram.positives, item.histogram.negatives)
+        )
+        # Post-processing: nothing of the exact scores or counts goes into it.
+        units = ScoreHistogram(positives=positives, negatives=negatives).units()
+        return evidence_on(units, bins=len(positives), confidence=self.confidence, threshold=threshold)

@@ -1,0 +1,65 @@
+"""The one-page summary's facts: how each hospital stands to the target, and at which one the model is least safe."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.finding_result import FindingResult
+from server.results import StudyResult
+
+
+class Standing(StrEnum):
+    """How a site's test sensitivity stands to the study's target."""
+
+    REACHED = "reached"
+    BELOW = "below"
+    SHORT = "short"
+    TOO_FEW = "too_few"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """One finding at one site: BELOW the target by what may be chance, SHORT of it with the whole interval."""
+
+    finding: str
+    site: str
+    target: float | None
+    test: FindingResult
+    standing: Standing
+
+    @property
+    def lacking(self) -> float | None:
+        """How much sensitivity lacks to the target, less than 0 where there is more; None where nobody can say."""
+        if self.target is None or self.test.sensitivity is None or not self.test.ranked:
+            return None
+        return self.target - self.test.sensitivity.value
+
+
+def stands(result: StudyResult, finding: str) -> list[Stand]:
+    """Give every site's standing, those that lack most first, then those of which too little is known."""
+    found = [_stand(result, finding, site) for site in result.site_names]
+    return sorted(found, key=lambda one: (one.lacking is None, -(one.lacking or 0.0), one.test.exams is None, one.site))
+
+
+def least_safe(result: StudyResult) -> Stand | None:
+    """Name the ranked site and finding that lack most; None where no site has enough cases to say."""
+    every = [one for finding in result.study.findings for one in stands(result, finding)]
+    known = [one for one in every if one.lacking is not None]
+    return max(known, key=lambda one: one.lacking or 0.0, default=None)
+
+
+def _stand(result: StudyResult, finding: str, site: str) -> Stand:
+    test, point = result.of_site(site, "test", finding), result.operating_point.get(finding)
+    target = point.target if point else None
+    return Stand(finding=finding, site=site, target=target, test=test, standing=_standing(test, target))
+
+
+def _standing(test: FindingResult, target: float | None) -> Standing:
+    reached = test.sensitivity
+    if reached is None or target is None:
+        return Standing.UNKNOWN
+    if not test.ranked:
+        return Standing.TOO_FEW
+    if reached.value >= target:
+        return Standing.REACHED
+    return Standing.SHORT if reached.high < target else Standing.BELOW

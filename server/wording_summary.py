@@ -1,0 +1,223 @@
+"""The one-page summary in words: four questions and their answers, each hospital in a line, and where not to use it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from server import wording
+from server.explanation import Explanation, Pattern
+from server.receipt import Worth
+from server.results import StudyResult
+from server.summary import Stand, Standing, least_safe, stands
+from server.wording_explanation import reading
+from server.wording_new_hospital import between
+from server.wording_worth import SHORT
+
+STANDINGS = {
+    Standing.REACHED: ("✓", "reaches the target"),
+    Standing.BELOW: ("▽", "below the target, perhaps by chance"),
+    Standing.SHORT: ("▼", "falls short of the target"),
+    Standing.TOO_FEW: ("?", "too few cases to say"),
+    Standing.UNKNOWN: ("–", "not known"),
+}
+"""A mark and words for each standing: never told by colour alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A question that every reader has; the answer in a few words, and a sentence or two that bear it out."""
+
+    question: str
+    short: str
+    text: str
+
+
+def answers(result: StudyResult) -> list[Answer]:
+    """Answer the four questions, in the order in which they are asked."""
+    worst = least_safe(result)
+    return [_least_safe(result, worst), _how_sure(result, worst), _why(result, worst), _worth(result)]
+
+
+def _least_safe(result: StudyResult, worst: Stand | None) -> Answer:
+    question = "Where is it least safe?"
+    if worst is None or worst.target is None or worst.test.sensitivity is None:
+        text = "No hospital has enough test patients, or released enough, for a sensitivity that could be compared."
+        return Answer(question=question, short="Not known", text=text)
+    reached, unit = worst.test.sensitivity, result.study.unit
+    missed = reached.n - reached.k
+    facts = (
+        f"It missed {missed:,} of {reached.n:,} {unit}s with {worst.finding}: a sensitivity of "
+        f"{wording.percent(reached.value)}, where {wording.percent(worst.target)} was wished."
+    )
+    if worst.standing is Standing.REACHED:
+        return Answer(
+            question=question, short="No hospital is below the target", text=f"Lowest at {worst.site}. {facts}"
+        )
+    return Answer(question=question, short=f"At {worst.site}", text=facts)
+
+
+def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
+    question = "How sure are we?"
+    if worst is None or worst.target is None or worst.test.sensitivity is None:
+        return Answer(question=question, short="Not at all", text="With so few cases nothing can be concluded.")
+    reached = worst.test.sensitivity
+    level = f"{result.study.confidence * 100:g}{wording.NO_BREAK}%"
+    between = f"{level} interval there: {wording.percent_range(reached.low, reached.high)}{wording.NO_BREAK}%"
+    match worst.standing:
+        case Standing.SHORT:
+            short, text = "Sure that it falls short", f"{between}, all of it below the target."
+        case Standing.REACHED:
+            short, text = "As sure as the interval is narrow", f"{between}."
+        case _:
+            short, text = "Not sure: it may be chance", f"{between}; the target lies within."
+    return Answer(question=question, short=short, text=f"{text} {_difference(result, worst)}")
+
+
+def _difference(result: StudyResult, worst: Stand) -> str:
+    known = result.domain_shift.differences.get(worst.finding, {}).get("sensitivity", ())
+    one = next((one for one in known if one.site == worst.site), None)
+    if one is None:
+        return "It could not be compared with other hospitals."
+    p = f"{wording.p_value(one.adjusted_p)}, adjusted for the number of hospitals"
+    if one.adjusted_p < result.study.significance:
+        return f"It differs from the others by more than chance explains ({p})."
+    return f"A difference from the other hospitals was not shown ({p})."
+
+
+def _why(result: StudyResult, worst: Stand | None) -> Answer:
+    question = "Why?"
+    told = result.explanations.get(worst.finding, {}).get(worst.site) if worst else None
+    if told is None:
+        return Answer(question=question, short="Not known", text="There is not enough evidence to compare hospitals.")
+    text = f"{reading(told)} A pattern in numbers, not a cause."
+    return Answer(question=question, short=_pattern(told), text=text)
+
+
+def _pattern(told: Explanation) -> str:
+    """Name what was measured, which is all that a few words can say; the sentence says what it is consistent with."""
+    worse = told.measure is None or told.gaps[told.measure].value < 0
+    return {
+        Pattern.THRESHOLD: "Its scores lie elsewhere",
+        Pattern.DISCRIMINATION: f"Cases are told apart {'less well' if worse else 'better'} there",
+        Pattern.BOTH: "Two things at once",
+        Pattern.UNCLEAR: "It cannot be told",
+        Pattern.PREVALENCE: "Another share of positives",
+        Pattern.NONE_SHOWN: "No difference to explain was shown",
+        Pattern.NOT_COMPARED: "Too few cases to compare",
+    }[told.pattern]
+
+
+def _worth(result: StudyResult) -> Answer:
+    question = "Was it worth joining?"
+    verdicts: dict[Worth, dict[str, list[str]]] = {}
+    for finding in result.study.findings:
+        for site, one in result.receipts.get(finding, {}).items():
+            verdicts.setdefault(one.worth, {}).setdefault(site, []).append(finding)
+    if not verdicts:
+        text = "No hospital's own model was trained beside it. In a simulation --baselines local does that."
+        return Answer(question=question, short="Not measured", text=text)
+    times = {worth: sum(map(len, sites.values())) for worth, sites in verdicts.items()}
+    place = "at {} of {} hospitals" if len(result.study.findings) == 1 else "in {} of {} comparisons"
+    short = "Yes " + place.format(times.get(Worth.BETTER, 0), sum(times.values()))
+    if Worth.WORSE in times:
+        short += f", no {place.split()[0]} {times[Worth.WORSE]}"
+    named = {
+        Worth.BETTER: "Better than its own model at",
+        Worth.WORSE: "Worse than its own model at",
+        Worth.NOT_SHOWN: "No difference shown at",
+        Worth.TOO_FEW: "Too few cases to say at",
+    }
+    text = " ".join(
+        f"{words} {_places(verdicts[worth], result)}." for worth, words in named.items() if worth in verdicts
+    )
+    return Answer(question=question, short=short, text=text)
+
+
+def _places(sites: Mapping[str, list[str]], result: StudyResult) -> str:
+    """List sites; one of which this is not true of every finding that it was asked about names those."""
+    asked = {site: sum(site in owed for owed in result.receipts.values()) for site in sites}
+    return wording.names(
+        tuple(
+            site if len(found) == asked[site] else f"{site} ({wording.names(tuple(found))})"
+            for site, found in sorted(sites.items())
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HospitalLine:
+    """One hospital and finding in a line: standing, what it finds and clears, and whether joining was worth it."""
+
+    site: str
+    mark: str
+    standing: str
+    grade: str
+    numbers: str
+    joining: str
+
+
+def hospital_lines(result: StudyResult, finding: str) -> list[HospitalLine]:
+    """Give every hospital's line, the least safe first."""
+    owed = result.receipts.get(finding, {})
+    lines = []
+    for one in stands(result, finding):
+        mark, words = STANDINGS[one.standing]
+        if one.standing is Standing.TOO_FEW:
+            words = f"{words} ({one.test.positives:,} positives)"
+        receipt = owed.get(one.site)
+        lines.append(
+            HospitalLine(
+                site=one.site,
+                mark=mark,
+                standing=words,
+                grade=one.standing.value,
+                numbers=_numbers(one),
+                joining=f"joining: {SHORT[receipt.worth]}" if receipt else "",
+            )
+        )
+    return lines
+
+
+def _numbers(one: Stand) -> str:
+    found, cleared = one.test.sensitivity, one.test.specificity
+    parts = []
+    if found is not None:
+        parts.append(f"finds {wording.percent(found.value)} ({wording.percent_range(found.low, found.high)})")
+    if cleared is not None:
+        parts.append(f"clears {wording.percent(cleared.value)} ({wording.percent_range(cleared.low, cleared.high)})")
+    if found is None:
+        parts.append(wording.absence(one.test.why))
+    return ", ".join(parts)
+
+
+def not_for(result: StudyResult) -> list[str]:
+    """List where the model should not be used, the gravest first."""
+    return list(_not_for(result))
+
+
+def _not_for(result: StudyResult) -> Iterator[str]:
+    if result.weights.fell_back:
+        yield "Anywhere: it started from random weights, and shows the machinery only."
+    every = [one for finding in result.study.findings for one in stands(result, finding)]
+    for one in every:
+        if one.standing is Standing.SHORT and one.test.sensitivity:
+            missed = 100 * (1 - one.test.sensitivity.value)
+            yield f"At {one.site} for {one.finding}, with this threshold: it misses {missed:.0f} of 100."
+    for standing, words in (
+        (Standing.BELOW, "below the target, which may be chance"),
+        (Standing.TOO_FEW, "too few cases to say"),
+        (Standing.UNKNOWN, "no sensitivity is known"),
+    ):
+        for finding in result.study.findings:
+            sites = tuple(one.site for one in every if one.standing is standing and one.finding == finding)
+            if sites:
+                yield f"At {wording.names(sites)} for {finding} only after a look of its own: {words}."
+    for finding in result.study.findings:
+        told = result.new_hospital.get(finding)
+        found = told.predictions.get("sensitivity") if told else None
+        yield (
+            f"At any other hospital for {finding} only after a look of its own: expect a sensitivity between "
+            f"{between(found)}."
+            if found
+            else f"At any other hospital for {finding}: nothing was measured there."
+        )
+    yield "For anything but the intended use above."

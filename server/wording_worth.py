@@ -1,0 +1,119 @@
+"""Receipts and the cross-site matrix in words: what joining gave a hospital, as its director would ask."""
+
+from collections.abc import Sequence
+
+from server import wording
+from server.cross_site import GUESSING, Cell, MatrixRow
+from server.receipt import Receipt, Worth
+from shared.paired import Paired
+
+SHORT = {
+    Worth.BETTER: "worth it",
+    Worth.WORSE: "better alone",
+    Worth.NOT_SHOWN: "no difference shown",
+    Worth.TOO_FEW: "too few cases to say",
+}
+"""A receipt in a word or two, for tables."""
+
+
+def receipt(one: Receipt, *, finding: str, unit: str) -> str:
+    """Say in one sentence whether joining was worth it at a site.
+
+    An AUC is told as what it is: the share of pairs of a positive and a negative that are put in the right order.
+    """
+    auc = one.auc
+    if auc is None:
+        return (
+            f"Whether joining was worth it cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
+        )
+    pairs = (
+        f"of 100 pairs of {_article(unit)} {unit} with {finding} and one without, the federated model puts "
+        f"{_hundred(auc.first)} in the right order, the model trained here alone {_hundred(auc.second)}"
+    )
+    match one.worth:
+        case Worth.BETTER:
+            return f"Joining was worth it here: {pairs} ({_difference(auc)})."
+        case Worth.WORSE:
+            return f"Joining was not worth it here: {pairs} ({_difference(auc)})."
+        case Worth.NOT_SHOWN:
+            return (
+                f"Neither gain nor loss was shown: {pairs} ({_difference(auc)}). Joining may have cost it as many as "
+                f"{_hundred(-auc.low)}, or gained it as many as {_hundred(auc.high)}."
+            )
+        case Worth.TOO_FEW:
+            return f"Too few {unit}s with {finding} ({one.positives:,}) to say whether joining was worth it: {pairs}."
+
+
+def personal(one: Receipt, *, finding: str, unit: str) -> str:
+    """Say in one sentence whether the site's own normalisation layers (FedBN) would have helped it."""
+    auc = one.auc
+    if auc is None:
+        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
+    pairs = (
+        f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} without ({_difference(auc)})"
+    )
+    return {
+        Worth.BETTER: f"would have helped here: {pairs}.",
+        Worth.WORSE: f"would have harmed here: {pairs}.",
+        Worth.NOT_SHOWN: f"neither help nor harm was shown: {pairs}.",
+        Worth.TOO_FEW: f"too few {unit}s with {finding} ({one.positives:,}) to say: {pairs}.",
+    }[one.worth]
+
+
+def paired(one: Paired | None) -> str:
+    """Write the difference of two rates in percentage points, with its interval."""
+    return "–" if one is None else f"{wording.points(one.difference)} ({wording.points_range(one.low, one.high)})"
+
+
+def models_away(rows: Sequence[MatrixRow]) -> list[tuple[str, str]]:
+    """Say of each model that a site trained alone how it does elsewhere: its site, and a sentence."""
+    return [(row.home, _away(row)) for row in rows if row.home is not None and row.away]
+
+
+HOTTEST = 55
+"""Percent of the heat colour in the ground of an AUC of 1: text in ink stands at least 4.5:1 on it."""
+
+
+def heat(auc: float) -> int:
+    """Give how much heat a cell's ground has, in percent: none at guessing or worse."""
+    return round(HOTTEST * max(0.0, auc - GUESSING) / (1 - GUESSING))
+
+
+def _away(row: MatrixRow) -> str:
+    at_home = next((cell.auc.value for cell in row.cells if cell.home and cell.auc), None)
+    start = "" if at_home is None else f"{wording.area(at_home)} at home; "
+    worst = min(row.away, key=_value)
+    best = max(row.away, key=_value)
+    elsewhere = (
+        f"{wording.area(_value(worst))} at {worst.site}"
+        if worst is best
+        else f"from {wording.area(_value(worst))} ({worst.site}) to {wording.area(_value(best))} ({best.site})"
+    )
+    guesses = tuple(cell.site for cell in row.away if cell.guesses)
+    end = f" Not shown to be better than guessing at {wording.names(guesses)}." if guesses else ""
+    return f"AUC {start}elsewhere {elsewhere}.{end}"
+
+
+def _value(cell: Cell) -> float:
+    return cell.auc.value if cell.auc else 0.0
+
+
+def _hundred(share: float) -> str:
+    return f"{share * 100:.1f}"
+
+
+def _difference(auc: Paired) -> str:
+    """Write how many pairs of 100 more or fewer, with the interval; one that holds 0 keeps its signs."""
+    low, high = auc.low, auc.high
+    if auc.shown == 1:
+        return f"{_hundred(auc.difference)} more, interval {_hundred(low)} to {_hundred(high)}"
+    if auc.shown == -1:
+        return f"{_hundred(-auc.difference)} fewer, interval {_hundred(-high)} to {_hundred(-low)}"
+    return (
+        f"difference {wording.signed(auc.difference * 100, 1)}, interval {wording.signed(low * 100, 1)} to "
+        f"{wording.signed(high * 100, 1)}"
+    )
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"

@@ -1,0 +1,144 @@
+"""The one-page summary says where, how sure, why and whether it was worth it, and never more than is known."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from server.finding_result import FindingResult, Why, absent
+from server.report import render
+from server.results import StudyResult
+from server.summary import Standing, least_safe, stands
+from server.wording_summary import answers, hospital_lines, not_for
+from shared.intervals import wilson
+from shared.metrics import Count
+
+
+def only(study_result: StudyResult, finding: str, rates: dict[str, tuple[int, int]], **changes: Any) -> StudyResult:
+    """Keep one finding, and give sites other counts of positives found."""
+    sites = {}
+    for site, splits in study_result.sites.items():
+        test: FindingResult = splits["test"][finding]
+        if site in rates:
+            k, n = rates[site]
+            found = wilson(Count(k=k, n=n), confidence=0.95)
+            test = replace(test, sensitivity=found, positives=n, ranked=n >= 30)
+        sites[site] = {"test": {finding: test}}
+    study = replace(study_result.study, findings=(finding,))
+    return replace(study_result, study=study, sites=sites, **changes)
+
+
+def shorts(result: StudyResult) -> list[str]:
+    return [one.short for one in answers(result)]
+
+
+def test_the_samples_four_answers(study_result: StudyResult) -> None:
+    """The planted site is named with its misses; the interval, the pattern and the receipts bear it out."""
+    where, sure, why, worth = answers(study_result)
+    assert (where.short, sure.short) == ("At st_marys", "Sure that it falls short")
+    assert where.text == (
+        "It missed 16 of 84 exams with pneumonia: a sensitivity of 81.0\N{NO-BREAK SPACE}%, where "
+        "95.0\N{NO-BREAK SPACE}% was wished."
+    )
+    assert "71.3 to 87.9" in sure.text
+    assert "by more than chance explains (p < 0.001" in sure.text
+    assert why.short == "Cases are told apart less well there"
+    assert "is consistent with" in why.text
+    assert "caused by" not in why.text
+    assert worth.short == "Yes in 4 of 8 comparisons, no in 1"
+    assert worth.text == (
+        "Better than its own model at northgate and riverside. Worse than its own model at st_marys (pneumonia). "
+        "No difference shown at st_marys (effusion). Too few cases to say at island_clinic."
+    )
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "standing", "sure"),
+    [
+        (40, 50, Standing.SHORT, "Sure that it falls short"),
+        (46, 50, Standing.BELOW, "Not sure: it may be chance"),
+        (49, 50, Standing.REACHED, "As sure as the interval is narrow"),
+        (20, 29, Standing.TOO_FEW, None),
+    ],
+)
+def test_a_standing_is_that_of_value_and_interval(
+    study_result: StudyResult, k: int, n: int, standing: Standing, sure: str | None
+) -> None:
+    """Short: the whole interval lies below the target; below: only the value; few cases conclude nothing."""
+    others = {"northgate": (100, 100), "riverside": (100, 100)}
+    result = only(study_result, "pneumonia", {**others, "st_marys": (k, n)})
+    found = {one.site: one.standing for one in stands(result, "pneumonia")}
+    assert found["st_marys"] is standing
+    assert found["hillcrest"] is Standing.UNKNOWN
+    if sure:
+        assert shorts(result)[1] == sure
+
+
+def test_the_largest_shortfall_of_all_findings_comes_first(study_result: StudyResult) -> None:
+    """Over findings and ranked sites the one that lacks most is the least safe; unranked ones never are."""
+    worst = least_safe(study_result)
+    assert worst
+    assert (worst.site, worst.finding) == ("st_marys", "pneumonia")
+    found = [one for one in stands(study_result, "effusion") if one.lacking is not None]
+    assert [one.site for one in found] == ["riverside", "northgate", "st_marys"]
+    few = only(study_result, "pneumonia", {"island_clinic": (1, 29), "st_marys": (90, 100)})
+    worst = least_safe(few)
+    assert worst
+    assert worst.site == "st_marys"
+
+
+def test_where_all_reach_the_target_the_page_says_so(study_result: StudyResult) -> None:
+    """Then no hospital is called unsafe; the lowest is still named."""
+    rates = dict.fromkeys(("northgate", "riverside", "st_marys"), (99, 100))
+    where = answers(only(study_result, "pneumonia", rates | {"riverside": (98, 100)}))[0]
+    assert where.short == "No hospital is below the target"
+    assert where.text.startswith("Lowest at riverside. It missed 2 of 100")
+
+
+def test_nothing_is_made_up_where_nothing_is_known(study_result: StudyResult) -> None:
+    """Without evidence, comparisons or baselines each answer says that it is not known."""
+    nothing = {finding: absent(Why.SUPPRESSED) for finding in study_result.study.findings}
+    sites = {site: {"test": nothing} for site in study_result.sites}
+    result = replace(study_result, sites=sites, explanations={}, receipts={})
+    assert shorts(result) == ["Not known", "Not at all", "Not known", "Not measured"]
+    assert {line.standing for line in hospital_lines(result, "pneumonia")} == {"not known"}
+    assert all("suppressed" in line.numbers for line in hospital_lines(result, "pneumonia"))
+    assert shorts(replace(result, operating_point={}))[0] == "Not known"
+
+
+def test_a_site_that_was_not_compared_is_said_to_be_so(study_result: StudyResult) -> None:
+    """Without a test against the others the answer claims no difference."""
+    lonely = replace(study_result, domain_shift=replace(study_result.domain_shift, differences={}))
+    assert "It could not be compared with other hospitals." in answers(lonely)[1].text
+
+
+def test_one_finding_counts_hospitals(study_result: StudyResult) -> None:
+    """With one finding a receipt is a hospital's."""
+    receipts = {"pneumonia": study_result.receipts["pneumonia"]}
+    worth = answers(only(study_result, "pneumonia", {}, receipts=receipts))[3]
+    assert worth.short == "Yes at 2 of 4 hospitals, no at 1"
+
+
+def test_where_not_to_use_it(study_result: StudyResult) -> None:
+    """What falls short, may fall short or is unknown is listed with its misses, the gravest first."""
+    listed = not_for(study_result)
+    assert listed[0].startswith("Anywhere: it started from random weights")
+    assert "At st_marys for pneumonia, with this threshold: it misses 19 of 100." in listed
+    assert "At northgate for effusion only after a look of its own: below the target, which may be chance." in listed
+    assert "At hillcrest for pneumonia only after a look of its own: no sensitivity is known." in listed
+    assert listed[-3:] == [
+        "At any other hospital for pneumonia: nothing was measured there.",
+        "At any other hospital for effusion: nothing was measured there.",
+        "For anything but the intended use above.",
+    ]
+
+
+def test_the_summary_stands_first(study_result: StudyResult) -> None:
+    """It is the first part of the page, before any other number, and holds every answer and every hospital."""
+    page = render(study_result)
+    start, end = page.index('id="summary"'), page.index("On test patients of all sites together")
+    summary = page[start:end]
+    assert start < end
+    assert all(one.short in summary and one.question in summary for one in answers(study_result))
+    for finding in study_result.study.findings:
+        assert all(line.standing in summary for line in hospital_lines(study_result, finding))
