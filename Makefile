@@ -8,8 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
 DEMO := runs/demo
 FEDERATION := runs/federation
+CUT ?= 120
+SEED ?= 7
 
-.PHONY: help setup demo federation test nightly runbook sbom lint bench clean
+.PHONY: help setup demo federation test nightly chaos runbook sbom lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## say what each word does
@@ -45,6 +47,9 @@ test: .venv/installed ## run all tests; each room needs 90 % of its branches cov
 
 nightly: .venv/installed ## run what takes long: the privacy audit over many runs
 	$(BIN)/python -m pytest -m nightly
+
+chaos: .venv/installed ## disturb studies with 24 faults, as root: CUT=120 seconds a cut of the network, SEED=7
+	CHAOS_CUT_SECONDS=$(CUT) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -m chaos
 
 lint: .venv/installed ## check style, form and types; all three run, whichever fails
 	@failed=; for check in 'ruff check' 'ruff format --check' 'mypy'; do \

@@ -20,6 +20,7 @@ NAMES = (
     "private_step",
     "flower_on_ray",
     "relay",
+    "empty_round",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

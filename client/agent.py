@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from client.delivery import Deliveries
+from client.describing import describe
 from client.egress import EgressGuard
 from client.evaluation import Witness, evaluate_split, nobody
 from client.inputs import Inputs
@@ -27,6 +28,8 @@ from shared.messages import (
     Approval,
     DeliverReply,
     DeliverTask,
+    DescribeReply,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     OtherVersionError,
@@ -122,6 +125,8 @@ class Agent:
                 return self._train(task)
             case EvaluateTask():
                 return self._evaluate(task)
+            case DescribeTask():
+                return self._describe(task)
             case DeliverTask():
                 return self._take(task)
 
@@ -196,6 +201,21 @@ class Agent:
         )
         return EvaluateReply(evidence=evidence)
 
+    def _describe(self, task: DescribeTask) -> DescribeReply:
+        """Describe training patients; under [privacy], where what leaves of these is noised, validation patients."""
+        self._load(task)
+        private = self.protocol.privacy is not None
+        description = describe(
+            self.bench,
+            self.inputs,
+            self.records,
+            start=self.protocol.model.trains_from(task.header.round),
+            exclusive=self.protocol.task.exclusive,
+            split=Split.VALIDATION if private else Split.TRAIN,
+            seed=partial(self.protocol.random_seed, "description"),
+        )
+        return DescribeReply(description=description)
+
     def _take(self, task: DeliverTask) -> DeliverReply:
         if self.deliveries is None:
             raise TaskError(Refusal.WRONG_FORM, "a simulated site has no place for a delivered model")
@@ -208,7 +228,7 @@ class Agent:
         )
         return DeliverReply(arrays_digest=digest(task.arrays))
 
-    def _load(self, task: EvaluateTask | DeliverTask) -> None:
+    def _load(self, task: EvaluateTask | DescribeTask | DeliverTask) -> None:
         """Load a model as its round left it."""
         if not set(self._exchanged(task)) <= set(task.arrays):
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays lack some that train in this round")

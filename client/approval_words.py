@@ -11,13 +11,19 @@ model, and how fast it was. The coordinator sees this hospital's update by itsel
 An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
-leave. The test patients' figures leave once. No image, no identifier and no text leaves."""
+leave. The test patients' figures leave once. At the end leaves, once, how images look: sums of
+brightness and features over training patients without disease, and what blanking a corner does to validation patients'
+scores. No image, no identifier and no text leaves."""
 
 WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
 and whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, {counts}. Counts of fewer than {{min_cell}} patients do not leave. The test patients' figures leave once.
-No image, no identifier and no text leaves."""
+{images}No image, no identifier and no text leaves."""
+
+IMAGES_PRIVATELY = """At the end leaves, once, how validation patients' images look: sums of features over those
+without disease, and what blanking a corner does to the scores.
+"""
 
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
 
@@ -44,7 +50,9 @@ def _leaves(protocol: StudyProtocol) -> str:
         return WHAT_LEAVES
     noise = asked.count_noise_epsilon
     counts = f"all noised (epsilon {noise:g} for each release)" if noise else "without noise"
-    return WHAT_LEAVES_PRIVATELY.format(rounding=asked.size_rounding, counts=counts)
+    return WHAT_LEAVES_PRIVATELY.format(
+        rounding=asked.size_rounding, counts=counts, images="" if noise else IMAGES_PRIVATELY
+    )
 
 
 def _privacy(protocol: StudyProtocol) -> Iterator[str]:

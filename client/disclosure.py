@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from shared.description import Description
+from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
+from shared.feature_summary import LEAST_DIMENSIONS, dimensions
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 
 
@@ -22,6 +25,32 @@ def suppress_evidence(
     if exclusive and any(small):
         return tuple(Withheld() for _ in items)
     return tuple(Withheld() if too_small else item for item, too_small in zip(items, small, strict=True))
+
+
+def suppress_description(description: Description, *, min_cell: int, exclusive: bool) -> Description:
+    """Withhold sums over fewer than `min_cell` patients, and features of too few to bear the least dimensions.
+
+    A corner test is withheld like a finding's evidence: if a class has fewer than `min_cell` patients, and of classes
+    all together.
+
+    Raises:
+        EgressError: features are in more dimensions than their patients bear.
+    """
+    features, intensity = description.features, description.intensity
+    if not isinstance(features, Withheld):
+        if features.dimensions > dimensions(features.patients):
+            raise EgressError("the features are in more dimensions than a fifth of their patients.")
+        if features.patients < min_cell or features.dimensions < LEAST_DIMENSIONS:
+            features = Withheld()
+    if not isinstance(intensity, Withheld) and intensity.patients < max(1, min_cell):
+        intensity = Withheld()
+    corners = tuple(
+        Withheld() if isinstance(one, Withheld) or min(one.positive_patients, one.negative_patients) < min_cell else one
+        for one in description.corners
+    )
+    if exclusive and any(isinstance(one, Withheld) for one in corners):
+        corners = tuple(Withheld() for _ in corners)
+    return Description(features=features, intensity=intensity, corners=corners)
 
 
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from client.disclosure import suppress_evidence, suppress_flow
+from client.disclosure import suppress_description, suppress_evidence, suppress_flow
 from client.patient_flow import FILE_REASONS
 from client.private_release import PrivateRelease
 from shared.audit import AuditLog
@@ -29,6 +29,8 @@ from shared.messages import (
     Approval,
     DeliverReply,
     DeliverTask,
+    DescribeReply,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     ReadyReply,
@@ -114,6 +116,13 @@ class EgressGuard:
                 kept = suppress_evidence(noised, min_cell=self.min_cell, exclusive=self.exclusive)
                 released = EvaluateReply(evidence=kept)
                 what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]
+            case DescribeTask(), DescribeReply(description=description):
+                shown = suppress_description(description, min_cell=self.min_cell, exclusive=self.exclusive)
+                shown = shown if self.private is None else self.private.description(shown)
+                released = DescribeReply(description=shown)
+                parts = {"features": shown.features, "intensity": shown.intensity}
+                what = [f"{name}: withheld" if isinstance(part, Withheld) else name for name, part in parts.items()]
+                what += ["corners: withheld" if isinstance(one, Withheld) else "corners" for one in shown.corners]
             case DeliverTask(), DeliverReply(arrays_digest=digest):
                 if not SHA256.fullmatch(digest):
                     raise EgressError("the receipt of a delivered model is no SHA-256.")

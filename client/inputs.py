@@ -22,6 +22,9 @@ class Inputs(Protocol):
     def evaluation(self, rows: Rows, *, start: str) -> torch.Tensor:
         """Give a batch as it is."""
 
+    def images(self, rows: Rows) -> torch.Tensor:
+        """Give the prepared images themselves, (len(rows), C, H, W), as they are cached."""
+
 
 class LiveInputs:
     """Reads, augments and forwards the images each time they are asked for."""
@@ -36,15 +39,16 @@ class LiveInputs:
 
     def training(self, rows: Rows, *, start: str, generator: torch.Generator) -> torch.Tensor:
         """Give augmented images behind the frozen part."""
-        images = self._images(rows)
+        images = self.images(rows)
         draws = draw(self._augmentation, batch=len(rows), size=images.shape[-1], generator=generator)
         return self._forward(apply(images, draws), start)
 
     def evaluation(self, rows: Rows, *, start: str) -> torch.Tensor:
         """Give the images behind the frozen part."""
-        return self._forward(self._images(rows), start)
+        return self._forward(self.images(rows), start)
 
-    def _images(self, rows: Rows) -> torch.Tensor:
+    def images(self, rows: Rows) -> torch.Tensor:
+        """Give the prepared images themselves."""
         return self._resident[torch.from_numpy(rows)] if len(self._resident) else self._pixels.read(rows)
 
     @torch.no_grad()
@@ -81,3 +85,7 @@ class StudyInputs:
         if start == "head" or (self.views and start != "stem"):
             return self.cache.plain(rows, start=start)
         return self.live.evaluation(rows, start=start)
+
+    def images(self, rows: Rows) -> torch.Tensor:
+        """Give the prepared images themselves."""
+        return self.live.images(rows)

@@ -11,13 +11,16 @@ from safetensors.numpy import save_file
 
 from client.task_store import Begun, TaskStore
 from shared.errors import TaskError
-from shared.messages import DeliverTask, EvaluateTask, Kind, Refusal, Task, TrainTask
+from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Kind, Refusal, Task, TrainTask
 from shared.parameters import Array, NamedArrays, Wire, cast, digest, l2_norm
 from shared.split import Split
 from shared.storage import atomic_file
 
 CHOOSING_EVALUATIONS = 2
 """Beside one for each round: the chosen round's model on validation patients, without and with the threshold."""
+
+MOST_DESCRIPTIONS = 1
+"""How often an approved study may ask how the images look: of the model that it ends with."""
 
 MOST_DELIVERIES = 3
 """How often a study may hand over its model; each takes the place of the one before."""
@@ -71,6 +74,10 @@ class Intake:
             case EvaluateTask():
                 self._at_most(
                     self.limits.rounds + CHOOSING_EVALUATIONS, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP, "evaluations"
+                )
+            case DescribeTask():
+                self._at_most(
+                    MOST_DESCRIPTIONS, Kind.DESCRIBE, Refusal.EVALUATIONS_USED_UP, "descriptions of its images"
                 )
             case DeliverTask():
                 self._at_most(MOST_DELIVERIES, Kind.DELIVER, Refusal.EVALUATIONS_USED_UP, "deliveries")

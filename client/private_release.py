@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Final
 
 from client.count_release import CountRelease
+from shared.description import Description
+from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.messages import EvaluateTask, TrainReply
 from shared.parameters import NamedArrays, l2_norm
@@ -69,6 +71,21 @@ FIELDS: Final[Mapping[str, Release]] = {
     "Coefficient.value": Release.CONTROLLED,
     "Coefficient.low": Release.CONTROLLED,
     "Coefficient.high": Release.CONTROLLED,
+    "FeatureSummary.split": Release.PUBLIC,
+    "FeatureSummary.patients": Release.CONTROLLED,
+    "FeatureSummary.mean": Release.CONTROLLED,
+    "FeatureSummary.covariance": Release.CONTROLLED,
+    "FeatureSummary.split_null": Release.CONTROLLED,
+    "IntensitySummary.patients": Release.NEVER,
+    "IntensitySummary.shares": Release.NEVER,
+    "IntensitySummary.split_null": Release.NEVER,
+    "CornerTest.positive_patients": Release.CONTROLLED,
+    "CornerTest.negative_patients": Release.CONTROLLED,
+    "CornerEffect.value": Release.CONTROLLED,
+    "CornerEffect.error": Release.CONTROLLED,
+    "CornerEffect.freedom": Release.CONTROLLED,
+    "CornerEffect.auc": Release.CONTROLLED,
+    "CornerEffect.auc_without": Release.CONTROLLED,
 }
 """Each field of each reply (the README's table "What may leave"), and why it may leave; a test allows no other."""
 
@@ -92,6 +109,22 @@ class PrivateRelease:
             for name, split in flow.splits.items()
         }
         return ReleasedFlow(found=None, excluded={}, splits=splits)
+
+    def description(self, description: Description) -> Description:
+        """Keep what is of validation patients: their features and corner tests, and no intensity histogram.
+
+        Where the study noises what leaves of these patients too, there is no noise for sums of images: none leaves.
+
+        Raises:
+            EgressError: the features are of other patients.
+        """
+        if self.counts is not None:
+            withheld = tuple(Withheld() for _ in description.corners)
+            return Description(features=Withheld(), intensity=Withheld(), corners=withheld)
+        features = description.features
+        if not isinstance(features, Withheld) and features.split is not Split.VALIDATION:
+            raise EgressError("under [privacy] features leave of validation patients alone.")
+        return Description(features=features, intensity=Withheld(), corners=description.corners)
 
     def evidence(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence | Withheld, ...]:
         """Noise the counts of validation and test patients, where the study asks for it; else leave them as they are.

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+import numpy as np
 from flwr.app import Message
 
+from shared.description import Description
 from shared.evidence import Evidence
+from shared.feature_summary import FeatureSummary
 from shared.messages import (
     Answer,
     DeliverReply,
+    DescribeReply,
     EvaluateReply,
     MalformedError,
     ReadyReply,
@@ -28,7 +32,7 @@ LARGEST_STEP = 1000.0
 """An update of more than so many times the norm of the model that it changes is a fault or an attack, and does not
 enter even where the study sets no norm bound."""
 
-Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply, DeliverReply)
+Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply, DescribeReply, DeliverReply)
 
 
 class Reason(StrEnum):
@@ -120,3 +124,14 @@ def admit_evidence(reply: EvaluateReply, *, targets: int, bins: int, counted: bo
         for item in full
     )
     return reply if fits else Refused(reason=Reason.WRONG_COUNT)
+
+
+def admit_description(reply: DescribeReply, *, targets: int) -> Description | Refused:
+    """Check that a description has a corner test for every target, and that its covariance is one."""
+    features = reply.description.features
+    fits = len(reply.description.corners) == targets
+    if isinstance(features, FeatureSummary):
+        _, covariance = features.moments(features.dimensions)
+        least, *_, most = np.linalg.eigvalsh(covariance)
+        fits = fits and least >= -1e-6 * max(most, 1e-12)
+    return reply.description if fits else Refused(reason=Reason.WRONG_COUNT)

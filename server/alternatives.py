@@ -5,16 +5,41 @@ from dataclasses import dataclass, field
 
 from server.receipt import Receipts
 from server.study_run import Conclusion
+from server.validation import rate_counts
+from shared.metrics import Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternatives:
     """Models that were run beside the federated one, in simulation alone; empty where none was asked for.
 
-    `local[site]` trained at that site, `pooled` on all patients in one place, `twin` without the private study's noise.
+    `unseen[site]` trained at all sites but that one, `local[site]` at that site alone, `pooled` on all patients in one
+    place, `twin` without the private study's noise. `receipts` compare the federated model with each site's own,
+    `personal` the same study with each site's own normalisation layers with the federated model.
     """
 
     local: Mapping[str, Conclusion] = field(default_factory=dict)
     pooled: Conclusion | None = None
     twin: Conclusion | None = None
+    unseen: Mapping[str, Conclusion] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
+    personal: Receipts = field(default_factory=dict)
+
+    def counts(self, conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
+        """Count what is right by measure and site for a prediction: from models that never saw the site, if there are.
+
+        Without an operating point there is nothing to count.
+        """
+        if not self.unseen:
+            return _counts(conclusion, place, target)
+        found: dict[str, dict[str, Count]] = {"sensitivity": {}, "specificity": {}}
+        for site, without in self.unseen.items():
+            for measure, counts in _counts(without, place, target).items():
+                found[measure] |= {name: count for name, count in counts.items() if name == site}
+        return found
+
+
+def _counts(conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
+    if target not in conclusion.operating_point:
+        return {"sensitivity": {}, "specificity": {}}
+    return rate_counts(conclusion.test, place)

@@ -86,6 +86,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         coordinator,
         conclusion,
         flows,
+        study.describe(conclusion),
         device=torch.device("cpu"),
         alternatives=Alternatives(),
         seeded=False,

@@ -13,6 +13,7 @@ from server.results_json import write as write_results
 from server.run_folder import RunFolder
 from server.study_results import study_result
 from server.study_run import Conclusion
+from shared.description import Description
 from shared.released_flow import ReleasedFlow
 
 
@@ -21,6 +22,7 @@ def write_findings(
     coordinator: Coordinator,
     conclusion: Conclusion,
     flows: Mapping[str, ReleasedFlow | Refused],
+    descriptions: Mapping[str, Description | Refused],
     *,
     device: torch.device,
     alternatives: Alternatives,
@@ -38,6 +40,7 @@ def write_findings(
         protocol,
         conclusion,
         flows,
+        descriptions,
         coordinator.provenance,
         environment(device, seed=protocol.study.seed),
         alternatives=alternatives,

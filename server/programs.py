@@ -80,11 +80,12 @@ class Programs:
             )
 
     def revive(self, say: Callable[[str], None]) -> None:
-        """Start again what has died, after a pause."""
+        """Start again what has died, after a pause, and without what it had started: an orphan would keep its port."""
         for name, process in list(self.running.items()):
             if process.poll() is None:
                 self._again_at.pop(name, None)
             elif name not in self._again_at:
+                _end_group(process)
                 young = time.monotonic() - self._born[name] < YOUNG_SECONDS
                 pause = min(2 * self._pause.get(name, 0.0), LONGEST_PAUSE_SECONDS) if young else 0.0
                 self._pause[name] = max(pause, FIRST_PAUSE_SECONDS)
@@ -104,9 +105,14 @@ class Programs:
         for process in reversed(stopped):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, give_up - time.monotonic()))
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # each program has a group of its own, with its children
+            _end_group(process)
             process.wait()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a program: each has a group of its own, with its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def only(name: str) -> str:

@@ -7,7 +7,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from server import privacy_words, report_tables, wording, wording_explanation, wording_summary, wording_worth
+from server import (
+    privacy_words,
+    report_tables,
+    wording,
+    wording_explanation,
+    wording_new_hospital,
+    wording_shift,
+    wording_summary,
+    wording_worth,
+)
 from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
 from server.cross_site import MatrixRow, matrix
 from server.figures import site_key, site_marks
@@ -25,6 +34,7 @@ from server.report_figures import (
     validation_figure,
 )
 from server.results import StudyResult
+from shared.description import CORNERS
 from shared.storage import atomic_file
 
 _HERE = Path(__file__).parent
@@ -110,12 +120,15 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "words": wording,
         "privacy": privacy_words,
         "why": wording_explanation,
+        "images": wording_shift,
+        "corners": CORNERS,
         "worth": wording_worth,
         "summary": wording_summary,
+        "elsewhere": wording_new_hospital,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,
-        "warnings": wording.warnings(result),
+        "warnings": _warnings(result),
         "sections": [_section(result, place, marks) for place in range(len(result.study.findings))],
         "loss": _drawn(loss_figure(result, name="loss", marks=marks)),
         "refused": report_tables.refused_updates(result),
@@ -125,6 +138,12 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "alarms": ALARMS,
         "training_rows": training_rows(result),
     }
+
+
+def _warnings(result: StudyResult) -> list[wording.Warn]:
+    """List what limits the numbers' use, what images and corners say included; the grave first."""
+    images = [wording.Warn(headline=head, text=text, grave=False) for head, text in wording_shift.warnings(result)]
+    return sorted([*wording.warnings(result), *images], key=lambda one: not one.grave)
 
 
 def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:

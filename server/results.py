@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 
 from server.explanation import Explanation
 from server.finding_result import FindingResult, Why, absent
+from server.image_shift import Recognition, SitePair
+from server.leading import Leading
+from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
+from server.shortcuts import CornerFinding
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
@@ -124,13 +128,17 @@ class DomainShift:
     """Whether sites differ at the shared operating point, on test patients.
 
     Both hold `[finding][measure]`, the measure being "sensitivity" or "specificity"; heterogeneity is None where it
-    is undefined. `distances` and `site_identifiability` have their place in results.json, and no method yet.
+    is undefined. `distances` holds every two sites' images without disease, beside the spread within the sites, and
+    `site_identifiability` how surely a patient's site is told from them. `corners` is `[finding][site]`, the effect of
+    blanking each corner, and `leading[finding]` what the report says first.
     """
 
     heterogeneity: Mapping[str, Mapping[str, Heterogeneity | None]]
     differences: Mapping[str, Mapping[str, tuple[SiteDifference, ...]]]
-    distances: None = None
-    site_identifiability: None = None
+    distances: tuple[SitePair, ...] = ()
+    site_identifiability: tuple[Recognition, ...] = ()
+    corners: Mapping[str, Mapping[str, tuple[CornerFinding, ...]]] = field(default_factory=dict)
+    leading: Mapping[str, Leading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +199,9 @@ class StudyResult:
     """Every fact the report may state; equal to what `results_json` reads back from its own text.
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
-    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each.
+    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
+    compare the federated model with each site's own, `personal` one with each site's own layers with it. `unseen[site]`
+    is a model that was trained without that site.
     """
 
     schema: int = SCHEMA
@@ -211,6 +221,9 @@ class StudyResult:
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
+    personal: Receipts = field(default_factory=dict)
+    unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
+    new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

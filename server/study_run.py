@@ -7,17 +7,28 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Message
 
-from server.admission import Reason, Refused, admit_flow, open_reply
+from server.admission import Reason, Refused, admit_description, admit_flow, open_reply
 from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState, write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
 from server.validation import Evaluations, merged_histogram, repetition
+from shared.description import Description
 from shared.errors import FederationError
-from shared.messages import DeliverReply, DeliverTask, Header, Kind, ReadyReply, ReadyTask, encode_task
+from shared.messages import (
+    DeliverReply,
+    DeliverTask,
+    DescribeReply,
+    DescribeTask,
+    Header,
+    Kind,
+    ReadyReply,
+    ReadyTask,
+    encode_task,
+)
 from shared.operating_point import OperatingPoint, choose
-from shared.parameters import NamedArrays, digest
+from shared.parameters import NamedArrays, cast, digest
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
 from shared.wire import record_of
@@ -106,6 +117,27 @@ class StudyRun:
         write_rounds(self.folder / "rounds.jsonl", state)  # a kill may have come between the two
         state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
         return self._conclude(state, checkpoints)
+
+    def describe(self, conclusion: Conclusion) -> dict[str, Description | Refused]:
+        """Ask every site that tests the model how its images look to it."""
+        headers = {site: self._header(site, Kind.DESCRIBE, conclusion.chosen) for site in sorted(self.test_on)}
+        record = record_of(cast(conclusion.model, self.coordinator.protocol.federation.wire))
+        messages = [
+            Message(
+                encode_task(DescribeTask(header=header, arrays={}), arrays=record),
+                self.nodes[site],
+                str(Kind.DESCRIBE),
+                group_id="describe",
+            )
+            for site, header in headers.items()
+        ]
+        targets = len(self.coordinator.protocol.task.targets)
+        found: dict[str, Description | Refused] = {site: Refused(reason=Reason.NO_REPLY) for site in headers}
+        for message in self.desk.ask(messages, self.deadline_seconds):
+            site = self._site(message)
+            reply = open_reply(message, task_id=headers[site].task_id, kind=DescribeReply, key=self._key(site))
+            found[site] = reply if isinstance(reply, Refused) else admit_description(reply, targets=targets)
+        return found
 
     def deliver(self, conclusion: Conclusion, documents: Mapping[str, bytes], *, deadline_seconds: float) -> list[str]:
         """Hand every site the chosen model, its thresholds and the documents; name the sites that stored them."""

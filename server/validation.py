@@ -6,7 +6,7 @@ from typing import Any
 from server.admission import Refused
 from shared.evidence import Evidence
 from shared.messages import EvaluateReply
-from shared.metrics import ScoreHistogram
+from shared.metrics import Count, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.scores import lower_edges
 
@@ -26,6 +26,15 @@ def released(evaluations: Evaluations, place: int) -> dict[str, Evidence]:
     """One target's evidence by site, without the sites that refused or withheld it."""
     replies = {site: reply.evidence[place] for site, reply in evaluations.items() if isinstance(reply, EvaluateReply)}
     return {site: item for site, item in replies.items() if isinstance(item, Evidence)}
+
+
+def rate_counts(evaluations: Evaluations, place: int) -> dict[str, dict[str, Count]]:
+    """Count what is right at the shared threshold by measure and site, of one target's released evidence."""
+    at = {site: item.confusion for site, item in released(evaluations, place).items() if item.confusion}
+    return {
+        "sensitivity": {site: confusion.sensitivity for site, confusion in at.items()},
+        "specificity": {site: confusion.specificity for site, confusion in at.items()},
+    }
 
 
 def repetition(evaluations: Evaluations, place: int) -> float:

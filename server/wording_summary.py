@@ -9,6 +9,7 @@ from server.receipt import Worth
 from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
 from server.wording_explanation import reading
+from server.wording_new_hospital import between
 from server.wording_worth import SHORT
 
 STANDINGS = {
@@ -210,5 +211,13 @@ def _not_for(result: StudyResult) -> Iterator[str]:
             sites = tuple(one.site for one in every if one.standing is standing and one.finding == finding)
             if sites:
                 yield f"At {wording.names(sites)} for {finding} only after a look of its own: {words}."
-    yield "At any other hospital: nothing was measured there."
+    for finding in result.study.findings:
+        told = result.new_hospital.get(finding)
+        found = told.predictions.get("sensitivity") if told else None
+        yield (
+            f"At any other hospital for {finding} only after a look of its own: expect a sensitivity between "
+            f"{between(found)}."
+            if found
+            else f"At any other hospital for {finding}: nothing was measured there."
+        )
     yield "For anything but the intended use above."

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from shared.description import Description, description_from_numbers, description_to_numbers
 from shared.evidence import Evidence, Withheld, evidence_from_numbers, evidence_to_numbers
 from shared.parameters import NamedArrays
 from shared.refusal_codes import Refusal as Refusal  # tasks, replies and their codes are read about in one place
@@ -36,6 +37,7 @@ class Kind(StrEnum):
     READY = "query"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    DESCRIBE = "query.describe"
     DELIVER = "query.deliver"
 
 
@@ -90,6 +92,14 @@ class EvaluateTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeTask:
+    """Ask a site how its images look to the study's final (or best) model; of whom, and in what form, is not asked."""
+
+    header: Header
+    arrays: NamedArrays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverTask:
     """Hand a site the study's final (or best) model, its thresholds, and the report: the last task of a study.
 
@@ -106,7 +116,7 @@ class DeliverTask:
 DOCUMENTS = ("report.html", "results.json")
 """What may come with a delivered model; a site makes no file of any other name."""
 
-Task = ReadyTask | TrainTask | EvaluateTask | DeliverTask
+Task = ReadyTask | TrainTask | EvaluateTask | DescribeTask | DeliverTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +150,13 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeReply:
+    """How a site's images look to the model; withheld where too few patients are behind it."""
+
+    description: Description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverReply:
     """A site has stored the delivered model: the digest of its arrays as they arrived (`parameters.digest`)."""
 
@@ -153,7 +170,7 @@ class RefusalReply:
     code: Refusal
 
 
-Reply = ReadyReply | TrainReply | EvaluateReply | DeliverReply | RefusalReply
+Reply = ReadyReply | TrainReply | EvaluateReply | DescribeReply | DeliverReply | RefusalReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +242,8 @@ def decode_task(content: RecordDict) -> Task:
         arrays = arrays_from_record(records_of(content, ArrayRecord)["arrays"])
         if header.kind is Kind.TRAIN:
             return TrainTask(header=header, arrays=arrays)
+        if header.kind is Kind.DESCRIBE:
+            return DescribeTask(header=header, arrays=arrays)
         thresholds = tuple(float(value) for value in config["thresholds"])  # type: ignore[union-attr]
         if header.kind is Kind.DELIVER:
             documents = documents_from_record(records_of(content, ArrayRecord)["documents"], known=DOCUMENTS)
@@ -275,6 +294,10 @@ def encode_answer(answer: Answer) -> RecordDict:
             state["kind"] = str(Kind.EVALUATE)
             for place, item in enumerate(evidence):
                 content[f"evidence{place}"] = MetricRecord(evidence_to_numbers(item))
+        case DescribeReply(description=description):
+            state["kind"] = str(Kind.DESCRIBE)
+            for name, numbers in description_to_numbers(description).items():
+                content[name] = MetricRecord(numbers)
         case DeliverReply(arrays_digest=digest):
             state |= {"kind": str(Kind.DELIVER), "arrays": digest}
     content["state"] = ConfigRecord(dict(state))
@@ -321,6 +344,9 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
             places = sum(name.startswith("evidence") for name in records_of(content, MetricRecord))
             items = (evidence_from_numbers(_numbers(content, f"evidence{place}")) for place in range(places))
             return EvaluateReply(evidence=tuple(items))
+        case Kind.DESCRIBE:
+            numbers = {name: _numbers(content, name) for name in records_of(content, MetricRecord)}
+            return DescribeReply(description=description_from_numbers(numbers))
         case Kind.DELIVER:
             return DeliverReply(arrays_digest=_matching(state, "arrays", SHA256))
 

@@ -85,6 +85,10 @@ class Classifier(nn.Module):
         """
         return self._run(images_NCHW, STAGES[: STAGES.index(upto)])
 
+    def pooled(self, features: torch.Tensor, *, start: str) -> torch.Tensor:
+        """Run the stages from `start` up to the head, on what `trunk(upto=start)` gave: the pooled features (N, D)."""
+        return self._run(features, STAGES[STAGES.index(start) : -1]).float()
+
     def rest(self, features: torch.Tensor, *, start: str) -> torch.Tensor:
         """Run the stage `start` and all after it on what `trunk(upto=start)` gave, and leave that unchanged."""
         return self._run(features, STAGES[STAGES.index(start) :])

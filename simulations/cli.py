@@ -41,8 +41,15 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/ and the study's name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after its last round.")] = False,
     baselines: Annotated[
-        str, typer.Option(help="Also train for comparison: local (each site alone), pooled, or local,pooled.")
+        str,
+        typer.Option(
+            help="Also train for comparison, separated by commas: local (each site alone), pooled, personal (each site "
+            "keeps its own normalisation layers), twin (a private study without noise)."
+        ),
     ] = "",
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also train without each hospital in turn, and test there.")
+    ] = False,
     weights: Annotated[Path | None, typer.Option(help="File with the pretrained weights.")] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int | None, typer.Option(help="The same as --set study.seed=N.")] = None,
@@ -64,6 +71,7 @@ def simulate(
         run=run,
         sites=sites,
         baselines=[name.strip() for name in baselines.split(",") if name.strip()],
+        leave_one_out=leave_one_out,
         weights_file=weights,
         device=device,
     )

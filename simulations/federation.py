@@ -20,6 +20,7 @@ from server.bootstrap import Coordinator, compose
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
 from shared.audit import AuditLog
+from shared.description import Description
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.scores import ScoredUnits
@@ -40,12 +41,14 @@ def not_digested(_frames: Sequence[bytes]) -> str:
 class Run:
     """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released.
 
+    `describe` asks the sites how their images look to the model, which only the study itself does, no baseline of it.
     `test_units` has each site's test units, a target each, with the exact scores of the chosen model.
     """
 
     conclusion: Conclusion
     coordinator: Coordinator
     flows: Mapping[str, ReleasedFlow | Refused]
+    describe: Callable[[], Mapping[str, Description | Refused]]
     test_units: Mapping[str, tuple[ScoredUnits, ...]]
 
 
@@ -123,7 +126,13 @@ class Federation:
         )
         flows = study.flows()
         conclusion = study.run(flows, progress=progress)
-        return Run(conclusion=conclusion, coordinator=coordinator, flows=flows, test_units=test_units)
+        return Run(
+            conclusion=conclusion,
+            coordinator=coordinator,
+            flows=flows,
+            test_units=test_units,
+            describe=partial(study.describe, conclusion),
+        )
 
     def _vault(self, site: PreparedSite, folder: Path) -> Vault | None:
         """Give a private study a ledger of the run's own, and noise that follows from the study's seed."""

@@ -49,6 +49,7 @@ def federation(
                 run=RunFolder(path=out),
                 sites=None,
                 baselines=(),
+                leave_one_out=False,
                 weights_file=None,
                 device="cpu",
             ),

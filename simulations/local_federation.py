@@ -17,6 +17,7 @@ from typing import Self
 import tomli_w
 
 from client.approving import approve_study, look_at
+from client.bundle import install_invited
 from client.site import SiteConfig, read_site
 from client.site_keys import SiteKeys
 from client.superexec import QUIET, courier_command, link_command
@@ -29,7 +30,6 @@ from server.programs import Programs, commands
 from server.run_folder import RunFolder
 from shared.declaration import load_toml
 from shared.errors import FederationError, SiteError
-from shared.invitation import BUNDLE
 from shared.protocol import StudyProtocol
 from shared.relay import AGENT_SOCKET
 from simulations.compartments import Compartments
@@ -121,6 +121,26 @@ class LocalFederation:
         """Stop the coordinator's programs; the hospitals' go on."""
         self.programs.stop(("superlink", "proxy", "superexec"))
 
+    def stop_site(self, name: str) -> None:
+        """Stop a hospital's programs; its folder stays."""
+        self.programs.stop(f"{name}-{role}" for role in ("agent", "link", "courier"))
+
+    def start_site(self, name: str) -> None:
+        """Start a hospital's programs."""
+        hospital = self.sites[name]
+        quiet = self._variables | QUIET | {"PATH": self.programs.environment["PATH"], "PYTHONUNBUFFERED": "1"}
+        keys, runtime = SiteKeys(hospital.config.link.keys), f"{self._compartments.runtime(name)}:{hospital.port}"
+        socket_path = str(hospital.config.link.agent_socket.resolve())
+        courier = {"FLWR_HOME": str(hospital.home.resolve()), AGENT_SOCKET: socket_path}
+        self._compartments.own(name, hospital.config, hospital.home)
+        for role, command, variables in (
+            ("agent", [script("polyclinic"), "site", "serve", str(hospital.file)], {}),
+            ("link", link_command(keys, runtime=runtime, study=None), {"FLWR_HOME": str(keys.node.parent)}),
+            ("courier", courier_command(keys, runtime=runtime), courier),
+        ):
+            inside = self._compartments.inside(name, role, [script(command[0]), *command[1:]])
+            self.programs.start(f"{name}-{role}", inside, quiet | variables)
+
     def _start(self) -> None:
         names = sorted(read_site(file).site.name for file in self._hospitals.glob("*/site.toml"))
         if not self.place.config.exists():
@@ -137,8 +157,8 @@ class LocalFederation:
         with fleet(self.place, self.config) as superlink:
             for file in sorted(self._hospitals.glob("*/site.toml")):
                 self._join(file, superlink)
-        for name, hospital in self.sites.items():
-            self._start_site(name, hospital)
+        for name in self.sites:
+            self.start_site(name)
 
     def _join(self, file: Path, superlink: Fleet) -> None:
         """Do what a hospital and the coordinator do before a study: keys, invitation, enrolment, approval."""
@@ -158,7 +178,8 @@ class LocalFederation:
         except SiteError:
             if not any((config.link.state / "studies").glob("*/")):
                 raise  # a study that was approved before stays so
-        install_bundle(invitation / BUNDLE, own / "home")
+        if not (own / "home" / "apps").exists():
+            install_invited(invitation, own / "home")
         self.sites[name] = Hospital(config=config, file=own / "site.toml", home=own / "home", port=free_port())
         self._say(f"{name}: keys enrolled, study approved")
 
@@ -176,20 +197,6 @@ class LocalFederation:
         own.mkdir(parents=True, exist_ok=True)
         (own / "site.toml").write_text(tomli_w.dumps(declared), encoding="utf-8")
         return own / "site.toml"
-
-    def _start_site(self, name: str, hospital: Hospital) -> None:
-        quiet = self._variables | QUIET | {"PATH": self.programs.environment["PATH"], "PYTHONUNBUFFERED": "1"}
-        keys, runtime = SiteKeys(hospital.config.link.keys), f"{self._compartments.runtime(name)}:{hospital.port}"
-        socket_path = str(hospital.config.link.agent_socket.resolve())
-        courier = {"FLWR_HOME": str(hospital.home.resolve()), AGENT_SOCKET: socket_path}
-        self._compartments.own(name, hospital.config, hospital.home)
-        for role, command, variables in (
-            ("agent", [script("polyclinic"), "site", "serve", str(hospital.file)], {}),
-            ("link", link_command(keys, runtime=runtime, study=None), {"FLWR_HOME": str(keys.node.parent)}),
-            ("courier", courier_command(keys, runtime=runtime), courier),
-        ):
-            inside = self._compartments.inside(name, role, [script(command[0]), *command[1:]])
-            self.programs.start(f"{name}-{role}", inside, quiet | variables)
 
     def _keep_running(self) -> None:
         while not self._over.wait(0.5):
@@ -219,26 +226,6 @@ def await_superlink(superlink: Fleet) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.5)
-
-
-def install_bundle(bundle: Path, home: Path) -> None:
-    """Put the approved bundle into a courier's folder, which it then cannot write: any other bundle fails there."""
-    from flwr.cli.install import install_from_fab
-
-    if (home / "apps").exists():
-        return
-    home.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("FLWR_HOME")
-    os.environ["FLWR_HOME"] = str(home)
-    try:
-        install_from_fab(bundle.read_bytes(), skip_prompt=True)
-    finally:
-        if before is None:
-            del os.environ["FLWR_HOME"]
-        else:
-            os.environ["FLWR_HOME"] = before
-    for path in [home / "apps", *(home / "apps").rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
 
 
 def script(name: str) -> str:

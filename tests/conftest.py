@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from client.agent import Agent
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # Before torch is imported, and for every process that a test starts: one thread, so that bits can be compared and a
 # machine with other work does not make threads spin for each other; two tests at a time use two cores (Makefile).
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+# How long an example takes is no test's business: a busy machine would fail it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -11,7 +11,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from client.site import SiteConfig
-from shared import errors, estimates, evidence, messages, metrics, protocol, released_flow
+from shared import (
+    description,
+    errors,
+    estimates,
+    evidence,
+    feature_summary,
+    intensity,
+    messages,
+    metrics,
+    protocol,
+    released_flow,
+)
 
 ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
@@ -31,6 +42,10 @@ LEAVES = (
     estimates.ScoreQuality,
     metrics.ScoreHistogram,
     metrics.Confusion,
+    feature_summary.FeatureSummary,
+    intensity.IntensitySummary,
+    description.CornerTest,
+    description.CornerEffect,
 )
 """Everything that a reply is made of."""
 
@@ -47,6 +62,7 @@ JUST_A_BOX = {
     "ScoreQuality.average_precision",
     "ScoreQuality.brier",
     "ScoreQuality.calibration",
+    "CornerTest.effects",
 }
 """Fields that hold another of these; what is inside is listed."""
 
@@ -132,8 +148,9 @@ def test_what_may_leave_is_all_that_a_reply_can_hold(house):
 def test_the_replies_are_made_of_what_is_listed_here():
     """A new kind of reply cannot be forgotten in the test above."""
     replies = {kind.__name__ for kind in typing.get_args(messages.Reply)}
-    assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "DeliverReply", "RefusalReply"}
+    assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "DescribeReply", "DeliverReply", "RefusalReply"}
     assert [field.name for field in dataclasses.fields(messages.EvaluateReply)] == ["evidence"]
+    assert [field.name for field in dataclasses.fields(description.Description)] == ["features", "intensity", "corners"]
 
 
 def test_the_table_of_exit_codes_is_complete_and_true(house):

@@ -16,6 +16,7 @@ from shared.errors import DataError, StorageError
 from shared.messages import (
     Answer,
     DeliverTask,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     Header,
@@ -169,6 +170,7 @@ def test_another_study_or_address_is_refused(
         Kind.READY: ReadyTask(header=header(protocol, kind, **changes)),
         Kind.TRAIN: train_task(protocol, arrays, **changes),
         Kind.EVALUATE: evaluate_task(protocol, arrays, **changes),
+        Kind.DESCRIBE: DescribeTask(header=header(protocol, kind, **changes), arrays=arrays),
         Kind.DELIVER: DeliverTask(header=header(protocol, kind, **changes), arrays=arrays, thresholds=(), documents={}),
     }[kind]
     answer = ask(agent, task)

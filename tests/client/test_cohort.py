@@ -430,7 +430,7 @@ tables = st.lists(
     join=st.sampled_from(["SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID", "path"]),
     unreadable=st.sets(st.integers(0, 3)),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_account_is_exact(hospital: Any, found: Any, table: Any, join: Any, unreadable: set[int]) -> None:
     """Whatever is in the folder and the table: each file and each row is used, or counted under one reason."""
     index = [IndexedFile(relative=str(place + 1), found=header) for place, header in enumerate(found)]

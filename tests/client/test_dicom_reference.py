@@ -148,7 +148,7 @@ def greys(draw: st.DrawFn) -> Grey:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(grey=greys())
 def test_every_grey_pixel_is_what_its_bits_mean(write_dicom: Writer, grey: Grey) -> None:
     """Depth, sign, bit position, byte order, modality LUT, inversion and padding agree with a slow reference."""

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +17,20 @@ from client.egress import CODES, EgressGuard
 from client.patient_flow import FILE_REASONS
 from shared import errors
 from shared.audit import AuditLog, verify
+from shared.description import CORNERS, CornerEffect, CornerTest, Description
 from shared.errors import DataError, EgressError, PolyclinicError, StorageError, TaskError
 from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
 from shared.evidence import Evidence, Withheld
+from shared.feature_summary import summarise as summarise_features
+from shared.intensity import BINS
+from shared.intensity import summarise as summarise_intensity
 from shared.messages import (
     Answer,
     Approval,
     DeliverReply,
     DeliverTask,
+    DescribeReply,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     Header,
@@ -54,6 +61,12 @@ MAY_LEAVE = {
     "TrainReply": {"update", "loss_by_epoch", "update_norm", "images_per_second", "seconds"},
     "EvaluateReply": {"evidence"},
     "DeliverReply": {"arrays_digest"},
+    "DescribeReply": {"description"},
+    "Description": {"features", "intensity", "corners"},
+    "FeatureSummary": {"split", "patients", "mean", "covariance", "split_null"},
+    "IntensitySummary": {"patients", "shares", "split_null"},
+    "CornerTest": {"positive_patients", "negative_patients", "effects"},
+    "CornerEffect": {"value", "error", "freedom", "auc", "auc_without"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
         *("histogram", "confusion", "auc", "brier", "quality"),
@@ -82,6 +95,11 @@ ON_THE_WIRE = {
             *("calibration_slope", "calibration_intercept", "withheld"),
         }
     },
+    "query.describe": {
+        "features": {"split", "patients", "mean", "covariance", "split_null", "withheld"},
+        "intensity": {"patients", "shares", "split_null", "withheld"},
+        "corners*": {"patients", *CORNERS, "withheld"},
+    },
     "query.deliver": {},
     "refusal": {},
 }
@@ -99,6 +117,7 @@ SENT = {"fc.weight": np.zeros((1, 4), np.float32), "fc.bias": np.zeros(1, np.flo
 READY = ReadyTask(header=header(Kind.READY))
 TRAIN = TrainTask(header=header(Kind.TRAIN), arrays=SENT)
 DELIVER = DeliverTask(header=header(Kind.DELIVER), arrays=SENT, thresholds=(0.5,), documents={})
+DESCRIBE = DescribeTask(header=header(Kind.DESCRIBE), arrays=SENT)
 EVALUATE = EvaluateTask(header=header(Kind.EVALUATE), arrays=SENT, split=Split.TEST, thresholds=(0.5,))
 
 
@@ -132,6 +151,22 @@ def evidence(patients: int) -> Evidence:
             called_design_effect=1.5,
             cleared_design_effect=1.0,
         ),
+    )
+
+
+def description(patients: int, *, positives: int = 20) -> DescribeReply:
+    """Describe as many patients' images, with a corner test of so many positives."""
+    drawn = np.random.default_rng(0)
+    effect = CornerEffect(value=0.5, error=0.1, freedom=9, auc=0.9, auc_without=0.8)
+    return DescribeReply(
+        description=Description(
+            features=summarise_features(drawn.standard_normal((patients, 32)), split=Split.TRAIN, seed=0),
+            intensity=summarise_intensity(np.full((patients, BINS), 1 / BINS), seed=0),
+            corners=(
+                CornerTest(positive_patients=positives, negative_patients=60, effects=(effect,) * 4),
+                CornerTest(positive_patients=60, negative_patients=60, effects=()),
+            ),
+        )
     )
 
 
@@ -187,6 +222,39 @@ def test_classes_are_withheld_together(audit: Path) -> None:
     assert reply == EvaluateReply(evidence=(Withheld(), Withheld()))
 
 
+@pytest.mark.parametrize(
+    ("min_cell", "patients", "features", "intensity"),
+    [(1, 39, False, True), (1, 40, True, True), (50, 49, False, False), (50, 50, True, True)],
+)
+def test_sums_over_images_leave_of_enough_patients_alone(
+    audit: Path, min_cell: int, patients: int, features: bool, intensity: bool
+) -> None:
+    """Features of fewer than 40 patients never leave, and neither sum of fewer than the hospital's min_cell."""
+    guard = EgressGuard(min_cell=min_cell, audit=AuditLog(audit), exclusive=False, wire="fp32")
+    reply = read(guard.release(DESCRIBE, description(patients)))
+    assert isinstance(reply, DescribeReply)
+    assert isinstance(reply.description.features, Withheld) is not features
+    assert isinstance(reply.description.intensity, Withheld) is not intensity
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_corner_test_is_withheld_like_its_findings_evidence(audit: Path, exclusive: bool) -> None:
+    """With nine positive patients it does not leave at min_cell 10; of classes, none does then."""
+    guard = EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=exclusive, wire="fp32")
+    reply = read(guard.release(DESCRIBE, description(80, positives=9)))
+    assert isinstance(reply, DescribeReply)
+    assert [isinstance(one, Withheld) for one in reply.description.corners] == [True, exclusive]
+
+
+def test_features_in_too_many_dimensions_do_not_leave(guard: EgressGuard) -> None:
+    """A sum of 80 patients may have 16 dimensions; one of another form is refused, not cut."""
+    wide = description(160).description
+    assert not isinstance(wide.features, Withheld)
+    forged = dataclasses.replace(wide, features=dataclasses.replace(wide.features, patients=80))
+    with pytest.raises(EgressError):
+        guard.release(DESCRIBE, DescribeReply(description=forged))
+
+
 OTHER_FORMS = {
     "another name": {"fc.weight": SENT["fc.weight"], "patients": SENT["fc.bias"]},
     "another order": dict(reversed(SENT.items())),
@@ -219,6 +287,7 @@ REPLIES: dict[str, Any] = {
     "flow": ready(flow()),
     "update": update(),
     "evidence": EvaluateReply(evidence=(evidence(20),)),
+    "description": description(80),
     "refusal": RefusalReply(code=Refusal.DATA),
     "exact flow": flow(),
     "text": NAME,
@@ -227,7 +296,9 @@ REPLIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("task", "own"), [(READY, "flow"), (TRAIN, "update"), (EVALUATE, "evidence")], ids=["ready", "train", "evaluate"]
+    ("task", "own"),
+    [(READY, "flow"), (TRAIN, "update"), (EVALUATE, "evidence"), (DESCRIBE, "description")],
+    ids=["ready", "train", "evaluate", "describe"],
 )
 def test_a_task_is_answered_by_its_own_kind_of_reply_alone(guard: EgressGuard, task: Task, own: str) -> None:
     """Default-deny: another reply, or an object that is none, does not leave."""
@@ -278,11 +349,12 @@ FULL: list[tuple[Task, Any]] = [
     (READY, ready(flow(excluded={"truncated": 30}))),
     (TRAIN, update()),
     (EVALUATE, EvaluateReply(evidence=(evidence(20), evidence(5)))),
+    (DESCRIBE, description(80, positives=9)),
     (DELIVER, DeliverReply(arrays_digest="0" * 64)),
 ]
 
 
-@pytest.mark.parametrize(("task", "reply"), FULL, ids=["ready", "train", "evaluate", "deliver"])
+@pytest.mark.parametrize(("task", "reply"), FULL, ids=["ready", "train", "evaluate", "describe", "deliver"])
 def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, reply: Any) -> None:
     """The encoding adds the task's id, a version, a kind, and numbers under known keys; nothing else."""
     content = json.loads(guard.release(task, reply)[0])
@@ -292,7 +364,7 @@ def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, re
     assert content["configs"] == {}
     allowed = ON_THE_WIRE[state["kind"]]
     for record, numbers in content["metrics"].items():
-        known = allowed["evidence*" if record.startswith("evidence") else record]
+        known = allowed[re.sub(r"\d+$", "*", record)]
         assert {f"{key.split('/')[0]}/*" if "/" in key else key for key in numbers} <= known
         leaves = [leaf for value in numbers.values() for leaf in (value if isinstance(value, list) else [value])]
         assert all(type(leaf) in (int, float) for leaf in leaves)
@@ -380,8 +452,15 @@ def test_each_departure_is_a_line_with_size_and_digest(guard: EgressGuard, audit
     """The log says of each departure what kind it is, what is in it, and size and SHA-256 of its very bytes."""
     sent = departures(guard)
     lines = list(verify(audit))
-    assert [line["event"] for line in lines] == ["departure"] * 5
-    assert [line["kind"] for line in lines] == ["query", "train", "evaluate", "query.deliver", "refusal"]
+    assert [line["event"] for line in lines] == ["departure"] * 6
+    assert [line["kind"] for line in lines] == [
+        "query",
+        "train",
+        "evaluate",
+        "query.describe",
+        "query.deliver",
+        "refusal",
+    ]
     assert [line["task"] for line in lines] == [*(task.header.task_id for task, _ in FULL), "t"]
     assert [line["bytes"] for line in lines] == [len(b"".join(frames)) for frames in sent]
     assert [line["sha256"] for line in lines] == [hashlib.sha256(b"".join(frames)).hexdigest() for frames in sent]
@@ -389,6 +468,7 @@ def test_each_departure_is_a_line_with_size_and_digest(guard: EgressGuard, audit
         ["patient flow", "version", "approval"],
         ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"],
         ["test: evidence", "test: withheld"],
+        ["features", "intensity", "corners: withheld", "corners"],
         ["digest of the delivered arrays"],
         ["data_unusable"],
     ]

@@ -11,7 +11,7 @@ import pytest
 from client.intake import MOST_DELIVERIES, Intake, Limits
 from client.task_store import TaskStore
 from shared.errors import TaskError
-from shared.messages import DeliverTask, EvaluateTask, Header, Kind, ReadyTask, Refusal, Task, TrainTask
+from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Header, Kind, ReadyTask, Refusal, Task, TrainTask
 from shared.split import Split
 
 MORNING = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -113,6 +113,15 @@ def test_evaluations_are_limited(open_intake: Any) -> None:
     for number in range(5):
         work_on(intake, evaluate(number, Split.VALIDATION))
     assert refused(intake, evaluate(5, Split.VALIDATION)) == Refusal.EVALUATIONS_USED_UP
+
+
+def test_images_are_described_once(open_intake: Any) -> None:
+    """A second question how the images look is refused, whatever round or run it names."""
+    intake = open_intake()
+    work_on(intake, DescribeTask(header=header(Kind.DESCRIBE, 4, "run"), arrays=HEAD))
+    for number, run in ((3, "run"), (4, "other")):
+        again = DescribeTask(header=header(Kind.DESCRIBE, number, run), arrays=HEAD)
+        assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
 
 
 def test_deliveries_are_limited(open_intake: Any) -> None:

@@ -8,13 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.count_release import CountRelease
 from client.egress import EgressGuard
 from client.patient_flow import FILE_REASONS
 from client.private_release import FIELDS, PrivateRelease, Release
 from shared import evidence, messages, metrics, released_flow
 from shared.audit import AuditLog
+from shared.description import CornerTest, Description
+from shared.errors import EgressError
+from shared.evidence import Withheld
+from shared.feature_summary import summarise
+from shared.intensity import BINS, IntensitySummary
 from shared.messages import Header, Kind, ReadyReply, ReadyTask, TrainReply, TrainTask, decode_answer
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from shared.split import Split
 from shared.wire import from_frames
 
 BOXES = {
@@ -28,6 +35,11 @@ BOXES = {
     "Evidence.auc",
     "Evidence.quality",
     "ScoreQuality.calibration",
+    "DescribeReply.description",
+    "Description.features",
+    "Description.intensity",
+    "Description.corners",
+    "CornerTest.effects",
 }
 """Fields that hold another of these kinds; what is inside has its own class."""
 
@@ -142,7 +154,11 @@ def test_what_never_leaves_is_gone_from_the_rebuilt_reply(guard: EgressGuard) ->
     trained = decode_answer(from_frames(update)).reply
     assert isinstance(ready, ReadyReply)
     split = ready.flow.splits["train"]
+    task = messages.DescribeTask(header=head(Kind.DESCRIBE), arrays=SENT)
+    left = decode_answer(from_frames(guard.release(task, described(Split.VALIDATION)))).reply
+    assert isinstance(left, messages.DescribeReply)
     by_kind = {
+        "IntensitySummary": left.description.intensity,
         "TrainReply": trained,
         "ReleasedFlow": ready.flow,
         "SplitCounts": split,
@@ -151,4 +167,37 @@ def test_what_never_leaves_is_gone_from_the_rebuilt_reply(guard: EgressGuard) ->
     never = [name.split(".") for name, why in FIELDS.items() if why is Release.NEVER]
     assert never
     for kind, field in never:
-        assert not getattr(by_kind[kind], field), f"{kind}.{field}"
+        assert not getattr(by_kind[kind], field, None), f"{kind}.{field}"
+
+
+def described(split: Split) -> messages.DescribeReply:
+    """Describe 100 patients of one side."""
+    drawn = np.random.default_rng(0)
+    return messages.DescribeReply(
+        description=Description(
+            features=summarise(drawn.standard_normal((100, 32)), split=split, seed=0),
+            intensity=IntensitySummary(patients=100, shares=(1 / BINS,) * BINS, split_null=0.01),
+            corners=(),
+        )
+    )
+
+
+def test_of_images_only_validation_patients_features_leave(guard: EgressGuard) -> None:
+    """Under [privacy] no intensity histogram leaves, and features of training patients are refused, not cut."""
+    task = messages.DescribeTask(header=head(Kind.DESCRIBE), arrays=SENT)
+    left = decode_answer(from_frames(guard.release(task, described(Split.VALIDATION)))).reply
+    assert isinstance(left, messages.DescribeReply)
+    assert left.description.intensity == Withheld()
+    assert left.description.features == described(Split.VALIDATION).description.features
+    with pytest.raises(EgressError):
+        guard.release(task, described(Split.TRAIN))
+
+
+def test_where_counts_are_noised_no_sum_of_images_leaves(guard: EgressGuard) -> None:
+    """There is no noise for these sums: with count_noise_epsilon the whole description is withheld."""
+    assert guard.private is not None
+    noising = dataclasses.replace(guard.private, counts=typing.cast(CountRelease, object()))
+    corner = CornerTest(positive_patients=50, negative_patients=50, effects=())
+    full = dataclasses.replace(described(Split.VALIDATION).description, corners=(corner,))
+    assert guard.private.description(full).corners == (corner,)
+    assert noising.description(full) == Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(),))

@@ -76,7 +76,7 @@ def test_an_exception_loses_only_what_was_not_committed(tmp_path: Path) -> None:
 
 
 @given(journal_bytes=st.integers(0, 700), extra=st.binary(max_size=3 * ROW_BYTES))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_writer_killed_at_any_byte_goes_on(tmp_path: Path, journal_bytes: int, extra: bytes) -> None:
     """Cut anywhere in the journal, with any rubbish behind the finished rows, the end is the same as undisturbed."""
     for path in tmp_path.iterdir():

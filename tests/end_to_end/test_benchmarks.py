@@ -45,6 +45,14 @@ def test_the_relay_is_timed_inside_a_courier_of_its_own() -> None:
     assert 0 < records["relay_memory_before"].value <= records["relay_memory_peak"].value
 
 
+@pytest.mark.nightly
+def test_an_empty_round_is_timed_over_the_real_programs() -> None:
+    """Ours, that goes on to the agent, Flower's own, and their ratio, from ten processes that are started for it."""
+    records = {record.name: record for record in importlib.import_module("benchmarks.empty_round").run(TINY)}
+    assert set(records) == {"empty_round", "empty_round_flower", "empty_round_ratio"}
+    assert all(record.value > 0 for record in records.values())
+
+
 def test_the_program_collects_what_real_processes_find(tmp_path, monkeypatch, capsys) -> None:
     """`python -m benchmarks NAME` starts its sides, prints what they find and writes it with the agreed keys alone."""
     monkeypatch.setattr(program, "FULL", TINY)

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from server.explanation import Explanation, explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
+from server.image_shift import recognitions, site_pairs
+from server.leading import leading
+from server.new_hospital import new_hospital
 from server.other_thresholds import OtherThresholds, other_thresholds
 from server.receipt import Receipt
 from server.results import (
@@ -29,16 +32,21 @@ from server.results import (
     Weights,
 )
 from server.results_json import write
+from server.shortcuts import corner_findings
 from shared.average_precision import average_precision
+from shared.description import CornerEffect, CornerTest, Description
 from shared.domain_shift import heterogeneity, site_differences
 from shared.estimates import ScoreQuality
-from shared.evidence import Evidence
+from shared.evidence import Evidence, Withheld
+from shared.feature_summary import summarise as summarise_features
+from shared.intensity import summarise as summarise_intensity
 from shared.intervals import wilson
 from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.score_calibration import brier_score, calibration
 from shared.scores import ScoredUnits
+from shared.split import Split as Side
 from simulations.receipts import receipt
 
 FINDINGS = ("pneumonia", "effusion")
@@ -254,6 +262,34 @@ def alone(
     return model, found
 
 
+def own_layers(
+    scored: dict[tuple[str, str], Scores], points: dict[str, OperatingPoint]
+) -> dict[str, dict[str, Receipt]]:
+    """Give each site its own layers: they help st_marys, and change little elsewhere."""
+    found: dict[str, dict[str, Receipt]] = {finding: {} for finding in FINDINGS}
+    for (site, finding), pair in scored.items():
+        own = pair[0] + (1.2 if site == "st_marys" else 0.0) + random.normal(0, 0.3, len(pair[0]))
+        at = points[finding].threshold
+        found[finding][site] = receipt(
+            as_units((own, pair[1])), as_units(pair), thresholds=(at, at), min_positives=30, confidence=0.95
+        )
+    return found
+
+
+def left_out(home: str) -> BaselineModel:
+    """Train at all other sites: a little worse where nothing was learnt of that site."""
+    return baseline({site: 0.6 if site == home else 0.1 for site in SITES})
+
+
+def elsewhere_counts(unseen: dict[str, BaselineModel], finding: str) -> dict[str, dict[str, Count]]:
+    found: dict[str, dict[str, Count]] = {"sensitivity": {}, "specificity": {}}
+    for site, model in unseen.items():
+        for measure, counts in found.items():
+            if rate := getattr(model.sites[site][finding], measure):
+                counts[site] = Count(k=rate.k, n=rate.n)
+    return found
+
+
 def as_units(pair: Scores) -> ScoredUnits:
     return ScoredUnits(
         scores_M=1 / (1 + np.exp(-np.concatenate(pair))),
@@ -330,10 +366,67 @@ def evidence(one: FindingResult) -> Evidence:
     )
 
 
+APART = {"hillcrest": 0.0, "island_clinic": 0.2, "northgate": 0.0, "riverside": 0.3, "st_marys": 1.5}
+
+
+def descriptions() -> dict[str, Description]:
+    """Invent how each site's images look: st_marys' lie apart, and a mark in its corner goes with pneumonia."""
+    drawn = np.random.default_rng(21)
+    found = {}
+    for place, (site, apart) in enumerate(APART.items()):
+        patients = (30, 60, 200, 180, 120)[place]
+        levels = np.exp(-0.5 * ((np.arange(64) - 25 - 12 * apart - drawn.normal(0, 1, (patients, 1))) / 9) ** 2)
+        features = summarise_features(drawn.standard_normal((patients, 32)) + apart, split=Side.TRAIN, seed=0)
+        found[site] = Description(
+            features=features if features.dimensions else Withheld(),
+            intensity=summarise_intensity(levels / levels.sum(axis=1, keepdims=True), seed=0),
+            corners=tuple(corner_test(site, finding, drawn) for finding in FINDINGS),
+        )
+    return found
+
+
+def corner_test(site: str, finding: str, drawn: np.random.Generator) -> CornerTest | Withheld:
+    if site == "hillcrest":
+        return Withheld()
+    marked = site == "st_marys" and finding == "pneumonia"
+    values = [*([1.6] if marked else []), *drawn.normal(0, 0.08, 4)][:4]
+    return CornerTest(
+        positive_patients=18,
+        negative_patients=40,
+        effects=tuple(
+            CornerEffect(value=value, error=0.1, freedom=17, auc=0.93, auc_without=0.93 - max(0.0, value) / 16)
+            for value in values
+        ),
+    )
+
+
+def of_images(
+    sites: dict[str, dict[str, Split]], told: dict[str, dict[str, Explanation]], measured: DomainShift
+) -> DomainShift:
+    known = descriptions()
+    test = {
+        finding: {
+            site: evidence(splits["test"][finding])
+            for site, splits in sites.items()
+            if splits["test"][finding].histogram
+        }
+        for finding in FINDINGS
+    }
+    corners = {finding: corner_findings(known, place, confidence=0.95) for place, finding in enumerate(FINDINGS)}
+    return replace(
+        measured,
+        distances=site_pairs(known),
+        site_identifiability=recognitions(known, test, confidence=0.95, seed=0),
+        corners=corners,
+        leading={finding: leading(told[finding], corners[finding], alpha=0.05) for finding in FINDINGS},
+    )
+
+
 def study_result() -> StudyResult:
     scored: dict[tuple[str, str], Scores] = {}
     points, sites, pool = evaluated({}, scored)
     local = {site: alone(site, scored, points) for site in SITES}
+    unseen = {site: left_out(site) for site in SITES}
     study = StudyFacts(
         name="Chest films of five hospitals",
         intended_use="Marks chest films that a radiologist should read first. Research only: not for diagnosis.",
@@ -367,11 +460,17 @@ def study_result() -> StudyResult:
         sites=sites,
         pooled=pool,
         patient_flow={site: flow(place) for place, site in enumerate(SITES)},
-        domain_shift=shift(sites),
+        domain_shift=of_images(sites, explained(sites, points), shift(sites)),
         privacy={},
         baselines=Baselines(
             local={site: model for site, (model, _) in local.items()}, pooled=baseline(dict.fromkeys(SITES, -0.1))
         ),
+        personal=own_layers(scored, points),
+        unseen=unseen,
+        new_hospital={
+            finding: new_hospital(elsewhere_counts(unseen, finding), unseen=True, confidence=0.95, seed=0)
+            for finding in FINDINGS
+        },
         receipts={
             finding: {site: own[finding] for site, (_, own) in local.items() if finding in own} for finding in FINDINGS
         },

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.augmentation import Augmentation, Draws, apply, draw
@@ -39,7 +39,6 @@ def stored_images(seed: int, *, batch: int = 5, channels: int = 1) -> torch.Tens
 
 
 @given(SETTINGS, SEEDS, st.sampled_from([1, 3]))
-@settings(deadline=None)
 def test_augmented_images_are_images(setting: Augmentation, seed: int, channels: int) -> None:
     """Whatever is asked for, the result is fp32 in [0, 1] and of the same shape, and the input is unchanged."""
     stored = stored_images(seed, channels=channels)
@@ -53,7 +52,6 @@ def test_augmented_images_are_images(setting: Augmentation, seed: int, channels:
 
 
 @given(SETTINGS, SEEDS)
-@settings(deadline=None)
 def test_the_same_seed_replays_the_same_bits(setting: Augmentation, seed: int) -> None:
     """Draws and images repeat bit for bit, whatever torch's global generator did in between."""
     first = drawn(setting, seed)
@@ -66,7 +64,6 @@ def test_the_same_seed_replays_the_same_bits(setting: Augmentation, seed: int) -
 
 
 @given(SETTINGS, SEEDS)
-@settings(deadline=None)
 def test_fp32_input_is_left_unchanged(setting: Augmentation, seed: int) -> None:
     """Images that are fp32 already give what the stored ones give, and are not written to."""
     stored = stored_images(seed)
@@ -78,7 +75,6 @@ def test_fp32_input_is_left_unchanged(setting: Augmentation, seed: int) -> None:
 
 
 @given(SETTINGS, SEEDS, st.integers(0, 5), st.integers(0, 5))
-@settings(deadline=None)
 def test_images_do_not_depend_on_their_batch(setting: Augmentation, seed: int, start: int, stop: int) -> None:
     """Some images with their draws become what they become within the batch."""
     some = slice(start, stop)
@@ -87,7 +83,6 @@ def test_images_do_not_depend_on_their_batch(setting: Augmentation, seed: int, s
 
 
 @given(SETTINGS, SEEDS)
-@settings(deadline=None)
 def test_draws_stay_within_their_settings(setting: Augmentation, seed: int) -> None:
     """No draw goes beyond what the study allows."""
     draws = drawn(setting, seed, batch=50)

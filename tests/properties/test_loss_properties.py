@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -37,7 +37,6 @@ def value_and_gradient(kind: Any, logits: Any, labels: Any) -> tuple[torch.Tenso
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(LOGITS_AND_LABELS)
-@settings(deadline=None)
 def test_unassessed_findings_have_no_gradient(kind: Any, case: tuple[Any, Any]) -> None:
     """A label that is NaN gives its logit a gradient of exactly 0, and every loss is finite and not negative."""
     value, gradient = value_and_gradient(kind, *case)
@@ -49,7 +48,6 @@ def test_unassessed_findings_have_no_gradient(kind: Any, case: tuple[Any, Any]) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(LOGITS_AND_LABELS, st.floats(-30, 30, width=32))
-@settings(deadline=None)
 def test_unassessed_findings_do_not_move_the_loss(kind: Any, case: tuple[Any, Any], other: float) -> None:
     """The loss is the same whatever the model says about findings that were not assessed."""
     logits, labels = case
@@ -61,7 +59,6 @@ def test_unassessed_findings_do_not_move_the_loss(kind: Any, case: tuple[Any, An
 
 
 @given(LOGITS_AND_LABELS)
-@settings(deadline=None)
 def test_the_loss_is_the_mean_over_what_was_assessed(case: tuple[Any, Any]) -> None:
     """The loss equals the mean of one-entry losses over the assessed entries, or 0 if there are none."""
     logits, labels = case

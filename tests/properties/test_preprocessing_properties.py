@@ -39,7 +39,7 @@ def as_float(image: NDArray[Any]) -> NDArray[np.float64]:
     return image / np.iinfo(image.dtype).max
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**CASES)
 def test_every_image_fits_its_contract(
     image: NDArray[np.float32], contract: Contract, spacing_mm: Any, window: Any
@@ -53,7 +53,7 @@ def test_every_image_fits_its_contract(
     np.testing.assert_array_equal(again, found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**CASES)
 def test_a_turned_image_is_the_turned_result(
     image: NDArray[np.float32], contract: Contract, spacing_mm: Any, window: Any
@@ -71,7 +71,7 @@ def assert_same_picture(one: NDArray[np.float64], other: NDArray[np.float64]) ->
     assert (np.abs(one - other) > 1 / 200).mean() <= 0.02
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     image=IMAGES,
     contract=CONTRACTS,
@@ -88,7 +88,7 @@ def test_the_percentile_window_ignores_units(
     assert_same_picture(as_float(rescaled), as_float(found))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     size=st.integers(2, 40),

@@ -67,7 +67,7 @@ def total(model: nn.Module, images: Any, labels: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("norm", MODELS)
 @given(PATIENTS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_one_patient_moves_the_sum_by_at_most_the_clip(norm: str, case: tuple[Any, Any]) -> None:
     """Whatever a patient's images and labels are, with them and without them the sums differ by at most the clip."""
     images, labels = case
@@ -82,7 +82,7 @@ def test_one_patient_moves_the_sum_by_at_most_the_clip(norm: str, case: tuple[An
 
 @pytest.mark.parametrize("norm", MODELS)
 @given(st.floats(1e-3, 1e15), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_large_gradients_reach_the_clip(norm: str, scale: float, seed: int) -> None:
     """The bound is not kept by throwing patients away: a finite gradient above the clip has the clip's norm."""
     images = (np.random.default_rng(seed).standard_normal((1, 1, 1, 7, 7)) * scale).astype(np.float32)

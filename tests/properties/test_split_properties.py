@@ -28,7 +28,7 @@ def test_a_fraction_of_one_takes_all_and_of_zero_none(key: dict[str, object]) ->
 
 
 @given(keys.map(lambda key: {**key, "patient": ""}), st.floats(0.1, 0.8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_sides_have_their_share(key: dict[str, object], train: float) -> None:
     """Of 2,000 patients as many train as the fraction says, within five standard errors."""
     sides = [assign(**{**key, "patient": str(number)}, train=train, validation=0.1) for number in range(2000)]

@@ -6,12 +6,13 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.finding_result import Why, absent
 from server.report import render, write
-from server.results import Baselines, StudyResult
+from server.results import Baselines, DomainShift, StudyResult
 from shared.errors import StorageError
 
 VOID = {"meta", "br", "link", "img"}
@@ -206,6 +207,10 @@ def test_what_one_needs_to_repeat_the_study_is_there(study_result: StudyResult, 
     assert "No differential privacy in this study" in page.text
 
 
+def _pair_renamed(pair: Any, name: str) -> Any:
+    return replace(pair, **{end: name for end in ("one", "other") if getattr(pair, end) == "st_marys"})
+
+
 def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
     """A site or finding that is called like markup stays a name, in tables and figures."""
     evil = "<script>alert(1)</script>"
@@ -213,12 +218,20 @@ def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
     def renamed(mapping: dict[str, object]) -> dict[str, object]:
         return {evil if key in ("st_marys", "effusion") else key: value for key, value in mapping.items()}
 
+    shift = study_result.domain_shift
     result = replace(
         study_result,
         sites=renamed(dict(study_result.sites)),
         patient_flow=renamed(dict(study_result.patient_flow)),
         rounds=tuple(replace(one, sites=renamed(dict(one.sites))) for one in study_result.rounds),
         study=replace(study_result.study, name=evil, intended_use=evil, protocol=evil),
+        domain_shift=replace(
+            shift,
+            distances=tuple(_pair_renamed(one, evil) for one in shift.distances),
+            site_identifiability=tuple(_pair_renamed(one, evil) for one in shift.site_identifiability),
+            corners={finding: renamed(dict(sites)) for finding, sites in shift.corners.items()},
+            leading={finding: replace(one, site=evil) for finding, one in shift.leading.items()},
+        ),
         notes=(evil,),
     )
     page = Page(render(result))
@@ -236,6 +249,7 @@ def test_a_study_without_baselines_or_refusals_says_so(study_result: StudyResult
         study_result,
         rounds=quiet,
         baselines=Baselines(local={}, pooled=None),
+        personal={},
         domain_shift=replace(study_result.domain_shift, differences={}, heterogeneity={}),
     )
     page = Page(render(result))
@@ -274,7 +288,7 @@ def test_a_calm_study_says_that_nothing_stands_out(study_result: StudyResult) ->
         sites={"northgate": {"test": {"pneumonia": good}}},
         patient_flow={},
         rounds=tuple(replace(one, sites={}, validation={}) for one in study_result.rounds),
-        domain_shift=replace(study_result.domain_shift, differences={}),
+        domain_shift=DomainShift(heterogeneity={}, differences={}),
         notes=(),
     )
     assert "Nothing stands out" in Page(render(result)).text

@@ -115,7 +115,7 @@ def test_results_json_comes_back_exactly(study_result: StudyResult, golden_resul
     assert from_json(text, where="golden") == study_result
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     value=st.floats(0, 1),
     bounds=st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)),

@@ -107,12 +107,14 @@ def result(tiny: Any) -> Callable[..., StudyResult]:
             "validation": {"north": reply(NORTH, Withheld())},
             "test": test,
         }
+        descriptions = changes.pop("descriptions", {})
         others = {name: changes.pop(name) for name in ("local", "pooled", "twin", "receipts") if name in changes}
         seeded = changes.pop("seeded", True)
         return study_result(
             protocol,
             Conclusion(**own | changes),
             flows or {},
+            descriptions,
             PROVENANCE,
             environment(torch.device("cpu"), seed=0),
             alternatives=Alternatives(**others),

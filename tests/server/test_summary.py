@@ -126,8 +126,9 @@ def test_where_not_to_use_it(study_result: StudyResult) -> None:
     assert "At st_marys for pneumonia, with this threshold: it misses 19 of 100." in listed
     assert "At northgate for effusion only after a look of its own: below the target, which may be chance." in listed
     assert "At hillcrest for pneumonia only after a look of its own: no sensitivity is known." in listed
-    assert listed[-2:] == [
-        "At any other hospital: nothing was measured there.",
+    assert listed[-3:] == [
+        "At any other hospital for pneumonia: nothing was measured there.",
+        "At any other hospital for effusion: nothing was measured there.",
         "For anything but the intended use above.",
     ]
 

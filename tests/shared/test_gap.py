@@ -52,7 +52,7 @@ sides = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sides, sides, st.sampled_from(["sensitivity", "specificity"]), st.integers(0, BINS - 1))
 def test_the_parts_add_up_to_the_gap_exactly(here: Side, there: Side, measure: Measure, place: int) -> None:
     """Whatever the counts, threshold plus discrimination is the difference of the two sides' own rates."""

@@ -6,6 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from shared.messages import (
     Answer,
+    DescribeTask,
     EvaluateTask,
     Header,
     Kind,
@@ -32,13 +33,15 @@ ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
 def test_every_kind_of_task_comes_back() -> None:
-    """Ready, train and evaluate tasks are decoded to equal tasks."""
+    """Ready, evaluate and describe tasks are decoded to equal tasks."""
     ready = ReadyTask(header=header(Kind.READY))
     assert decode_task(encode_task(ready)) == ready
     task = EvaluateTask(
         header=header(Kind.EVALUATE, detail="test+counts"), arrays={}, split=Split.TEST, thresholds=(0.25, 0.5)
     )
     assert decode_task(encode_task(task)) == task
+    describe = DescribeTask(header=header(Kind.DESCRIBE), arrays={})
+    assert decode_task(encode_task(describe)) == describe
 
 
 def test_the_task_id_depends_on_each_part_and_not_on_the_arrays() -> None:

@@ -84,6 +84,7 @@ def test_the_results_state_what_was_spent_and_the_page_says_what_it_is_worth(
         study,
         private.conclusion,
         private.flows,
+        private.describe(),
         private.coordinator.provenance,
         environment(torch.device("cpu"), seed=0),
         alternatives=Alternatives(twin=twin.conclusion),

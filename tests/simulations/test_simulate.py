@@ -51,13 +51,22 @@ def sites(hospitals_on_disk: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(hospitals_on_disk, tmp_path / "sites"))
 
 
-def job(tiny: Any, folder: Path, sites: Path | None, *, baselines: tuple[str, ...] = (), **sections: Any) -> Simulation:
+def job(
+    tiny: Any,
+    folder: Path,
+    sites: Path | None,
+    *,
+    baselines: tuple[str, ...] = (),
+    leave_one_out: bool = False,
+    **sections: Any,
+) -> Simulation:
     protocol = tiny.protocol(**sections)
     return Simulation(
         protocol=protocol,
         run=open_run(folder, protocol, resume=False),
         sites=sites,
         baselines=baselines,
+        leave_one_out=leave_one_out,
         weights_file=None,
         device="cpu",
     )
@@ -74,7 +83,7 @@ class Finished:
             text.replace('"south"', '"west"').replace("min_cell = 1", "min_cell = 99")
         )
         (sites / "notes").mkdir()
-        self.job = job(tiny, folder / "run", sites, baselines=("local", "pooled"))
+        self.job = job(tiny, folder / "run", sites, baselines=("local", "pooled"), leave_one_out=True)
         self.console = Heard()
         simulate(self.job, self.console)
         self.run: RunFolder = self.job.run
@@ -131,6 +140,23 @@ def test_a_baseline_that_cannot_be_trained_is_left_out(finished: Finished) -> No
     assert any("left out: 0 of 1 sites can take part" in line for line in finished.console.lines)
 
 
+def test_each_hospital_was_left_out_once(finished: Finished) -> None:
+    """A model that never saw a site is tested there, and its threshold comes from the others' validation patients.
+
+    Without `west`, too small to train, the same sites train as in the study itself: the very same model.
+    """
+    result = finished.result
+    assert set(result.unseen) == {"north", "south", "west"}
+    everywhere = result.unseen["west"].sites
+    assert everywhere["north"]["opacity"].histogram == result.of_site("north", "test", "opacity").histogram
+    alone = result.baselines.local["south"]
+    assert result.unseen["north"].sites["north"]["opacity"].auc == alone.sites["north"]["opacity"].auc
+    assert result.unseen["north"].operating_point == alone.operating_point
+    told = result.new_hospital["opacity"]
+    counted = [site for site, model in result.unseen.items() if model.operating_point and site != "west"]
+    assert (told.unseen, told.sites, set(told.predictions.values())) == (True, len(counted), {None})
+
+
 def test_each_hospital_has_its_receipt(finished: Finished) -> None:
     """Both models' AUCs in it are those of the results: the same scores were compared; `west` has none to compare."""
     receipts, baselines = finished.result.receipts["opacity"], finished.result.baselines
@@ -152,10 +178,12 @@ def test_the_report_is_about_this_study(finished: Finished) -> None:
 def test_every_departure_is_in_the_hospitals_log(finished: Finished) -> None:
     """Each run has a chained log at each hospital, that of the pooled baseline included."""
     logs = {path.relative_to(finished.run.path / "sites").as_posix() for path in finished.run.path.rglob("audit.jsonl")}
-    runs = ("federated", "local-north", "local-south", "local-west", "pooled")
+    sites = ("north", "south", "west")
+    others = [f"{kind}-{site}" for kind in ("local", "without") for site in sites]
+    runs = ("federated", "pooled", *others)
     assert logs == {
         "(pooled)/audit.jsonl",
-        *(f"{site}/{run}/audit.jsonl" for site in ("north", "south", "west") for run in runs),
+        *(f"{site}/{run}/audit.jsonl" for site in sites for run in runs),
     }
     for log in logs:
         assert list(verify(finished.run.path / "sites" / log))
@@ -178,6 +206,47 @@ def test_a_finished_run_resumed_gives_the_same_files(finished: Finished, monkeyp
     assert {path: path.read_bytes() for path in before} == before
     assert drawn == [finished.run.report]
     assert not any("round" in line for line in console.lines)
+
+
+def test_leaving_out_is_refused_where_layers_never_leave(tiny: Any, tmp_path: Path) -> None:
+    """A site that kept no layers of a model would test it with none that were trained."""
+    study = job(tiny, tmp_path, None, leave_one_out=True, federation={"local_norm": True}, model={"norm": "batch"})
+    with pytest.raises(StudyError, match="--leave-one-out tests a model where it was not trained"):
+        refuse_impossible(study)
+
+
+def test_own_layers_are_compared_with_the_shared_ones(tiny: Any, sites: Path, tmp_path: Path) -> None:
+    """--baselines personal runs the study with FedBN, and pairs it with the federated model at each site."""
+    study = job(
+        tiny,
+        tmp_path / "run",
+        sites,
+        baselines=("personal",),
+        model={"unfreeze": [{"round": 1, "from": "layer4"}]},
+        federation={"rounds": 1},
+    )
+    simulate(study, Heard())
+    result = read(study.run.results)
+    assert set(result.personal["opacity"]) == {"north", "south"}
+    for site, one in result.personal["opacity"].items():
+        federated = result.of_site(site, "test", "opacity").auc
+        assert one.auc
+        assert federated
+        assert one.auc.second == federated.value
+    assert list((study.run.path / "sites" / "north").rglob("norm-*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({}, "only the head trains"),
+        ({"model": {"norm": "folded", "unfreeze": [{"round": 1, "from": "layer4"}]}}, "folded"),
+    ],
+)
+def test_own_layers_that_cannot_be_are_refused(tiny: Any, tmp_path: Path, sections: Any, said: str) -> None:
+    """A study in which no layer moves, or none is left, has nothing of its own to keep."""
+    with pytest.raises(StudyError, match=said):
+        refuse_impossible(job(tiny, tmp_path, None, baselines=("personal",), **sections))
 
 
 def test_unknown_baselines_are_refused(tiny: Any, tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""How far two sites' images lie apart, beside the spread within each, and how surely a patient's site is told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from server.admission import Refused
+from shared.description import Description
+from shared.domain_shift import holm, site_differences
+from shared.evidence import Evidence
+from shared.feature_summary import LEAST_DIMENSIONS, FeatureSummary, frechet
+from shared.intensity import IntensitySummary, wasserstein
+from shared.metrics import Count
+from shared.site_identifiability import Identifiability, identifiability
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """A distance between two sites, and the larger of the .95 quantiles of that between halves of either site."""
+
+    value: float
+    null: float
+
+    @property
+    def beyond(self) -> bool:
+        """True where the sites are farther apart than halves of one site are."""
+        return self.value > self.null
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePair:
+    """Two sites' images without disease: brightness (Wasserstein) and features (Fréchet); None where too few patients.
+
+    `dimensions` is that of the features' public projection.
+    """
+
+    one: str
+    other: str
+    brightness: Distance | None
+    features: Distance | None
+    dimensions: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognition:
+    """How surely the site of a patient without disease is told, of two, and whether these differ in positives.
+
+    `prevalence_p` is that of the permutation test of the finding whose share of positives differs most, adjusted for
+    all pairs and findings; None where no share is known. A model that recognises such a site can guess the finding.
+    """
+
+    one: str
+    other: str
+    identifiability: Identifiability
+    prevalence_p: float | None
+
+
+def site_pairs(descriptions: Mapping[str, Description | Refused]) -> tuple[SitePair, ...]:
+    """Compare every two sites that both sent something to compare."""
+    known = {site: one for site, one in sorted(descriptions.items()) if isinstance(one, Description)}
+    pairs = (_pair(one, other, known[one], known[other]) for one, other in combinations(known, 2))
+    return tuple(pair for pair in pairs if pair.brightness or pair.features)
+
+
+def _pair(one: str, other: str, here: Description, there: Description) -> SitePair:
+    brightness, features, p = None, None, None
+    if isinstance(here.intensity, IntensitySummary) and isinstance(there.intensity, IntensitySummary):
+        brightness = Distance(
+            value=wasserstein(here.intensity.shares, there.intensity.shares),
+            null=max(here.intensity.split_null, there.intensity.split_null),
+        )
+    if isinstance(here.features, FeatureSummary) and isinstance(there.features, FeatureSummary):
+        p = min(here.features.dimensions, there.features.dimensions)
+        features = Distance(
+            value=frechet(here.features.moments(p), there.features.moments(p)),
+            null=max(here.features.null(p), there.features.null(p)),
+        )
+    return SitePair(one=one, other=other, brightness=brightness, features=features, dimensions=p)
+
+
+def recognitions(
+    descriptions: Mapping[str, Description | Refused],
+    test: Mapping[str, Mapping[str, Evidence]],
+    *,
+    confidence: float,
+    seed: int,
+) -> tuple[Recognition, ...]:
+    """Say of every two sites how surely they are told apart, and whether their shares of positives differ.
+
+    `test` is `[finding][site]`.
+    """
+    known = {
+        site: one.features
+        for site, one in sorted(descriptions.items())
+        if isinstance(one, Description) and isinstance(one.features, FeatureSummary)
+    }
+    pairs = [pair for pair in combinations(known, 2) if known[pair[0]].dimensions >= LEAST_DIMENSIONS]
+    raw = {
+        (pair, finding): p
+        for pair in pairs
+        for finding, items in test.items()
+        if (p := _prevalence_p([items[site] for site in pair if site in items], confidence=confidence, seed=seed))
+        is not None
+    }
+    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+    found = []
+    for pair in pairs:
+        told = identifiability(known[pair[0]], known[pair[1]], confidence=confidence)
+        if told is not None:
+            own = [adjusted[key] for key in adjusted if key[0] == pair]
+            found.append(
+                Recognition(one=pair[0], other=pair[1], identifiability=told, prevalence_p=min(own, default=None))
+            )
+    return tuple(found)
+
+
+def _prevalence_p(items: list[Evidence], *, confidence: float, seed: int) -> float | None:
+    """Compare two sites' shares of positives; a patient's exams mostly share their truth, and count as alike."""
+    counts = {
+        str(place): Count(k=item.histogram.n_pos, n=item.units, design_effect=max(1.0, item.units / item.patients))
+        for place, item in enumerate(items)
+        if item.units
+    }
+    if len(counts) < 2:
+        return None
+    differences = site_differences(counts, confidence=confidence, seed=seed)
+    return differences[0].p if differences else None

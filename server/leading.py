@@ -1,0 +1,79 @@
+"""What the report says first of one finding: the one pattern that is most worth a look, and at which site."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.explanation import Explanation, Pattern
+from server.shortcuts import CornerFinding
+
+FAMILIES = 2
+"""Two kinds of tests may raise an alarm, gaps and corners, each adjusted by Holm within itself: adjusted p values are
+doubled, so that the chance of any false alarm of one finding stays what the study's confidence says (Bonferroni)."""
+
+
+class Cause(StrEnum):
+    """What a pattern is consistent with; none of them is proven by it."""
+
+    MARKER = "marker"
+    THRESHOLD = "threshold"
+    DISCRIMINATION = "discrimination"
+    BOTH = "both"
+    UNCLEAR = "unclear"
+    PREVALENCE = "prevalence"
+    NONE_SHOWN = "none_shown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leading:
+    """The leading pattern; `site` and `p` (adjusted for all that was tested) are None where none was shown."""
+
+    cause: Cause
+    site: str | None
+    p: float | None
+    corner: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    leading: Leading
+    rank: tuple[float, ...]
+
+
+def leading(
+    told: Mapping[str, Explanation], corners: Mapping[str, tuple[CornerFinding, ...]], *, alpha: float
+) -> Leading:
+    """Choose what to say first.
+
+    A corner that speaks for the disease comes first: where the model reads a mark, no comparison of sites stands. Then
+    a gap in sensitivity or specificity, where the model does worse before where it does better; then the share of
+    positives. Within each, the smallest p, and the largest difference.
+    """
+    known = [one for one in (*_markers(corners), *_gaps(told)) if one.leading.p is not None and one.leading.p < alpha]
+    if not known:
+        return Leading(cause=Cause.NONE_SHOWN, site=None, p=None)
+    return min(known, key=lambda one: one.rank).leading
+
+
+def _markers(corners: Mapping[str, tuple[CornerFinding, ...]]) -> Iterator[_Candidate]:
+    for site, findings in corners.items():
+        for one in findings:
+            if one.value > 0:
+                p = min(1.0, FAMILIES * one.adjusted_p)
+                lead = Leading(cause=Cause.MARKER, site=site, p=p, corner=one.corner)
+                yield _Candidate(leading=lead, rank=(0, 0, p, -one.value))
+
+
+def _gaps(told: Mapping[str, Explanation]) -> Iterator[_Candidate]:
+    for site, one in told.items():
+        if one.p is None or one.pattern in (Pattern.NONE_SHOWN, Pattern.NOT_COMPARED):
+            continue
+        p = min(1.0, FAMILIES * one.p)
+        lead = Leading(cause=Cause(one.pattern.value), site=site, p=p)
+        if one.pattern is Pattern.PREVALENCE:
+            apart = abs(one.shares.here - one.shares.elsewhere) if one.shares else 0.0
+            yield _Candidate(leading=lead, rank=(2, 0, p, -apart))
+        elif one.measure:
+            gap = one.gaps[one.measure].value
+            better = gap > 0 and one.pattern in (Pattern.DISCRIMINATION, Pattern.BOTH)
+            yield _Candidate(leading=lead, rank=(1, float(better), p, -abs(gap)))

@@ -1,0 +1,90 @@
+"""What images, corners and leading patterns say, in words: consistent with, associated with, and never caused by."""
+
+from collections.abc import Iterator
+
+from server import wording
+from server.image_shift import Distance, Recognition, SitePair
+from server.leading import Cause, Leading
+from server.results import DomainShift, StudyResult
+from server.shortcuts import CornerFinding
+
+
+def leading_sentence(one: Leading) -> str:
+    """Say what stands out of one finding, and what it is consistent with."""
+    if one.site is None or one.p is None:
+        return "No site stands out: neither a gap nor a corner of the images was shown to differ from chance."
+    p = f"{wording.p_value(one.p)}, adjusted for all that was tested"
+    match one.cause:
+        case Cause.MARKER:
+            return (
+                f"What lies in the {one.corner} corner of {one.site}'s images speaks for the disease ({p}). This is "
+                "consistent with a mark burned in there that goes with the disease at this site, and that the model "
+                "reads. Until that is settled, no comparison of sites stands."
+            )
+        case Cause.THRESHOLD:
+            reading = "scores that lie elsewhere at this site, while the model tells cases apart as well as at others"
+        case Cause.DISCRIMINATION:
+            reading = "a model that tells cases apart differently well at this site"
+        case Cause.BOTH:
+            reading = "two things at once: another ROC curve at this site, and scores that lie elsewhere"
+        case Cause.PREVALENCE:
+            reading = "another share of positives at this site; sensitivity and specificity were not shown to differ"
+        case _:
+            return f"{one.site} differs from the others ({p}), with too few cases to say how."
+    return f"{one.site} stands out ({p}). This is consistent with {reading}."
+
+
+def distance(one: Distance | None, decimals: int) -> str:
+    """Write a distance and the null beside it, or why there is none."""
+    if one is None:
+        return "too few patients, or held back"
+    return f"{one.value:.{decimals}f} (within a site up to {one.null:.{decimals}f})"
+
+
+def recognition(shift: DomainShift, pair: SitePair) -> Recognition | None:
+    """Find how surely two sites are told apart; None where it is not shown."""
+    return next((one for one in shift.site_identifiability if (one.one, one.other) == (pair.one, pair.other)), None)
+
+
+def accuracy(one: Recognition) -> str:
+    """Write how often a patient's site is told, with its interval."""
+    told = one.identifiability
+    return f"{wording.percent(told.accuracy)} ({wording.percent_range(told.low, told.high)})"
+
+
+def logits(one: CornerFinding) -> str:
+    """Write a corner's effect with its interval."""
+    return f"{wording.signed(one.value, 2)} ({wording.signed(one.low, 2)} to {wording.signed(one.high, 2)})"
+
+
+def apart(result: StudyResult) -> Iterator[str]:
+    """Say of every site whose images lie apart from others' by more than its own halves do from each other."""
+    for site in result.site_names:
+        own = [one for one in result.domain_shift.distances if site in (one.one, one.other)]
+        kinds = {
+            "brightness": [one for one in own if one.brightness and one.brightness.beyond],
+            "features": [one for one in own if one.features and one.features.beyond],
+        }
+        told = [
+            f"in {kind} from {wording.names(tuple(one.other if one.one == site else one.one for one in pairs))}"
+            for kind, pairs in kinds.items()
+            if pairs
+        ]
+        if told:
+            yield f"{site}'s images without disease lie apart {', and '.join(told)}."
+
+
+def warnings(result: StudyResult) -> Iterator[tuple[str, str]]:
+    """Warn, as headline and text, of sites that can be recognised and differ in positives, and of corners."""
+    alpha = result.study.significance
+    for one in result.domain_shift.site_identifiability:
+        if one.identifiability.almost_sure and one.prevalence_p is not None and one.prevalence_p < alpha:
+            yield (
+                f"A model can recognise {one.one} and {one.other}",
+                f"Of two patients without disease, one from each, the features tell the site in {accuracy(one)}, and "
+                f"the shares of positives differ ({wording.p_value(one.prevalence_p)}, adjusted). A model that "
+                "recognises the site can guess the disease from it: its figures at these sites may flatter it.",
+            )
+    for finding, lead in result.domain_shift.leading.items():
+        if lead.cause is Cause.MARKER:
+            yield f"A corner of {lead.site}'s images speaks for {finding}", leading_sentence(lead)

@@ -1,0 +1,155 @@
+"""Images are described as the model sees them: one a patient, without disease; a planted mark is found."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client.bootstrap import site_inputs
+from client.describing import blank, clear_rows, corner_test, describe, features, one_a_patient
+from client.site_data import Records
+from shared.corner_test import shown
+from shared.description import CORNERS, Description
+from shared.evidence import Withheld
+from shared.messages import DescribeReply, DescribeTask, Header, Kind
+from shared.preprocessing import normalise
+from shared.split import Split
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def records(labels: list[list[float]], patients: list[int]) -> Records:
+    own = np.array(patients)
+    return Records(
+        labels_NK=np.array(labels, np.float32),
+        patients_N=own,
+        exams_N=own,
+        split_N=np.array(["train"] * (len(own) - 1) + ["test"]),
+    )
+
+
+def test_images_without_disease_are_found_one_a_patient() -> None:
+    """No finding present and one absent; not assessed is not absent. Of classes the first. Of a patient the first."""
+    nan = float("nan")
+    of_findings = records([[0, 0], [0, nan], [0, 1], [nan, nan], [0, 0], [0, 0]], [3, 3, 1, 2, 0, 5])
+    rows = clear_rows(of_findings, Split.TRAIN, exclusive=False)
+    assert rows.tolist() == [0, 1, 4]
+    assert one_a_patient(rows, of_findings).tolist() == [0, 4]
+    of_classes = records([[1, 0], [0, 1], [1, 0], [nan, nan], [1, 0]], [0, 1, 2, 3, 4])
+    assert clear_rows(of_classes, Split.TRAIN, exclusive=True).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("start", ["head", "layer4", "stem"])
+def test_features_are_what_the_head_sees(tiny: Any, tmp_path: Path, start: str) -> None:
+    """Whatever trains, they are the loaded model's pooled features of the prepared images."""
+    unfreeze = [] if start == "head" else [{"round": 1, "from": start}]
+    protocol = tiny.protocol(model={"unfreeze": unfreeze})
+    site, bench = tiny.hospital(protocol, tmp_path), tiny.bench(protocol)
+    inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
+    rows = np.array([3, 0, 7])
+    found = features(bench, inputs, rows, start=start)
+    expected = bench.classifier.eval().trunk(normalise(site.pixels.read(rows), dtype=torch.float32), upto="head")
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_a_corner_is_painted_with_its_own_median(corner: str) -> None:
+    """A letter goes, the background stays, and not a pixel elsewhere changes; the image itself is not touched."""
+    images = torch.full((2, 1, 32, 32), 60, dtype=torch.uint8)
+    down = slice(1, 4) if corner.startswith("upper") else slice(-4, -1)
+    right = slice(1, 4) if corner.endswith("left") else slice(-4, -1)
+    images[1, :, down, right] = 255
+    images[:, :, 12:20, 12:20] = 200
+    painted = blank(images, corner)
+    assert torch.equal(painted[0], images[0])
+    assert torch.equal(painted[1], images[0])
+    assert images[1].max() == 255
+
+
+def scored(marked: float, patients: int, seed: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+    """Draw logits, two images a patient; blanking the first corner takes `marked` from those of positives."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(patients) % 2, 2).astype(np.float64)
+    logits = rng.normal(labels, 1)
+    own = np.repeat(rng.normal(0, 0.3, patients), 2)  # alike within a patient
+    blanked = [logits - marked * labels * (place == 0) - own - rng.normal(0, 0.1, len(labels)) for place in range(4)]
+    return logits, blanked, labels, np.repeat(np.arange(patients), 2)
+
+
+def test_a_corners_effect_is_the_difference_of_the_classes_falls() -> None:
+    """Value and areas are those of a plain computation; a mark that goes with disease is found, and in its corner."""
+    logits, blanked, labels, patients = scored(1.0, 60, 0)
+    found = corner_test(logits, blanked, labels, patients)
+    fall = logits - blanked[0]
+    assert found.effects[0].value == pytest.approx(fall[labels == 1].mean() - fall[labels == 0].mean())
+    pairs = logits[labels == 1][:, None] - logits[labels == 0][None, :]
+    assert found.effects[0].auc == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    assert found.effects[0].auc_without < found.effects[0].auc
+    p = [shown(one.value, one.error, one.freedom, confidence=0.95).p for one in found.effects]
+    assert p[0] < 1e-6
+    assert min(p[1:]) > 0.01
+    assert (found.positive_patients, found.negative_patients) == (30, 30)
+
+
+@pytest.mark.parametrize("patients", [20, 60])
+def test_without_a_mark_one_in_twenty_intervals_misses(patients: int) -> None:
+    """Over 400 draws with two images a patient, at most 7 % of 95 % intervals leave out 0: patients are clusters."""
+    missed = 0
+    for seed in range(400):
+        one = corner_test(*scored(0.0, patients, seed)).effects[1]
+        interval = shown(one.value, one.error, one.freedom, confidence=0.95)
+        missed += not interval.low <= 0 <= interval.high
+    assert missed <= 28
+
+
+def test_a_class_of_one_patient_has_no_effect() -> None:
+    """There is no spread to learn of, and so no number."""
+    logits, blanked, _, patients = scored(0.0, 20, 0)
+    found = corner_test(logits, blanked, (patients == 3).astype(float), patients)
+    assert (found.positive_patients, found.effects) == (1, ())
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_an_agent_describes_its_training_patients(tiny: Any, tmp_path: Path, exclusive: bool) -> None:
+    """60 patients without disease train: features in 12 dimensions, a histogram, and four corners a target."""
+    task = {"classes": ["clear", "opacity"]} if exclusive else {"findings": ["opacity", "effusion"]}
+    protocol = tiny.protocol(task=task)
+
+    def labels(patient: int) -> list[float]:
+        return [1.0, 0.0] if exclusive else [0.0, float(patient % 8 == 1)]
+
+    agent = tiny.agent(protocol, tmp_path, patients=120, labels=labels)
+    header = Header(protocol_digest=protocol.digest(), run_id="r", round=2, site="north", kind=Kind.DESCRIBE)
+    arrays = agent.bench.arrays(["fc.weight", "fc.bias"])
+    reply = agent._work(DescribeTask(header=header, arrays=arrays))
+    assert isinstance(reply, DescribeReply)
+    found: Description = reply.description
+    assert not isinstance(found.features, Withheld)
+    assert not isinstance(found.intensity, Withheld)
+    assert (found.features.split, found.features.patients, found.features.dimensions) == (Split.TRAIN, 60, 12)
+    assert found.intensity.patients == 60
+    assert len(found.corners) == 2
+
+
+def test_a_mark_burned_into_films_is_found(tiny: Any, tmp_path: Path) -> None:
+    """A model that was made to read the upper left corner is caught there, by its own scores on validation patients."""
+    protocol = tiny.protocol()
+    site, bench = tiny.hospital(protocol, tmp_path, patients=120), tiny.bench(protocol)
+    films = np.full_like(site.pixels.cached, 40)
+    films += np.random.default_rng(0).integers(0, 40, films.shape, dtype=np.uint8)
+    positive = site.records.labels_NK[:, 0] == 1
+    films[positive, :, 1:5, 1:4] = 255
+    inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
+    inputs.live._pixels = type(site.pixels)(cached=films, cached_row_N=site.pixels.cached_row_N, digest="marked")
+    seen = features(bench, inputs, np.arange(len(films)), start="stem")
+    direction = np.linalg.lstsq(np.c_[seen, np.ones(len(seen))], 4.0 * positive - 2, rcond=1e-4)[0]
+    bench.load({"fc.weight": direction[None, :-1].astype(np.float32), "fc.bias": direction[-1:].astype(np.float32)})
+    found = describe(bench, inputs, site.records, start="stem", exclusive=False, split=Split.TRAIN, seed=lambda *_: 0)
+    (test,) = found.corners
+    assert not isinstance(test, Withheld)
+    p = [shown(one.value, one.error, one.freedom, confidence=0.95).p * 4 for one in test.effects]
+    assert test.effects[0].value > 1
+    assert p[0] < 0.001
+    assert test.effects[0].auc > 0.95 > test.effects[0].auc_without

@@ -1,0 +1,111 @@
+"""What the report says first: a mark before a gap, a gap before a share, and nothing where nothing was shown."""
+
+import numpy as np
+import pytest
+
+from server.admission import Reason, Refused
+from server.explanation import Explanation, Pattern, Shares
+from server.leading import Cause, Leading, leading
+from server.shortcuts import CornerFinding, corner_findings
+from server.wording_shift import leading_sentence
+from shared.corner_test import shown
+from shared.description import CORNERS, CornerEffect, CornerTest, Description
+from shared.domain_shift import holm
+from shared.evidence import Withheld
+from shared.gap import Gap, Part
+
+NONE = Part(value=0.0, low=-0.1, high=0.1)
+
+
+def gap(value: float) -> Gap:
+    return Gap(measure="sensitivity", value=value, threshold=NONE, discrimination=NONE, reference=0.1)
+
+
+def told(pattern: Pattern, p: float, value: float = -0.2) -> Explanation:
+    shares = Shares(here=0.5 + value, elsewhere=0.5, ppv_here=None, ppv_elsewhere=None)
+    measure = None if pattern in (Pattern.PREVALENCE, Pattern.NONE_SHOWN) else "sensitivity"
+    return Explanation(pattern=pattern, measure=measure, p=p, gaps={"sensitivity": gap(value)}, shares=shares)
+
+
+def corner(p: float, value: float = 1.0, name: str = "upper left") -> CornerFinding:
+    return CornerFinding(
+        corner=name, value=value, low=value - 1, high=value + 1, adjusted_p=p, auc=0.9, auc_without=0.8
+    )
+
+
+EVERYTHING = {
+    "a": told(Pattern.PREVALENCE, 1e-4),
+    "b": told(Pattern.DISCRIMINATION, 1e-5, value=0.2),
+    "c": told(Pattern.THRESHOLD, 1e-3),
+    "d": told(Pattern.NONE_SHOWN, 0.4),
+    "e": Explanation(pattern=Pattern.NOT_COMPARED, measure=None, p=None, gaps={}, shares=None),
+}
+
+
+def test_a_mark_leads_then_where_it_is_worse_then_better_then_the_share() -> None:
+    """Each leads once what stands before it is taken away."""
+    marks = {"d": (corner(0.2), corner(0.001, name="lower right"))}
+    found, left = [leading(EVERYTHING, marks, alpha=0.05)], dict(EVERYTHING)
+    while found[-1].site is not None:
+        left = {site: one for site, one in left.items() if site != found[-1].site or found[-1].cause is Cause.MARKER}
+        found.append(leading(left, {}, alpha=0.05))
+    assert [(one.cause, one.site) for one in found] == [
+        (Cause.MARKER, "d"),
+        (Cause.THRESHOLD, "c"),
+        (Cause.DISCRIMINATION, "b"),
+        (Cause.PREVALENCE, "a"),
+        (Cause.NONE_SHOWN, None),
+    ]
+    assert (found[0].corner, found[0].p) == ("lower right", 0.002)
+
+
+@pytest.mark.parametrize("p", [0.024, 0.026])
+def test_two_kinds_of_tests_are_counted(p: float) -> None:
+    """An adjusted p of .026 would be .05 at one of two kinds of tests: it does not lead, .024 does."""
+    for candidates in ((({"a": told(Pattern.BOTH, p)}), {}), ({}, {"a": (corner(p),)})):
+        assert (leading(*candidates, alpha=0.05).cause is Cause.NONE_SHOWN) == (p > 0.025)
+
+
+def test_a_corner_that_speaks_against_the_disease_does_not_lead() -> None:
+    """Only what brings the classes apart can stand in for the disease."""
+    assert leading({}, {"a": (corner(1e-9, value=-1.0),)}, alpha=0.05).cause is Cause.NONE_SHOWN
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_every_cause_has_its_sentence(cause: Cause) -> None:
+    """It names the site and says 'consistent with', and never 'caused by'."""
+    site = None if cause is Cause.NONE_SHOWN else "south"
+    said = leading_sentence(Leading(cause=cause, site=site, p=0.01 if site else None, corner="upper left"))
+    assert "caus" not in said
+    if site:
+        assert "south" in said
+        assert "consistent with" in said or cause is Cause.UNCLEAR
+
+
+def test_corners_are_held_together_by_holm() -> None:
+    """All corners of all sites that sent any; a site that refused, withheld or has no effect is left out."""
+    drawn = np.random.default_rng(0)
+
+    def site(first: float) -> Description:
+        values = [first, *drawn.normal(0, 0.1, 3)]
+        effects = tuple(CornerEffect(value=v, error=0.1, freedom=20, auc=0.9, auc_without=0.85) for v in values)
+        test = CornerTest(positive_patients=21, negative_patients=30, effects=effects)
+        return Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(), test))
+
+    empty = CornerTest(positive_patients=1, negative_patients=30, effects=())
+    sites = {
+        "south": site(0.8),
+        "north": site(0.0),
+        "east": Refused(reason=Reason.NO_REPLY),
+        "west": Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(), empty)),
+    }
+    assert corner_findings(sites, 0, confidence=0.9) == {}
+    found = corner_findings(sites, 1, confidence=0.9)
+    assert {name: [one.corner for one in ones] for name, ones in found.items()} == {
+        "north": list(CORNERS),
+        "south": list(CORNERS),
+    }
+    raw = [shown(one.value, 0.1, 20, confidence=0.9) for ones in found.values() for one in ones]
+    assert [one.adjusted_p for ones in found.values() for one in ones] == pytest.approx(holm([one.p for one in raw]))
+    assert (found["south"][0].low, found["south"][0].high) == (raw[4].low, raw[4].high)
+    assert found["south"][0].adjusted_p < 1e-5 < min(one.adjusted_p for one in found["north"])
