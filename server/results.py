@@ -199,7 +199,8 @@ class StudyResult:
     """Every fact the report may state; equal to what `results_json` reads back from its own text.
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
-    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `unseen[site]`
+    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
+    compare the federated model with each site's own, `personal` one with each site's own layers with it. `unseen[site]`
     is a model that was trained without that site.
     """
 
@@ -220,6 +221,7 @@ class StudyResult:
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
+    personal: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
 

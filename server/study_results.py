@@ -80,6 +80,7 @@ def study_result(
             twin=baseline_model(alternatives.twin, protocol) if alternatives.twin else None,
         ),
         receipts=alternatives.receipts,
+        personal=alternatives.personal,
         unseen={site: baseline_model(model, protocol) for site, model in alternatives.unseen.items()},
         new_hospital={
             target: new_hospital(
