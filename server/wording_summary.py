@@ -117,7 +117,10 @@ def _worth(result: StudyResult) -> Answer:
         return Answer(question=question, short="Not measured", text=text)
     times = {worth: sum(map(len, sites.values())) for worth, sites in verdicts.items()}
     place = "at {} of {} hospitals" if len(result.study.findings) == 1 else "in {} of {} comparisons"
-    short = "Yes " + place.format(times.get(Worth.BETTER, 0), sum(times.values()))
+    if times.keys() <= {Worth.NOT_SHOWN, Worth.TOO_FEW}:
+        short = "Not shown at any hospital"
+    else:
+        short = "Yes " + place.format(times.get(Worth.BETTER, 0), sum(times.values()))
     if Worth.WORSE in times:
         short += f", no {place.split()[0]} {times[Worth.WORSE]}"
     named = {

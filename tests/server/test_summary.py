@@ -119,6 +119,14 @@ def test_one_finding_counts_hospitals(study_result: StudyResult) -> None:
     assert worth.short == "Yes at 2 of 4 hospitals, no at 1"
 
 
+def test_no_difference_shown_is_neither_yes_nor_no(study_result: StudyResult) -> None:
+    """Where no receipt shows anything, the answer does not read as a no."""
+    unsure = {"effusion": {"st_marys": study_result.receipts["effusion"]["st_marys"]}}
+    worth = answers(only(study_result, "effusion", {}, receipts=unsure))[3]
+    assert worth.short == "Not shown at any hospital"
+    assert worth.text == "No difference shown at st_marys."
+
+
 def test_where_not_to_use_it(study_result: StudyResult) -> None:
     """What falls short, may fall short or is unknown is listed with its misses, the gravest first."""
     listed = not_for(study_result)
