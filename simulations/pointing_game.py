@@ -125,8 +125,8 @@ def widened(mask_HW: Mask, *, by: int) -> Mask:
     """Add every pixel that is at most so many rows and columns away."""
     padded = np.pad(mask_HW, by)
     side = 2 * by + 1
-    wide: Mask = np.lib.stride_tricks.sliding_window_view(padded, (side, side)).any(axis=(2, 3))
-    return wide
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side))
+    return np.asarray(windows.any(axis=(2, 3)), dtype=np.bool_)
 
 
 def _plain(contract: Contract) -> Contract:
