@@ -1,7 +1,11 @@
-"""Grad-CAM: which places of an image raise a finding's score; for local review, it never leaves.
+"""Grad-CAM and HiResCAM: which places of an image raise a finding's score; for local review, they never leave.
 
-Selvaraju et al., ICCV 2017 (doi 10.1109/ICCV.2017.74), equations 1 and 2. It is coarse, and it shows where, not why.
+Grad-CAM: Selvaraju et al., ICCV 2017 (doi 10.1109/ICCV.2017.74), equations 1 and 2. HiResCAM: Draelos and Carin 2020
+(arXiv:2011.08891). Both are coarse, and show where, not why.
 """
+
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch.nn import functional
@@ -15,17 +19,41 @@ LEAST_CELLS = 7
 """Cells across a map that is still worth looking at: what layer4 has at 224 pixels, for which it was made."""
 
 
+class Method(Protocol):
+    """Gives each image's map (N, H, W), not negative, stretched to the image's size."""
+
+    def __call__(
+        self, classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str
+    ) -> torch.Tensor: ...
+
+
 def map_stage(size: int) -> str:
     """Name the deepest stage whose map has cells enough at this image size; small images are read earlier."""
     return next((stage for stage, stride in STRIDES.items() if size // stride >= LEAST_CELLS), "layer1")
 
 
 def grad_cam(classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str) -> torch.Tensor:
-    """Give each image's map (N, H, W), not negative, stretched to the image's size.
+    """Weigh each channel of `stage`'s output with the mean over places of the gradient of the target's logit.
 
-    The weight of a channel is the mean over places of the gradient of the target's logit (equation 1); the map is the
-    weighted sum of the channels of `stage`'s output, without its negative part (equation 2).
+    The map is the weighted sum without its negative part. The mean is right where the logit is linear in each channel's
+    mean, as behind layer4; at an earlier stage, or where normalisation follows, it can point anywhere.
     """
+    channels, gradients = _output_and_gradient(classifier, images_NCHW, target=target, stage=stage)
+    return _stretched(gradients.mean(dim=(2, 3), keepdim=True) * channels, images_NCHW)
+
+
+def hires_cam(classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str) -> torch.Tensor:
+    """Weigh each place of each channel with its own gradient; behind layer4 it is Grad-CAM for a linear head."""
+    channels, gradients = _output_and_gradient(classifier, images_NCHW, target=target, stage=stage)
+    return _stretched(gradients * channels, images_NCHW)
+
+
+METHODS: Mapping[str, Method] = {"Grad-CAM": grad_cam, "HiResCAM": hires_cam}
+
+
+def _output_and_gradient(
+    classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     kept: list[torch.Tensor] = []
     hook = classifier.get_submodule(stage).register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     try:
@@ -35,6 +63,9 @@ def grad_cam(classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, 
         hook.remove()
     (channels,) = kept
     (gradients,) = torch.autograd.grad(score, channels)
-    weights = gradients.mean(dim=(2, 3), keepdim=True)
-    maps = (weights * channels).sum(dim=1, keepdim=True).relu().detach()
+    return channels.detach(), gradients
+
+
+def _stretched(weighted_NCHW: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Tensor:
+    maps = weighted_NCHW.sum(dim=1, keepdim=True).relu()
     return functional.interpolate(maps, size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]

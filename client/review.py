@@ -1,4 +1,4 @@
-"""Which of a hospital's images a person should look at: a model's hits and misses there, with their Grad-CAM maps."""
+"""Which of a hospital's images a person should look at: a model's hits and misses there, with the maps of what raised their scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from client.bootstrap import PreparedSite
-from client.explain import grad_cam, map_stage
+from client.explain import METHODS, map_stage
 from client.scorers import torch_scorer
 from client.site_data import Pixels, Rows
 from client.workbench import Device
@@ -17,6 +17,8 @@ from shared.preprocessing import normalise
 from shared.saved_model import SavedModel
 from shared.scores import unit_scores, units_of
 from shared.split import Split
+
+Maps = Mapping[str, npt.NDArray[np.float32]]
 
 KINDS = ("false negative", "false positive", "true positive", "true negative")
 """In the order of the page: what was missed comes first."""
@@ -26,14 +28,15 @@ KINDS = ("false negative", "false positive", "true positive", "true negative")
 class Case:
     """One image that stands for its unit: that with the highest score. `file` is relative to the DICOM folder.
 
-    `pixels_CHW` is the prepared image, `map_HW` its Grad-CAM map, not negative; all 0 where nothing raises the score.
+    `pixels_CHW` is the prepared image, `maps` are by their method (H, W), not negative; all 0 where nothing raises the
+    score.
     """
 
     file: str = field(repr=False)
     frame: int
     score: float
     pixels_CHW: npt.NDArray[Any]
-    map_HW: npt.NDArray[np.float32]
+    maps: Maps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,22 +124,25 @@ def _shown(unit: int, unit_of: npt.NDArray[np.int64], scores_N: npt.NDArray[np.f
     return int(own[np.argmax(scores_N[own])])
 
 
-def _maps(site: PreparedSite, saved: SavedModel, rows: Rows, *, target: int) -> dict[int, npt.NDArray[np.float32]]:
+def _maps(site: PreparedSite, saved: SavedModel, rows: Rows, *, target: int) -> dict[int, Maps]:
     """Compute the maps image by image: gradients of many images at once take much memory."""
     stage, maps = map_stage(saved.facts.protocol.images.size), {}
     device = next(saved.classifier.parameters()).device
     for row in rows.tolist():
         image = normalise(site.pixels.read(np.array([row])), dtype=torch.float32).to(device)
-        maps[row] = grad_cam(saved.classifier, image, target=target, stage=stage)[0].cpu().numpy()
+        maps[row] = {
+            name: make(saved.classifier, image, target=target, stage=stage)[0].cpu().numpy()
+            for name, make in METHODS.items()
+        }
     return maps
 
 
-def _case(site: PreparedSite, row: int, score: float, map_HW: npt.NDArray[np.float32]) -> Case:
+def _case(site: PreparedSite, row: int, score: float, maps: Maps) -> Case:
     image = site.cohort.images[row]
     return Case(
         file=image.path.relative_to(site.cohort.folder).as_posix(),
         frame=image.frame,
         score=score,
         pixels_CHW=site.pixels.read(np.array([row])).numpy()[0],
-        map_HW=map_HW,
+        maps=maps,
     )

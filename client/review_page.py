@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from client.explain import STRIDES, map_stage
+from client.explain import METHODS, STRIDES, map_stage
 from client.review import KINDS, Case, Gallery
 from shared.protocol import StudyProtocol
 from shared.storage import private_file
@@ -28,11 +28,16 @@ STAYS = (
 )
 
 HOW_TO_READ = (
-    "The {side} patients of this hospital, at the study's shared threshold. Left: the film as the model gets it "
-    "(prepared, so that small things may be gone). Right: the same with its Grad-CAM map; the more orange, the more "
-    "that place raised the score. The map has {cells} by {cells} cells ({stage}) and is stretched: it says roughly "
-    "where, and not why. A map on the right spot does not show that the model is right, nor one elsewhere that it is "
-    "wrong. One that lies on letters, tubes or the edge of the film is worth a second look."
+    "The {side} patients of this hospital, at the study's shared threshold. First the film as the model gets it "
+    "(prepared, so that small things may be gone), then the same under its {methods} map: the more orange, the more that "
+    "place raised the score. The maps have {cells} by {cells} cells ({stage}) and are stretched: they say roughly where, "
+    "and not why. One that lies on letters, tubes or the edge of the film is worth a second look."
+)
+
+HOW_FAR = (
+    "A map is a question, not an answer. On phantom films, whose findings are known, the highest place of a Grad-CAM map "
+    "lay on the finding no more often than a random place would, of a model that tells these films apart well; that of a "
+    "HiResCAM map did so far more often, and still not always. <code>polyclinic study pointing</code> repeats it."
 )
 
 STYLE = """
@@ -46,8 +51,8 @@ body { margin: 0 auto; max-width: 1240px; padding: 1.5rem clamp(16px, 3vw, 40px)
 h1, h2, h3 { line-height: 1.2; } h2::first-letter, h3::first-letter { text-transform: uppercase; }
 p { max-width: 72ch; } .stay { border-left: 4px solid var(--alarm); padding-left: 1rem; }
 ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 1.2rem; }
-figure { margin: 0; width: 21rem; max-width: 100%; }
-figure > div { display: flex; gap: 4px; } img { width: 50%; height: auto; image-rendering: auto; display: block; }
+figure { margin: 0; width: 30rem; max-width: 100%; }
+figure > div { display: flex; gap: 4px; } img { flex: 1 1 0; min-width: 0; height: auto; image-rendering: auto; display: block; }
 figcaption, .note { color: var(--muted); font-size: .875rem; overflow-wrap: anywhere; }
 @media print { figure { break-inside: avoid; } }
 """
@@ -91,7 +96,8 @@ def _page(galleries: Iterable[Gallery], protocol: StudyProtocol, *, site: str, s
     yield f"<h1>{study}: review at {escape(site)}</h1>"
     yield f'<p class="stay">{STAYS}</p>'
     cells = size // STRIDES[stage]
-    yield f"<p>{HOW_TO_READ.format(side=side, cells=cells, stage=stage)}</p>"
+    methods = " and its ".join(METHODS)
+    yield f"<p>{HOW_TO_READ.format(side=side, cells=cells, stage=stage, methods=methods)}</p><p>{HOW_FAR}</p>"
     for gallery in galleries:
         yield from _gallery(gallery, unit=protocol.task.unit)
     yield "</main></body></html>"
@@ -114,13 +120,17 @@ def _gallery(gallery: Gallery, *, unit: str) -> Iterator[str]:
 
 
 def _case(case: Case, kind: str) -> str:
-    film, shown = _picture(film_HWC(case.pixels_CHW)), _picture(overlay(case.pixels_CHW, case.map_HW))
+    pictures = {"Film": film_HWC(case.pixels_CHW)}
+    pictures |= {f"Film under its {name} map": overlay(case.pixels_CHW, map_HW) for name, map_HW in case.maps.items()}
+    shown = "".join(
+        f'<img src="{_picture(film)}" alt="{name}, {kind}" title="{name}">' for name, film in pictures.items()
+    )
     name = escape(os.fsencode(case.file).decode(errors="backslashreplace"))
     frame = f", frame {case.frame + 1}" if case.frame else ""
-    nothing = "" if case.map_HW.max() > 0 else " Nothing in it raised the score."
+    empty = [method for method, map_HW in case.maps.items() if map_HW.max() <= 0]
+    nothing = f" Nothing raised the score by {' and by '.join(empty)}." if empty else ""
     return (
-        f'<li><figure><div><img src="{film}" alt="Film, {kind}">'
-        f'<img src="{shown}" alt="The same with its Grad-CAM map"></div>'
+        f"<li><figure><div>{shown}</div>"
         f"<figcaption>score {case.score:.3f}{frame}. {name}.{nothing}</figcaption></figure></li>"
     )
 

@@ -1,4 +1,4 @@
-"""Plays the pointing game on phantoms: whether Grad-CAM's highest place lies on the finding drawn into the film.
+"""Plays the pointing game on phantoms: whether a map's highest place lies on the finding drawn into the film.
 
 Zhang et al., IJCV 2018;126:1084 (doi 10.1007/s11263-017-1059-x): a hit is a maximum inside the finding, or within a
 tolerance of it; the score is hits / (hits + misses). Here the tolerance is half a cell of the map.
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from client.dicom import read_image
-from client.explain import STRIDES, grad_cam, map_stage
+from client.explain import METHODS, STRIDES, Method, map_stage
 from shared.errors import DataError
 from shared.intervals import wilson
 from shared.metrics import Count
@@ -44,6 +44,7 @@ class Pointing:
     """
 
     finding: str
+    method: str
     films: int
     hits: int
     chance: float
@@ -63,13 +64,15 @@ def play(saved: SavedModel, *, films: int, seed: int) -> Iterator[Pointing]:
     for place, finding in enumerate(task.targets):
         drawn = [phantom(contract, number=place, seed=(seed, place, film)) for film in range(films)]
         regions = [widened(mask, by=reach) for _, mask in drawn]
-        maps = (_map(saved.classifier, image, target=place, stage=stage) for image, _ in drawn)
-        yield Pointing(
-            finding=finding,
-            films=films,
-            hits=sum(is_hit(map_HW, region) for map_HW, region in zip(maps, regions, strict=True)),
-            chance=float(np.mean([region.mean() for region in regions])),
-        )
+        for method, make in METHODS.items():
+            maps = (_map(make, saved.classifier, image, target=place, stage=stage) for image, _ in drawn)
+            yield Pointing(
+                finding=finding,
+                method=method,
+                films=films,
+                hits=sum(is_hit(map_HW, region) for map_HW, region in zip(maps, regions, strict=True)),
+                chance=float(np.mean([region.mean() for region in regions])),
+            )
 
 
 def pointing_lines(saved: SavedModel, *, films: int, seed: int) -> Iterator[str]:
@@ -78,7 +81,7 @@ def pointing_lines(saved: SavedModel, *, films: int, seed: int) -> Iterator[str]
         share = wilson(Count(k=one.hits, n=one.films), confidence=CONFIDENCE)
         rate = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share else "no film"
         yield (
-            f"{one.finding}: {one.hits:,} of {one.films:,} maxima lie on the finding, {rate}; "
+            f"{one.finding}, {one.method}: {one.hits:,} of {one.films:,} maxima lie on the finding, {rate}; "
             f"a place at random would in {one.chance:.1%}"
         )
 
@@ -134,7 +137,9 @@ def _plain(contract: Contract) -> Contract:
     return replace(contract, window="dicom", channels=1)
 
 
-def _map(classifier: Classifier, prepared_CHW: npt.NDArray[Any], *, target: int, stage: str) -> npt.NDArray[np.float32]:
+def _map(
+    make: Method, classifier: Classifier, prepared_CHW: npt.NDArray[Any], *, target: int, stage: str
+) -> npt.NDArray[np.float32]:
     image = normalise(torch.from_numpy(prepared_CHW[np.newaxis]), dtype=torch.float32)
-    found: npt.NDArray[np.float32] = grad_cam(classifier, image, target=target, stage=stage)[0].numpy()
+    found: npt.NDArray[np.float32] = make(classifier, image, target=target, stage=stage)[0].numpy()
     return found

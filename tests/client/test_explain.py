@@ -1,4 +1,4 @@
-"""Grad-CAM is that of the paper: equal to a maintained library's, and on the right spot where the model is known."""
+"""Maps are those of the papers: equal to a maintained library's, and on the right spot where the model is known."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from client.explain import grad_cam, map_stage
+from client.explain import METHODS, grad_cam, hires_cam, map_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +31,21 @@ def test_it_equals_captums(tiny: Any, norm: str, stage: str) -> None:
         assert found.shape == (2, 96, 96)
         torch.testing.assert_close(found, stretched.detach(), rtol=1e-4, atol=1e-7)
     assert highest > 1e-3
+
+
+def test_hires_cam_equals_captums_gradient_times_activation(tiny: Any) -> None:
+    """Summed over channels, without its negative part; and behind layer4, pooled features and a linear head, Grad-CAM."""
+    classifier = tiny.bench(tiny.protocol(model={"norm": "group"})).classifier
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    layer = captum.attr.LayerGradientXActivation(classifier, classifier.layer2)
+    expected = layer.attribute(images.clone().requires_grad_(), target=0).sum(dim=1, keepdim=True).relu().detach()
+    assert float(expected.max()) > 1e-5
+    stretched = functional.interpolate(expected, size=(96, 96), mode="bilinear", align_corners=False)[:, 0]
+    found = hires_cam(classifier, images, target=0, stage="layer2")
+    torch.testing.assert_close(found, stretched, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(found, grad_cam(classifier, images, target=0, stage="layer2"), rtol=0.1)
+    last = [make(classifier, images, target=0, stage="layer4") for make in METHODS.values()]
+    torch.testing.assert_close(last[0], last[1], rtol=1e-4, atol=1e-7)
 
 
 def test_it_lies_where_the_score_comes_from(tiny: Any) -> None:

@@ -95,8 +95,8 @@ def test_counts_are_those_of_the_study_and_images_those_of_the_unit(at_median: t
             assert (site.records.labels_NK[row, 0] == 1) == (kind in ("false negative", "true positive"))
             assert (case.score >= gallery.threshold) == kind.endswith("positive")
             np.testing.assert_array_equal(case.pixels_CHW, site.pixels.read(np.array([row])).numpy()[0])
-            assert case.map_HW.shape == (32, 32)
-            assert case.map_HW.min() >= 0
+            assert list(case.maps) == ["Grad-CAM", "HiResCAM"]
+            assert all(one.shape == (32, 32) and one.min() >= 0 for one in case.maps.values())
     files = [case.file.rsplit("_image", 1)[0] for cases in gallery.cases.values() for case in cases]
     assert len(files) == len(set(files))
 
@@ -192,8 +192,8 @@ def test_the_pictures_are_the_film_and_the_film_under_its_map(
     pixels = np.random.default_rng(1).integers(0, top, (channels, 32, 32), dtype=depth)
     raised = np.zeros((32, 32), np.float32)
     raised[4:8, 20:24] = 3.0
-    case = Case(file="<b>.dcm", frame=1, score=0.75, pixels_CHW=pixels, map_HW=raised)
-    none = Case(file="n.dcm", frame=0, score=0.1, pixels_CHW=pixels, map_HW=np.zeros((32, 32), np.float32))
+    case = Case(file="<b>.dcm", frame=1, score=0.75, pixels_CHW=pixels, maps={"Grad-CAM": raised, "HiResCAM": raised.T})
+    none = Case(file="n.dcm", frame=0, score=0.1, pixels_CHW=pixels, maps={"Grad-CAM": np.zeros((32, 32), np.float32)})
     full = Gallery(
         finding="opacity",
         threshold=0.5,
@@ -212,9 +212,10 @@ def test_the_pictures_are_the_film_and_the_film_under_its_map(
     changed[4:8, 20:24] = False
     assert not changed.any()
     np.testing.assert_array_equal(shown, overlay(pixels, raised))
-    np.testing.assert_array_equal(picture(text, 3), picture(text, 2))
+    np.testing.assert_array_equal(picture(text, 2), overlay(pixels, raised.T))
+    np.testing.assert_array_equal(picture(text, 4), picture(text, 3))
     assert "9 exams, 1 shown, farthest from the threshold first" in text
     assert "frame 2" in text
-    assert "Nothing in it raised the score" in text
+    assert "Nothing raised the score by Grad-CAM." in text
     assert "&lt;b&gt;.dcm" in text
     assert "could choose no threshold" in text

@@ -1,5 +1,6 @@
 """The pointing game counts maxima on the finding, and knows where the finding is on the film that the model gets."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def model(tiny: Any, folder: Path, **sections: Any) -> Path:
 def test_the_finding_is_where_the_film_has_more_than_the_same_film_without_it(
     tiny: Any, images: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After reading and preparing, whatever the geometry: the difference lies inside, and next to none of it outside."""
+    """After reading and preparing, whatever the geometry: the difference lies inside, next to none of it outside."""
     contract = contract_of(tiny.protocol(images=images | {"size": 64, "window": [2047.5, 4095.0]}))
     monkeypatch.setattr(pointing_game, "expose", _same_noise(pointing_game.expose))
     with_it = [phantom(contract, number=0, seed=(7, film)) for film in range(4)]
@@ -83,15 +84,17 @@ def test_a_model_that_looks_at_the_finding_wins_and_one_that_looks_at_a_corner_l
         _, region = phantom(contract_of(saved.facts.protocol), number=target, seed=(5, target, image))
         return torch.from_numpy(region.astype(np.float32))[None]
 
-    monkeypatch.setattr(pointing_game, "grad_cam", at_finding)
-    assert [(one.finding, one.films, one.hits) for one in play(saved, films=3, seed=5)] == [
-        ("opacity", 3, 3),
-        ("effusion", 3, 3),
+    monkeypatch.setattr(pointing_game, "METHODS", {"one": at_finding, "other": at_finding})
+    assert [(one.finding, one.method, one.films, one.hits) for one in play(saved, films=3, seed=5)] == [
+        ("opacity", "one", 3, 3),
+        ("opacity", "other", 3, 3),
+        ("effusion", "one", 3, 3),
+        ("effusion", "other", 3, 3),
     ]
-    assert seen == [0, 0, 0, 1, 1, 1]
+    assert seen == [0] * 6 + [1] * 6
     corner = torch.zeros(1, 64, 64)
     corner[0, -1, -1] = 1
-    monkeypatch.setattr(pointing_game, "grad_cam", lambda *_, **__: corner)
+    monkeypatch.setattr(pointing_game, "METHODS", {"corner": lambda *_, **__: corner})
     lost = list(play(saved, films=3, seed=5))
     assert [one.hits for one in lost] == [0, 0]
     assert all(0.01 < one.chance < 0.5 for one in lost)
@@ -102,7 +105,8 @@ def test_the_command_says_hits_interval_and_chance(tiny: Any, tmp_path: Path) ->
     path = model(tiny, tmp_path, images={"size": 64})
     done = CliRunner().invoke(application(), ["study", "pointing", str(path), "--films", "4"])
     assert done.exit_code == 0, done.output
-    assert "of 4 maxima lie on the finding" in done.output
+    for method in ("Grad-CAM", "HiResCAM"):
+        assert re.search(rf"opacity, {method}: \d of 4 maxima lie on the finding", done.output)
     assert "a place at random would in" in done.output
     classes = open_model(model(tiny, tmp_path, task={"classes": ["clear", "opacity"]}))
     with pytest.raises(DataError, match="classes"):
