@@ -20,11 +20,10 @@ LEAST_CELLS = 7
 
 
 class Method(Protocol):
-    """Gives each image's map (N, H, W), not negative, stretched to the image's size."""
+    """A way to make maps."""
 
-    def __call__(
-        self, classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str
-    ) -> torch.Tensor: ...
+    def __call__(self, classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str) -> torch.Tensor:
+        """Give each image's map (N, H, W), not negative, stretched to the image's size."""
 
 
 def map_stage(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Which of a hospital's images a person should look at: a model's hits and misses there, with the maps of what raised their scores."""
+"""Which of a hospital's images a person should look at: a model's hits and misses, with maps of what raised scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -126,7 +126,8 @@ def _shown(unit: int, unit_of: npt.NDArray[np.int64], scores_N: npt.NDArray[np.f
 
 def _maps(site: PreparedSite, saved: SavedModel, rows: Rows, *, target: int) -> dict[int, Maps]:
     """Compute the maps image by image: gradients of many images at once take much memory."""
-    stage, maps = map_stage(saved.facts.protocol.images.size), {}
+    stage = map_stage(saved.facts.protocol.images.size)
+    maps: dict[int, Maps] = {}
     device = next(saved.classifier.parameters()).device
     for row in rows.tolist():
         image = normalise(site.pixels.read(np.array([row])), dtype=torch.float32).to(device)

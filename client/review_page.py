@@ -29,15 +29,15 @@ STAYS = (
 
 HOW_TO_READ = (
     "The {side} patients of this hospital, at the study's shared threshold. First the film as the model gets it "
-    "(prepared, so that small things may be gone), then the same under its {methods} map: the more orange, the more that "
-    "place raised the score. The maps have {cells} by {cells} cells ({stage}) and are stretched: they say roughly where, "
-    "and not why. One that lies on letters, tubes or the edge of the film is worth a second look."
+    "(prepared, so that small things may be gone), then the same under its {methods} map: the more orange, the more "
+    "that place raised the score. The maps have {cells} by {cells} cells ({stage}) and are stretched: they say roughly "
+    "where, and not why. One that lies on letters, tubes or the edge of the film is worth a second look."
 )
 
 HOW_FAR = (
-    "A map is a question, not an answer. On phantom films, whose findings are known, the highest place of a Grad-CAM map "
-    "lay on the finding no more often than a random place would, of a model that tells these films apart well; that of a "
-    "HiResCAM map did so far more often, and still not always. <code>polyclinic study pointing</code> repeats it."
+    "A map is a question, not an answer. On phantom films, whose findings are known, the highest place of a Grad-CAM "
+    "map lay on the finding no more often than a random place would, of a model that tells these films apart well; "
+    "that of a HiResCAM map did so far more often, and still not always. <code>polyclinic study pointing</code> repeats it."
 )
 
 STYLE = """
@@ -52,7 +52,8 @@ h1, h2, h3 { line-height: 1.2; } h2::first-letter, h3::first-letter { text-trans
 p { max-width: 72ch; } .stay { border-left: 4px solid var(--alarm); padding-left: 1rem; }
 ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 1.2rem; }
 figure { margin: 0; width: 30rem; max-width: 100%; }
-figure > div { display: flex; gap: 4px; } img { flex: 1 1 0; min-width: 0; height: auto; image-rendering: auto; display: block; }
+figure > div { display: flex; gap: 4px; }
+img { flex: 1 1 0; min-width: 0; height: auto; image-rendering: auto; display: block; }
 figcaption, .note { color: var(--muted); font-size: .875rem; overflow-wrap: anywhere; }
 @media print { figure { break-inside: avoid; } }
 """

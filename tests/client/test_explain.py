@@ -34,7 +34,7 @@ def test_it_equals_captums(tiny: Any, norm: str, stage: str) -> None:
 
 
 def test_hires_cam_equals_captums_gradient_times_activation(tiny: Any) -> None:
-    """Summed over channels, without its negative part; and behind layer4, pooled features and a linear head, Grad-CAM."""
+    """Summed over channels, without its negative part; behind layer4, with a linear head, it is Grad-CAM."""
     classifier = tiny.bench(tiny.protocol(model={"norm": "group"})).classifier
     images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
     layer = captum.attr.LayerGradientXActivation(classifier, classifier.layer2)
