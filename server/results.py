@@ -14,6 +14,7 @@ from server.leading import Leading
 from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
+from server.remedies import Remedies
 from server.shortcuts import CornerFinding
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
@@ -224,6 +225,7 @@ class StudyResult:
     personal: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
+    remedies: Mapping[str, Mapping[str, Remedies]] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

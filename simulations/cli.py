@@ -14,7 +14,7 @@ from server.run_folder import default_folder, open_run
 from shared.augmentation import Augmentation
 from shared.errors import DataError
 from shared.laterality import laterality_rows, laterality_scores
-from shared.protocol import read_protocol
+from shared.protocol import StudyProtocol, read_protocol
 from shared.saved_model import open_model
 from simulations.augmentation_sheet import write_sheet
 from simulations.console import Console
@@ -22,6 +22,7 @@ from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
 from simulations.pointing_game import pointing_lines
+from simulations.privacy_price import EXPLAINED, HEADINGS, price_rows
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
 
@@ -94,7 +95,10 @@ def check(
     file: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
     picture: Annotated[Path | None, typer.Option(help="Draw what the augmentation does, as a PNG file.")] = None,
 ) -> None:
-    """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left."""
+    """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left.
+
+    Of a study with [privacy] it also prints what its budget comes to in noise, and what else has its price.
+    """
     protocol = read_protocol(file)
     augmentation = Augmentation(**protocol.augmentation.model_dump())
     scores = laterality_scores(augmentation, size=protocol.images.size, seed=protocol.study.seed)
@@ -106,6 +110,8 @@ def check(
     out = RichConsole(highlight=False)
     out.print(protocol.to_toml(), markup=False, soft_wrap=True)
     out.print(table)
+    if protocol.privacy:
+        _print_price(protocol, out)
     if picture:
         write_sheet(augmentation, picture, seed=protocol.study.seed)
         out.print(f"Picture: {picture}", markup=False, soft_wrap=True)
@@ -117,13 +123,24 @@ def pointing(
     films: Annotated[int, typer.Option(min=1, help="Phantom films of each finding.")] = 200,
     seed: Annotated[int, typer.Option(help="Which phantoms.")] = 0,
 ) -> None:
-    """Play the pointing game: how often Grad-CAM's highest place lies on the finding that was drawn into a phantom.
+    """Play the pointing game: how often a map's highest place lies on the finding that was drawn into a phantom.
 
     Beside it stands how often a place drawn at random would lie there. It says how far the maps of `site review` can be
     trusted on phantoms, and nothing about patients.
     """
     for line in pointing_lines(open_model(model), films=films, seed=seed):
         typer.echo(line)
+
+
+def _print_price(protocol: StudyProtocol, out: RichConsole) -> None:
+    table = Table(title="Price of privacy: the noise that this budget asks of each site")
+    for heading in HEADINGS:
+        table.add_column(heading)
+    for row in price_rows(protocol):
+        table.add_row(*row)
+    out.print(table)
+    for line in (EXPLAINED, *protocol.privacy_warnings()):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def partition(

@@ -29,7 +29,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 EPSILON, ROUNDING = 6.0, 10
-QUICK = {"OMP_NUM_THREADS": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
+QUICK = {
+    "OMP_NUM_THREADS": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+    "PYTHONPATH": str(Path(__file__).with_name("quick")),
+}
 DEADLINES = {"deadlines": {"ready_minutes": 5.0, "round_minutes": 5.0, "deliver_minutes": 3.0}}
 
 

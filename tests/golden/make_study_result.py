@@ -18,6 +18,7 @@ from server.leading import leading
 from server.new_hospital import new_hospital
 from server.other_thresholds import OtherThresholds, other_thresholds
 from server.receipt import Receipt
+from server.remedies import Remedies, remedies
 from server.results import (
     BaselineModel,
     Baselines,
@@ -350,6 +351,28 @@ def explained(
     return found
 
 
+def tried(
+    sites: dict[str, dict[str, Split]], points: dict[str, OperatingPoint], told: dict[str, dict[str, Explanation]]
+) -> dict[str, dict[str, Remedies]]:
+    """Look at what each site's validation units ask for."""
+    others, found = elsewhere(sites), {}
+    for finding in FINDINGS:
+        released = {
+            split: {site: evidence(one[split][finding]) for site, one in sites.items() if one[split][finding].histogram}
+            for split in ("validation", "test")
+        }
+        found[finding] = remedies(
+            released["validation"],
+            released["test"],
+            threshold=points[finding].threshold,
+            others=others[finding],
+            explained=told[finding],
+            min_positives=30,
+            confidence=0.95,
+        )
+    return found
+
+
 def evidence(one: FindingResult) -> Evidence:
     tp, fn = (one.sensitivity.k, one.sensitivity.n - one.sensitivity.k) if one.sensitivity else (0, 0)
     tn, fp = one.specificity.k, one.specificity.n - one.specificity.k
@@ -465,6 +488,7 @@ def study_result() -> StudyResult:
         baselines=Baselines(
             local={site: model for site, (model, _) in local.items()}, pooled=baseline(dict.fromkeys(SITES, -0.1))
         ),
+        remedies=tried(sites, points, explained(sites, points)),
         personal=own_layers(scored, points),
         unseen=unseen,
         new_hospital={
