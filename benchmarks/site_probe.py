@@ -3,8 +3,8 @@
 python -m benchmarks.site_probe STUDY.toml --sites DIR --weights FILE
 
 Films without disease, one a patient. Raw features: ridge-regularised linear discriminant on all of them, 5 folds by
-patient, accuracy over all sites and for each two. Projected: the same in the study's public projection, in p = a fifth of
-the smaller site's patients, at most 32, fitted without regularisation; beside it the released estimate of these sites.
+patient, accuracy over all sites and for each two. Projected: the same in the study's public projection, in p = a fifth
+of the smaller site's patients, at most 32, fitted without regularisation; beside it the released estimate.
 The recipe was committed before its first figure was seen.
 """
 
@@ -53,7 +53,8 @@ def main() -> None:
     print(f"patients: {', '.join(f'{site} {len(data)}' for site, data in known.items())}\n")
     print(f"all sites, raw features: {_accuracy(list(known.values()), ridge=RIDGE):.3f}\n")
     print(
-        "| sites | raw features | p | projected, cross-fitted | released estimate | interval |\n|---|---|---|---|---|---|"
+        "| sites | raw features | p | projected, cross-fitted | released estimate | interval |\n"
+        "|---|---|---|---|---|---|"
     )
     for one, other in combinations(known, 2):
         raw = _accuracy([known[one], known[other]], ridge=RIDGE)

@@ -15,6 +15,7 @@ from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
 from server.shortcuts import CornerFinding
+from server.subgroup_results import Subgroups
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
@@ -219,6 +220,7 @@ class StudyResult:
     notes: tuple[str, ...]
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
+    subgroups: Mapping[str, Subgroups] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
