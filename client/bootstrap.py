@@ -18,7 +18,7 @@ from client.site_data import Pixels, Records
 from client.workbench import Workbench
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
-from shared.preprocessing import Contract
+from shared.preprocessing import contract_of
 from shared.protocol import StudyProtocol
 from shared.split import Split
 
@@ -63,7 +63,7 @@ def prepare(
     )
     cached = fill(
         found.images,
-        contract=contract(protocol),
+        contract=contract_of(protocol),
         frames=protocol.images.frames,
         folder=config.compute.cache,
         workers=config.compute.workers,
@@ -81,19 +81,6 @@ def prepare(
             groups=cohort.groups,
         ),
         pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[cached.rows >= 0], digest=cached.digest),
-    )
-
-
-def contract(protocol: StudyProtocol) -> Contract:
-    """Give the study's preprocessing contract."""
-    images = protocol.images
-    return Contract(
-        size=images.size,
-        window=images.window,
-        spacing_mm=images.spacing_mm,
-        fit=images.fit,
-        depth=images.depth,
-        channels=images.channels,
     )
 
 

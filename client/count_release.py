@@ -64,7 +64,9 @@ class CountRelease:
         words: Iterator[int],
     ) -> Evidence:
         if isinstance(item, Withheld):
-            raise EgressError("evidence was withheld before its noise, by a count that has none.")
+            raise EgressError(
+                "evidence was withheld before its noise, by an exact count. Report this: it is a fault of Polyclinic."
+            )
         positives, negatives = (
             tuple(noisy_counts(counts, epsilon=epsilon, sensitivity=targets, words=words))
             for counts in (item.histogram.positives, item.histogram.negatives)

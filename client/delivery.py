@@ -1,12 +1,12 @@
 """The model and the report that a finished study gave this hospital, as files that it can use."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import save_file
 
+from shared.model_facts import write_facts
 from shared.parameters import Array
 from shared.protocol import StudyProtocol
 from shared.storage import atomic_file
@@ -31,20 +31,14 @@ class Deliveries:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        protocol = self.protocol
-        points = zip(protocol.task.targets, thresholds, strict=False)
-        facts = {
-            "format": "polyclinic-model-1",
-            "arch": protocol.model.backbone,
-            "norm": protocol.model.norm,
-            "targets": json.dumps(protocol.task.targets),
-            "activation": "softmax" if protocol.task.exclusive else "sigmoid",
-            "thresholds": json.dumps({target: point for target, point in points if point == point}),
-            "intended_use": protocol.study.intended_use,
-            "protocol": protocol.canonical(),
-            "protocol_sha256": protocol.digest(),
-            "round": str(number),
-        }
+        points = zip(self.protocol.task.targets, thresholds, strict=False)
+        facts = write_facts(
+            self.protocol,
+            arrays,
+            thresholds={target: point for target, point in points if point == point},
+            number=number,
+            norm_layers="site" if self.protocol.federation.local_norm else "trained",
+        )
         for name, text in documents.items():
             with atomic_file(self.folder / name) as part:
                 part.write_bytes(text)

@@ -109,9 +109,14 @@ def score(
         hidden = inputs.evaluation(batch, start=start).to(bench.device)
         with bench.precision():
             logits = bench.classifier.rest(hidden, start=start)
-        scores = logits.double().softmax(dim=1) if exclusive else logits.double().sigmoid()
-        parts.append(scores.cpu().numpy())
+        parts.append(probabilities(logits, exclusive=exclusive).cpu().numpy())
     return np.concatenate(parts)
+
+
+def probabilities(logits_NK: torch.Tensor, *, exclusive: bool) -> torch.Tensor:
+    """Turn logits into probabilities, in fp64."""
+    logits = logits_NK.double()
+    return logits.softmax(dim=1) if exclusive else logits.sigmoid()
 
 
 def evidence_on(units: ScoredUnits, *, bins: int, confidence: float, threshold: float | None) -> Evidence:

@@ -127,7 +127,9 @@ class PrivateRelease:
             return Description(features=Withheld(), intensity=Withheld(), corners=withheld)
         features = description.features
         if not isinstance(features, Withheld) and features.split is not Split.VALIDATION:
-            raise EgressError("under [privacy] features leave of validation patients alone.")
+            raise EgressError(
+                "under [privacy] features leave of validation patients alone. Report this: it is a fault of Polyclinic."
+            )
         return Description(features=features, intensity=Withheld(), corners=description.corners)
 
     def evidence(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence | Withheld, ...]:

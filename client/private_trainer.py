@@ -83,7 +83,7 @@ def train_privately(
         finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
     model.eval()
     if not finite:
-        raise TaskError(Refusal.DIVERGED, "the weights are not finite; lower the study's learning rates")
+        raise TaskError(Refusal.DIVERGED, "the weights are no longer finite. Lower the learning rates in [training].")
     expected = plan.steps_per_round * plan.sample_rate * plan.expected_patients * plan.images_per_patient
     return Outcome(loss_by_epoch=(), images=round(expected), seconds=time.perf_counter() - began)
 

@@ -48,7 +48,10 @@ class PrivateTraining:
             StorageError: the charge cannot be written; nothing was trained then.
         """
         if self.plan.expected_patients < self.min_patients:
-            raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site's public size is below its min_cell")
+            raise TaskError(
+                Refusal.TOO_FEW_PATIENTS,
+                "this site's public size is below its min_cell. Lower [policy] min_cell, or leave the study to others.",
+            )
         plan = self.pay(task)
         training = protocol.training
         if training.loss == "weighted_bce":

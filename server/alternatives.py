@@ -14,7 +14,8 @@ class Alternatives:
     """Models that were run beside the federated one, in simulation alone; empty where none was asked for.
 
     `unseen[site]` trained at all sites but that one, `local[site]` at that site alone, `pooled` on all patients in one
-    place, `twin` without the private study's noise.
+    place, `twin` without the private study's noise. `receipts` compare the federated model with each site's own,
+    `personal` the same study with each site's own normalisation layers with the federated model.
     """
 
     local: Mapping[str, Conclusion] = field(default_factory=dict)
@@ -22,6 +23,7 @@ class Alternatives:
     twin: Conclusion | None = None
     unseen: Mapping[str, Conclusion] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
+    personal: Receipts = field(default_factory=dict)
 
     def counts(self, conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
         """Count what is right by measure and site for a prediction: from models that never saw the site, if there are.

@@ -1,4 +1,4 @@
-"""Commands for coordinators: write a run's report again."""
+"""Commands on a finished run: write its report again, and export its model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,37 @@ import typer
 
 from server.report import write
 from server.results_json import read
+from server.run_folder import RunFolder
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)]) -> None:
-    """Write report.html again from a run's results.json, and print its path."""
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    pack: Annotated[Path | None, typer.Option(help="Also write the evidence pack: a zip file.")] = None,
+) -> None:
+    """Write report.html again from a run's results.json, and print its path.
+
+    The evidence pack holds model card, counts by site, preprocessing, approvals, privacy, records and digests, and a
+    table of what GMLP, EU MDR, EU AI Act and TRIPOD+AI ask: where it is, and what is not covered.
+    """
     page = run / "report.html"
     write(read(run / "results.json"), page)
     typer.echo(page)
+    if pack is not None:
+        from server.evidence_pack import DIGESTS, write_pack
+
+        digest = write_pack(RunFolder(path=run), pack)
+        typer.echo(f"{pack}  SHA-256 of its {DIGESTS}: {digest}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its model file.", show_default=False)],
+    onnx: Annotated[Path, typer.Option(help="The ONNX file to write.", show_default=False)],
+) -> None:
+    """Write a run's model as ONNX, from prepared image to score, with all that one must know to use it.
+
+    It is written only if onnxruntime gives the scores that the model gives.
+    """
+    from server.onnx_export import export_onnx
+
+    difference = export_onnx(run / "model.safetensors" if run.is_dir() else run, onnx)
+    typer.echo(f"{onnx}: its scores differ from the model's by {difference:.1g} at most, on images of noise.")

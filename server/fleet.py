@@ -24,6 +24,7 @@ from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from server.bundle import bundle_digest
 from server.coordinator_config import CoordinatorConfig
@@ -199,12 +200,24 @@ def fleet(folder: CoordinatorFolder, config: CoordinatorConfig) -> Iterator[Flee
         server_address=f"{config.superlink.host}:{config.superlink.port}",
         insecure=False,
         root_certificates=folder.ca.read_bytes(),
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _OneAnswer()],
     )
     try:
         yield Fleet(client)
     finally:
         client.close()
+
+
+class _OneAnswer:
+    """Asks for a connection that ends with its answer.
+
+    The SuperLink closes one that was idle for 5 s (uvicorn's default), and a request that is sent just then gets no
+    answer: a run that is asked after every 15 s would fail some day without a fault of anybody's.
+    """
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers["connection"] = "close"
+        return call_next(context)
 
 
 @contextmanager

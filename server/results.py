@@ -14,6 +14,7 @@ from server.leading import Leading
 from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
+from server.remedies import Remedies
 from server.shortcuts import CornerFinding
 from server.subgroup_results import Subgroups
 from shared.domain_shift import Heterogeneity, SiteDifference
@@ -200,7 +201,8 @@ class StudyResult:
     """Every fact the report may state; equal to what `results_json` reads back from its own text.
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
-    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `unseen[site]`
+    `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
+    compare the federated model with each site's own, `personal` one with each site's own layers with it. `unseen[site]`
     is a model that was trained without that site.
     """
 
@@ -222,8 +224,10 @@ class StudyResult:
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
     subgroups: Mapping[str, Subgroups] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
+    personal: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
+    remedies: Mapping[str, Mapping[str, Remedies]] = field(default_factory=dict)
 
     @property
     def site_names(self) -> tuple[str, ...]:

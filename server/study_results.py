@@ -10,6 +10,7 @@ from server.explanation import explanations
 from server.new_hospital import new_hospital
 from server.other_thresholds import other_thresholds
 from server.privacy_facts import site_privacy
+from server.remedies import remedies
 from server.results import (
     Baselines,
     Environment,
@@ -60,6 +61,16 @@ def study_result(
         for place, target in enumerate(protocol.task.targets)
         if target in conclusion.operating_point
     }
+    others = {
+        target: other_thresholds(
+            released(conclusion.validation, place),
+            released(conclusion.test, place),
+            target=protocol.evaluation.target_sensitivity,
+            claim=protocol.evaluation.claim,
+            confidence=protocol.evaluation.confidence,
+        )
+        for place, target in enumerate(protocol.task.targets)
+    }
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
@@ -81,6 +92,7 @@ def study_result(
             twin=baseline_model(alternatives.twin, protocol) if alternatives.twin else None,
         ),
         receipts=alternatives.receipts,
+        personal=alternatives.personal,
         unseen={site: baseline_model(model, protocol) for site, model in alternatives.unseen.items()},
         new_hospital={
             target: new_hospital(
@@ -92,15 +104,19 @@ def study_result(
             for place, target in enumerate(protocol.task.targets)
         },
         notes=tuple(_notes(protocol, flows)),
-        other_thresholds={
-            target: other_thresholds(
+        other_thresholds=others,
+        remedies={
+            target: remedies(
                 released(conclusion.validation, place),
                 released(conclusion.test, place),
-                target=protocol.evaluation.target_sensitivity,
-                claim=protocol.evaluation.claim,
+                threshold=conclusion.operating_point[target].threshold,
+                others=others[target],
+                explained=told[target],
+                min_positives=protocol.evaluation.min_positives_to_rank,
                 confidence=protocol.evaluation.confidence,
             )
             for place, target in enumerate(protocol.task.targets)
+            if target in conclusion.operating_point
         },
         explanations=told,
         subgroups={

@@ -44,6 +44,22 @@ def receipt(one: Receipt, *, finding: str, unit: str) -> str:
             return f"Too few {unit}s with {finding} ({one.positives:,}) to say whether joining was worth it: {pairs}."
 
 
+def personal(one: Receipt, *, finding: str, unit: str) -> str:
+    """Say in one sentence whether the site's own normalisation layers (FedBN) would have helped it."""
+    auc = one.auc
+    if auc is None:
+        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
+    pairs = (
+        f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} without ({_difference(auc)})"
+    )
+    return {
+        Worth.BETTER: f"would have helped here: {pairs}.",
+        Worth.WORSE: f"would have harmed here: {pairs}.",
+        Worth.NOT_SHOWN: f"neither help nor harm was shown: {pairs}.",
+        Worth.TOO_FEW: f"too few {unit}s with {finding} ({one.positives:,}) to say: {pairs}.",
+    }[one.worth]
+
+
 def paired(one: Paired | None) -> str:
     """Write the difference of two rates in percentage points, with its interval."""
     return "–" if one is None else f"{wording.points(one.difference)} ({wording.points_range(one.low, one.high)})"

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.errors import DataError
+from shared.protocol import StudyProtocol
 
 ALGORITHM_VERSION = 1
 """Part of every digest: raise it with any change that can move one bit of a prepared image."""
@@ -70,13 +71,29 @@ class Contract:
         """The shape CHW of a prepared image."""
         return (self.channels, self.size, self.size)
 
-    def digest(self) -> str:
-        """Give the SHA-256 of the fields and the algorithm's version; equal digests mean equal bits."""
+    def canonical(self) -> str:
+        """Write the fields and the algorithm's version as JSON, sorted."""
         fields = dataclasses.asdict(self) | {"spacing_mm": float(self.spacing_mm)}
         if not isinstance(self.window, str):
             fields["window"] = [float(limit) for limit in self.window]
-        text = json.dumps(fields | {"algorithm": ALGORITHM_VERSION}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json.dumps(fields | {"algorithm": ALGORITHM_VERSION}, sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """Give the SHA-256 of the canonical form; equal digests mean equal bits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def contract_of(study: StudyProtocol) -> Contract:
+    """Give the study's preprocessing contract."""
+    images = study.images
+    return Contract(
+        size=images.size,
+        window=images.window,
+        spacing_mm=images.spacing_mm,
+        fit=images.fit,
+        depth=images.depth,
+        channels=images.channels,
+    )
 
 
 def prepare(
@@ -124,9 +141,7 @@ def normalise(images_NCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
     """
     device = images_NCHW.device
     white = 1 if images_NCHW.is_floating_point() else torch.iinfo(images_NCHW.dtype).max
-    deviation = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
-    gain = 1 / (white * deviation)
-    offset = -torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1) / deviation
+    gain, offset = normalisation(white, device=device)
     batch, _, height, width = images_NCHW.shape
     normalised = torch.empty((batch, 3, height, width), dtype=torch.float32, device=device)
     # On a CPU one image at a time stays in the cache, which halves the time; on a GPU one launch takes all.
@@ -135,6 +150,12 @@ def normalise(images_NCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
         part = slice(start, start + step)
         normalised[part].copy_(images_NCHW[part]).mul_(gain).add_(offset)
     return normalised.to(dtype)
+
+
+def normalisation(white: int, *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give gain and offset (3, 1, 1): a value times the gain, plus the offset, is what `normalise` makes of it."""
+    deviation = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    return 1 / (white * deviation), -torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1) / deviation
 
 
 def golden_phantom() -> NDArray[np.float32]:

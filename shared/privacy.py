@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -150,26 +151,22 @@ def calibrate(
         PrivacyError: the target cannot be reached with any noise.
     """
 
-    def fits(noise: float) -> bool:
-        return _epsilon(sample_rate, noise, steps, delta, accountant) <= epsilon and (
-            limit is None or epsilon > limit.epsilon or limit.allows(renyi(sample_rate, noise, steps, limit.order))
-        )
+    def cost(noise: float) -> float:
+        """Give the larger of the shares of the target and of the limit that so much noise uses up; at most 1 fits."""
+        of_target = _epsilon(sample_rate, noise, steps, delta, accountant) / epsilon
+        if limit is None or epsilon > limit.epsilon:
+            return of_target
+        return max(of_target, limit.share(renyi(sample_rate, noise, steps, limit.order)))
 
     high = _enough_by_renyi(sample_rate, steps, epsilon, delta)
-    while not fits(high):
+    while (high_cost := cost(high)) > 1:
         high *= 1.25
         if high > MOST_NOISE:
             raise PrivacyError(
                 f"No noise reaches ε = {epsilon:g} at δ = {delta:g} over {steps:,} steps. Ask for fewer rounds, or for "
                 "a larger ε in [privacy]."
             )
-    low = high * 0.85
-    while low > LEAST_NOISE and fits(low):
-        low, high = low * 0.85, low
-    while high - low > PRECISION * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return _rounded_up(high, fits)
+    return _rounded_up(_least(cost, high, high_cost), cost)
 
 
 def renyi(sample_rate: float, noise_multiplier: float, steps: int, order: float) -> float:
@@ -208,6 +205,7 @@ def _renyi_epsilon(sample_rate: float, noise: float, steps: int, delta: float) -
     return max(0.0, float(epsilon))
 
 
+@lru_cache(maxsize=4096)
 def _prv_epsilon(sample_rate: float, noise: float, steps: int, delta: float) -> float:
     """Give Opacus' upper bound by privacy loss random variables; inf where its grid is not fine enough to tell."""
     from opacus.accountants import PRVAccountant  # here, because it imports all of Opacus, for seconds
@@ -232,13 +230,40 @@ PRV_ERROR = 0.01
 LEAST_NOISE, MOST_NOISE = 0.01, 1e6
 
 PRECISION = 5e-4
-"""Relative; the noise is found from above."""
+"""Relative: what of the target may be left unused; the noise is found from above."""
 
 
-def _rounded_up(noise: float, fits: Callable[[float], bool]) -> float:
+def _least(cost: Callable[[float], float], high: float, high_cost: float) -> float:
+    """Find the least noise that costs at most 1, from one that does, in few steps: an accountant is slow to ask.
+
+    Costs fall with noise much like a power of it, so that each step goes where the line through the last two, in
+    logarithms, reaches the middle of what is precise enough; never out of the bracket, and halving it where it fails.
+    """
+    low, low_cost = high, high_cost
+    while low_cost <= 1 and low > LEAST_NOISE:
+        high, high_cost = low, low_cost
+        if high_cost >= 1 - PRECISION:
+            return high
+        low = high * max(0.5, min(0.97, high_cost**0.9 * 0.995))
+        low_cost = cost(low)
+    if low_cost <= 1:
+        return low
+    while high - low > PRECISION / 4 * high and high_cost < 1 - PRECISION:
+        slope = math.log(low_cost / high_cost) / math.log(high / low)
+        aim = low * (low_cost / (1 - PRECISION / 2)) ** (1 / slope) if 0 < slope < math.inf else 0.0
+        middle = aim if low < aim < high else (low + high) / 2
+        found = cost(middle)
+        if found > 1:
+            low, low_cost = middle, found
+        else:
+            high, high_cost = middle, found
+    return high
+
+
+def _rounded_up(noise: float, cost: Callable[[float], float]) -> float:
     """Round to four decimals upwards; numerical accountants waver in the last digits, so it is checked again."""
     rounded = math.ceil(noise * 1e4) / 1e4
-    while not fits(rounded):
+    while cost(rounded) > 1:
         rounded = round(rounded + 1e-4, 4)
     return rounded
 

@@ -48,6 +48,10 @@ _REFUSED: Final[tuple[tuple[str, object, str], ...]] = (
 )
 
 
+MANY_EPOCHS: Final = 200
+"""Passes over the patients beyond which a private head has learnt nothing more in our runs (docs/results.md)."""
+
+
 def refusals(settings: Mapping[str, Any]) -> list[str]:
     """Name what breaks the guarantee, a sentence and a next step each; `settings` maps 'section.key' to its value.
 
@@ -84,6 +88,12 @@ def warnings(settings: Mapping[str, Any]) -> list[str]:
             f"[privacy] count_noise_epsilon = {noised:g} is paid anew for each look at the validation patients: "
             f"{rounds} rounds and two at the end cost each of them epsilon = {noised * (rounds + 2):g} in all, a test "
             f"patient {noised:g}. Figures of small sites drown first, and their intervals do not know of the noise."
+        )
+    if settings["training.local_epochs"] * settings["federation.rounds"] > MANY_EPOCHS:
+        found.append(
+            f"[federation] rounds × [training] local_epochs come to {settings['federation.rounds']} × "
+            f"{settings['training.local_epochs']} passes over each patient. Each pass shares the one budget, so that "
+            "the noise rises with the root of their number. Compare with fewer."
         )
     if settings["privacy.epsilon"] > 10:
         found.append(

@@ -41,6 +41,12 @@ class PrivacyLimit:
         """Tell whether so much Rényi loss at `order`, all studies added, keeps the limit."""
         return spent <= self.budget
 
+    def share(self, loss: float) -> float:
+        """Tell how much of the budget a Rényi loss at `order` is; above 1 exactly where `allows` says no."""
+        if self.allows(loss):
+            return min(1.0, loss / self.budget) if self.budget else 0.0
+        return max(math.nextafter(1.0, 2.0), loss / self.budget) if self.budget else math.inf
+
     def gaussian_epsilon(self, spent: float) -> float:
         """Give the ε at δ that a study of Gaussian noise without sampling may still ask for.
 

@@ -41,9 +41,7 @@ def calibration(units: ScoredUnits, *, confidence: float) -> Calibration | None:
     of_classes = [np.unique(units.patients_M[chosen]).size for chosen in (units.positive_M, ~units.positive_M)]
     if min(of_classes) < 2:
         return None
-    edge = expit(LOGIT_RANGE)
-    scores_M = np.clip(units.scores_M, 1 - edge, edge)
-    logits_M = np.log(scores_M) - np.log1p(-scores_M)
+    logits_M = _logits(units.scores_M)
     ones = np.ones((logits_M.size, 1))
     slope = _fit(np.column_stack((ones, logits_M)), units, offset_M=np.zeros(logits_M.size))
     intercept = _fit(ones, units, offset_M=logits_M)
@@ -51,6 +49,32 @@ def calibration(units: ScoredUnits, *, confidence: float) -> Calibration | None:
         return None
     reach = float(t.ppf((1 + confidence) / 2, min(of_classes) - 1))
     return Calibration(slope=_wald(*slope, reach=reach), intercept=_wald(*intercept, reach=reach))
+
+
+def recalibration(units: ScoredUnits) -> tuple[float, float] | None:
+    """Fit intercept and slope together: what turns these units' logits into calibrated ones (Cox 1958; Platt 1999).
+
+    None where `calibration` is not defined.
+    """
+    found = calibration(units, confidence=0.95)
+    if found is None:
+        return None
+    logits_M = _logits(units.scores_M)
+    fitted = _fit(np.column_stack((np.ones(logits_M.size), logits_M)), units, offset_M=np.zeros(logits_M.size))
+    return None if fitted is None else (float(fitted[0][0]), float(fitted[0][1]))
+
+
+def recalibrated(scores_M: Floats, *, intercept: float, slope: float) -> Floats:
+    """Apply what `recalibration` fitted."""
+    found: Floats = expit(intercept + slope * _logits(scores_M))
+    return found
+
+
+def _logits(scores_M: Floats) -> Floats:
+    edge = expit(LOGIT_RANGE)
+    clipped = np.clip(scores_M, 1 - edge, edge)
+    logits: Floats = np.log(clipped) - np.log1p(-clipped)
+    return logits
 
 
 def _fit(design: Floats, units: ScoredUnits, *, offset_M: Floats) -> tuple[Floats, Floats] | None:

@@ -32,6 +32,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def private_file(path: Path) -> Iterator[Path]:
+    """Do the same for a file that speaks of patients: from its first byte on, only this user can read it.
+
+    Raises:
+        StorageError: as `atomic_file`.
+    """
+    with atomic_file(path) as part:
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600)
+        yield part
+
+
 def sync(path: Path) -> None:
     """Wait until a file or a folder is on the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -12,6 +12,9 @@ from client.evaluation import nobody
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from shared.audit import AuditLog
+from shared.declaration import parse
+from shared.errors import StudyError
+from shared.protocol import StudyProtocol
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 
 POOLED = "(pooled)"
@@ -116,3 +119,17 @@ def _total(counts: Iterable[Count]) -> int:
 def _renumbered(numbers: Sequence[Rows]) -> Rows:
     first = np.cumsum([0, *(int(own.max(initial=-1)) + 1 for own in numbers)])
     return np.concatenate([own + offset for own, offset in zip(numbers, first, strict=False)])
+
+
+def with_own_layers(protocol: StudyProtocol) -> StudyProtocol:
+    """Give the same study with each site's own normalisation layers (FedBN, Li et al. 2021), by its own statistics.
+
+    Raises:
+        StudyError: the study cannot have such layers.
+    """
+    settings = protocol.model_dump(by_alias=True, exclude_none=True)
+    settings["task"].pop("findings" if protocol.task.exclusive else "classes")
+    settings["federation"]["local_norm"] = True
+    if settings["model"]["norm"] == "frozen":
+        settings["model"]["norm"] = "batch"
+    return parse(settings, StudyProtocol, where="the study with own layers", error=StudyError)

@@ -14,12 +14,13 @@ from server.run_folder import default_folder, open_run
 from shared.augmentation import Augmentation
 from shared.errors import DataError
 from shared.laterality import laterality_rows, laterality_scores
-from shared.protocol import read_protocol
+from shared.protocol import StudyProtocol, read_protocol
 from simulations.augmentation_sheet import write_sheet
 from simulations.console import Console
 from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
+from simulations.privacy_price import EXPLAINED, HEADINGS, price_rows
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
 
@@ -40,7 +41,11 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/ and the study's name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out after its last round.")] = False,
     baselines: Annotated[
-        str, typer.Option(help="Also train for comparison: local (each site alone), pooled, or local,pooled.")
+        str,
+        typer.Option(
+            help="Also train for comparison, separated by commas: local (each site alone), pooled, personal (each site "
+            "keeps its own normalisation layers), twin (a private study without noise)."
+        ),
     ] = "",
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Also train without each hospital in turn, and test there.")
@@ -88,7 +93,10 @@ def check(
     file: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
     picture: Annotated[Path | None, typer.Option(help="Draw what the augmentation does, as a PNG file.")] = None,
 ) -> None:
-    """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left."""
+    """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left.
+
+    Of a study with [privacy] it also prints what its budget comes to in noise, and what else has its price.
+    """
     protocol = read_protocol(file)
     augmentation = Augmentation(**protocol.augmentation.model_dump())
     scores = laterality_scores(augmentation, size=protocol.images.size, seed=protocol.study.seed)
@@ -100,9 +108,22 @@ def check(
     out = RichConsole(highlight=False)
     out.print(protocol.to_toml(), markup=False, soft_wrap=True)
     out.print(table)
+    if protocol.privacy:
+        _print_price(protocol, out)
     if picture:
         write_sheet(augmentation, picture, seed=protocol.study.seed)
         out.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+
+
+def _print_price(protocol: StudyProtocol, out: RichConsole) -> None:
+    table = Table(title="Price of privacy: the noise that this budget asks of each site")
+    for heading in HEADINGS:
+        table.add_column(heading)
+    for row in price_rows(protocol):
+        table.add_row(*row)
+    out.print(table)
+    for line in (EXPLAINED, *protocol.privacy_warnings()):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def partition(

@@ -56,9 +56,13 @@ class Namespaces:
     """
 
     def __init__(self, host: str | None = None) -> None:
-        """Take an address for the coordinator: `host`, that of an earlier start, or one that is free here."""
-        self.host = self.listen = host or _free_address()
-        self._number = int(self.host.split(".")[2])
+        """Take an address for the coordinator: `host`, that of an earlier start, or one that is free here.
+
+        Raises:
+            DeviceError: the system refuses, or there is no free one.
+        """
+        self._number = _take_number() if host is None else int(host.split(".")[2])
+        self.host = self.listen = f"{NETWORK}.{self._number}.1"
         self._sites: list[str] = []
         self._needs: dict[tuple[str, str], list[Path]] = {}
         self._stash = Path(tempfile.mkdtemp(prefix="pc"))
@@ -70,10 +74,11 @@ class Namespaces:
             DeviceError: the system refuses.
         """
         self._sites = sorted(names)
-        self._remove_wires()
         bridge = self._bridge
-        _ip("link", "add", bridge, "type", "bridge")
-        _ip("address", "add", f"{self.host}/24", "dev", bridge)
+        self._remove_namespaces()  # what a start that was killed left
+        if not self._has_bridge():
+            _ip("link", "add", bridge, "type", "bridge")
+        _ip("address", "replace", f"{self.host}/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for place, name in enumerate(self._sites):
             link, courier = self.namespace(name, "link"), self.namespace(name, "courier")
@@ -87,7 +92,8 @@ class Namespaces:
             _ip("-n", link, "link", "add", "in", "type", "veth", "peer", "name", "in", "netns", courier)
             for namespace, address in ((link, LINK_INSIDE), (courier, COURIER_INSIDE)):
                 _ip("-n", namespace, "address", "add", f"{address}/30", "dev", "in")
-                _ip("-n", namespace, "link", "set", "in", "up")
+                for wire in ("in", "lo"):
+                    _ip("-n", namespace, "link", "set", wire, "up")
             _ip("-n", link, "link", "set", "out", "up")
 
     def own(self, name: str, config: SiteConfig, home: Path) -> None:
@@ -132,7 +138,9 @@ class Namespaces:
 
     def remove(self) -> None:
         """Remove the networks; files keep their owners, and root reads them all."""
-        self._remove_wires()
+        self._remove_namespaces()
+        if self._has_bridge():
+            _ip("link", "delete", self._bridge)
         shutil.rmtree(self._stash, ignore_errors=True)
 
     def namespace(self, name: str, role: str) -> str:
@@ -151,12 +159,13 @@ class Namespaces:
     def _bridge(self) -> str:
         return f"pc{self._number}"
 
-    def _remove_wires(self) -> None:
+    def _remove_namespaces(self) -> None:
         listed = json.loads(_ip("-j", "netns", "list") or "[]")
         for namespace in [entry["name"] for entry in listed if entry["name"].startswith(f"{self._bridge}-")]:
             _ip("netns", "delete", namespace)
-        if any(entry["ifname"] == self._bridge for entry in json.loads(_ip("-j", "link", "show"))):
-            _ip("link", "delete", self._bridge)
+
+    def _has_bridge(self) -> bool:
+        return any(entry["ifname"] == self._bridge for entry in json.loads(_ip("-j", "link", "show")))
 
     def _opened(self, needs: Sequence[Path]) -> list[str]:
         """Say how needed files below closed folders are shown in place, in a view that ends with the process."""
@@ -198,10 +207,19 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _free_address() -> str:
-    taken = {info["local"] for entry in json.loads(_ip("-j", "address", "show")) for info in entry["addr_info"]}
-    free = (f"{NETWORK}.{number}.1" for number in range(1, 255))
-    return next(address for address in free if address not in taken)
+def _take_number() -> int:
+    """Take the first number whose bridge nobody has, by making it: two who come at once get different ones."""
+    for number in range(1, 255):
+        taken = subprocess.run(  # noqa: S603  # words of our own
+            [_tool("ip"), "link", "add", f"pc{number}", "type", "bridge"], check=False, capture_output=True, text=True
+        )
+        if taken.returncode == 0:
+            return number
+        if "File exists" not in taken.stderr:
+            break
+    raise DeviceError(
+        f"no network for compartments can be made: {taken.stderr.strip()}. Run as another user than root."
+    )
 
 
 def _tool(name: str) -> str:

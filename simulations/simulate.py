@@ -17,14 +17,14 @@ from server.model_file import write_model
 from server.run_folder import RunFolder
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
-from simulations.baselines import POOLED
+from simulations.baselines import POOLED, with_own_layers
 from simulations.console import Console
 from simulations.federation import Federation, Run, without_noise
 from simulations.receipts import receipts
 from simulations.synthetic_site import write
 from simulations.synthetic_study import hospitals
 
-BASELINES = ("local", "pooled", "twin")
+BASELINES = ("local", "pooled", "personal", "twin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +61,10 @@ def simulate(job: Simulation, console: Console) -> None:
     minimum = protocol.federation.min_sites
     federated = _run(federation, "federated", names, minimum, job.run.path, console)
     write_model(job.run.model, federated.coordinator, federated.conclusion)
-    alone = {
-        name: run
-        for name in names
-        if "local" in job.baselines and (run := _baseline(federation, f"local-{name}", (name,), job, console))
-    }
-    unseen = {
-        name: run
-        for name in names
-        if job.leave_one_out
-        and (
-            run := _baseline(
-                federation, f"without-{name}", tuple(other for other in names if other != name), job, console
-            )
-        )
-    }
+    alone = _alone(federation, job, console)
+    unseen = _unseen(federation, job, console)
     pooled = _baseline(federation, "pooled", (POOLED,), job, console) if "pooled" in job.baselines else None
+    personal = _personal(federation, job, console) if "personal" in job.baselines else None
     unnoised = replace(federation, adapt=without_noise)
     twin = _baseline(unnoised, "twin", names, job, console) if "twin" in job.baselines else None
     write_findings(
@@ -92,6 +80,7 @@ def simulate(job: Simulation, console: Console) -> None:
             twin=twin.conclusion if twin else None,
             unseen={name: run.conclusion for name, run in unseen.items()},
             receipts=receipts(protocol, federated, alone),
+            personal=receipts(protocol, personal, dict.fromkeys(names, federated)) if personal else {},
         ),
         seeded=True,
     )
@@ -110,6 +99,14 @@ def refuse_impossible(job: Simulation) -> None:
             "--baselines tests one site's model at the others, and with [federation] local_norm = true a part of each "
             "model never leaves its site. Set local_norm = false, or leave out --baselines."
         )
+    if "personal" in job.baselines:
+        if not job.protocol.model.unfreeze:
+            raise StudyError(
+                "--baselines personal keeps each site's own normalisation layers (FedBN), and in this study only the "
+                "head trains, so that they are the same everywhere. Let a stage train ([model] unfreeze), or leave it "
+                "out."
+            )
+        with_own_layers(job.protocol)
     if job.leave_one_out and job.protocol.federation.local_norm:
         raise StudyError(
             "--leave-one-out tests a model where it was not trained, and with [federation] local_norm = true a part of "
@@ -187,6 +184,29 @@ def _run(
 ) -> Run:
     console.begin(run_id)
     return federation.run(run_id, train_on=train_on, min_sites=min_sites, folder=folder, progress=console.round)
+
+
+def _alone(federation: Federation, job: Simulation, console: Console) -> dict[str, Run]:
+    """Let each site train alone, where this was asked for; one that cannot is left out."""
+    if "local" not in job.baselines:
+        return {}
+    runs = {name: _baseline(federation, f"local-{name}", (name,), job, console) for name in federation.names}
+    return {name: run for name, run in runs.items() if run}
+
+
+def _unseen(federation: Federation, job: Simulation, console: Console) -> dict[str, Run]:
+    """Train without each site in turn, where this was asked for."""
+    if not job.leave_one_out:
+        return {}
+    others = {name: tuple(other for other in federation.names if other != name) for name in federation.names}
+    runs = {name: _baseline(federation, f"without-{name}", rest, job, console) for name, rest in others.items()}
+    return {name: run for name, run in runs.items() if run}
+
+
+def _personal(federation: Federation, job: Simulation, console: Console) -> Run | None:
+    """Run the study once more with normalisation layers that never leave their site."""
+    own_layers = replace(federation, protocol=with_own_layers(federation.protocol))
+    return _baseline(own_layers, "personal", federation.names, job, console)
 
 
 def _baseline(

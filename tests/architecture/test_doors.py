@@ -36,8 +36,9 @@ DOORS = {
     "httpx": {"server/fleet.py"},
     "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
-    "markupsafe": {"server/monitor_page.py", "server/report.py"},
+    "markupsafe": {"server/model_card.py", "server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},
+    "onnxruntime": {"client/onnx_scorer.py", "server/onnx_export.py"},
     "opacus": {"shared/privacy.py"},
     "prometheus_client": {"client/exporter.py", "client/metrics.py", "server/monitor_metrics.py"},
     "pydantic": {
@@ -50,12 +51,21 @@ DOORS = {
         "shared/protocol.py",
     },
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
-    "rich": {"client/cli.py", "client/site_check.py", "shared/cli.py", "simulations/cli.py", "simulations/console.py"},
+    "rich": {
+        "client/cli.py",
+        "client/prediction_cli.py",
+        "client/site_check.py",
+        "shared/cli.py",
+        "simulations/cli.py",
+        "simulations/console.py",
+    },
     "safetensors": {
         "client/delivery.py",
         "client/intake.py",
         "client/local_norm.py",
         "server/checkpoint.py",
+        "server/onnx_export.py",
+        "shared/saved_model.py",
         "shared/weights.py",
     },
     "scipy": {
@@ -78,6 +88,7 @@ DOORS = {
     "torchvision": {"shared/vision.py"},
     "typer": {
         "client/cli.py",
+        "client/prediction_cli.py",
         "server/cli.py",
         "server/coordinator_cli.py",
         "shared/cli.py",
@@ -108,6 +119,9 @@ ROLES = {
     "simulations": ("simulate",),
 }
 """The extras with which each room must work; shared must work with either."""
+
+OPTIONAL = {"onnxruntime": "onnx"}
+"""Libraries that stand in an extra of their own; without one, its command says how to get it."""
 
 IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}
 COMES_WITH = {"click": "typer", "httpx": "flwr", "markupsafe": "jinja2"}
@@ -177,7 +191,9 @@ def undeclared(house) -> list[str]:
         for role in ROLES.get(room, ()):
             wanted = {COMES_WITH.get(name, name) for name in house.libraries(path) & (set(DOORS) | EVERYWHERE)}
             found += [
-                f"{path} imports {name}, which [{role}] does not install" for name in sorted(wanted - extras[role])
+                f"{path} imports {name}, which [{role}] does not install"
+                for name in sorted(wanted - extras[role])
+                if name not in extras.get(OPTIONAL.get(name, ""), ())
             ]
     return found
 

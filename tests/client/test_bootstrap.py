@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.bootstrap import PreparedSite, compose_agent, contract, prepare, site_inputs
+from client.bootstrap import PreparedSite, compose_agent, prepare, site_inputs
 from client.dicom import read_image
 from client.inputs import StudyInputs
 from client.local_norm import LocalNorm
 from shared.audit import AuditLog
 from shared.errors import StorageError
+from shared.preprocessing import contract_of
 from shared.preprocessing import prepare as prepare_image
 from shared.split import Split
 
@@ -43,7 +44,7 @@ def site(hospital: Any, tiny: Any) -> Callable[[], PreparedSite]:
 def test_records_and_pixels_are_of_the_same_images(site: Callable[[], PreparedSite], tiny: Any) -> None:
     """Image i of the pixels is image i of the cohort, also after one that could not be prepared was dropped."""
     prepared = site()
-    images, study = prepared.cohort.images, contract(tiny.protocol(**SPACED))
+    images, study = prepared.cohort.images, contract_of(tiny.protocol(**SPACED))
     assert (prepared.name, len(images), len(prepared.pixels), len(prepared.records)) == ("north", 15, 15, 15)
     pixels = prepared.pixels.read(np.arange(15)).numpy()
     for place, image in enumerate(images):
@@ -82,7 +83,7 @@ def test_the_contract_is_the_studys(tiny: Any) -> None:
         "depth": "uint16",
         "channels": 3,
     }
-    made = contract(tiny.protocol(images=settings))
+    made = contract_of(tiny.protocol(images=settings))
     assert {key: getattr(made, key) for key in settings} == settings | {"window": (40.0, 400.0)}
 
 

@@ -5,9 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from client.delivery import MODEL
 from server.backup import backup, restore
 from server.run_folder import RunFolder
 from shared.errors import PolyclinicError
+from simulations.chaos import Following
 from simulations.compartments import OneUser
 from simulations.faults import Fault, children, kill
 from simulations.local_federation import LocalFederation
@@ -32,7 +32,11 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
-QUICK = {"OMP_NUM_THREADS": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
+QUICK = {
+    "OMP_NUM_THREADS": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+    "PYTHONPATH": str(Path(__file__).with_name("quick")),
+}
 DEADLINES = {"deadlines": {"ready_minutes": 5.0, "round_minutes": 8.0, "deliver_minutes": 3.0}}
 PATIENCE_SECONDS = 400
 
@@ -45,31 +49,26 @@ def await_that(moment: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-class Following:
-    """Plays a federation's run in a thread, as `polyclinic coordinator run` does."""
+@pytest.fixture(scope="module")
+def simulation(
+    tiny_study: Path, hospitals_on_disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """Begin the same study's simulation, on one thread as the agents are; it goes on beside the federation."""
+    folder = tmp_path_factory.mktemp("simulated")
+    hospitals = shutil.copytree(hospitals_on_disk, folder / "hospitals")
+    command = [Path(sys.executable).with_name("polyclinic"), "simulate", tiny_study, "--device", "cpu"]
+    command += ["--sites", hospitals, "--out", folder / "run"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | QUICK) as it:
+        yield it, folder / "run"
+        it.kill()
 
-    def __init__(self, federation: LocalFederation) -> None:
-        self.said: list[str] = []
-        self.fault: BaseException | None = None
-        self._federation = federation
-        self._thread = threading.Thread(target=self._play)
-        self._thread.start()
 
-    def _play(self) -> None:
-        try:
-            self._federation.run(self.said.append)
-        except BaseException as fault:
-            self.fault = fault
-
-    def finish(self) -> None:
-        self._thread.join(PATIENCE_SECONDS)
-        assert not self._thread.is_alive(), "\n".join(self.said)
-        assert self.fault is None, f"{self.fault!r}\n" + "\n".join(self.said)
-
-    def abandon(self) -> None:
-        """Wait until it has noticed that the coordinator is lost."""
-        self._thread.join(PATIENCE_SECONDS)
-        assert isinstance(self.fault, PolyclinicError), f"{self.fault!r}\n" + "\n".join(self.said)
+@pytest.fixture(scope="module")
+def simulated(simulation: tuple["subprocess.Popen[bytes]", Path]) -> Path:
+    """Give the folder of the finished simulation."""
+    process, run = simulation
+    assert process.wait(PATIENCE_SECONDS) == 0
+    return run
 
 
 @dataclass
@@ -92,6 +91,7 @@ def story(
     tiny_study: Path,
     hospitals_on_disk: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    simulation: object,
     request: pytest.FixtureRequest,
 ) -> Story:
     """Run a study of two rounds; kill courier, agent and ServerApp in round 1, lose the coordinator in round 2.
@@ -130,7 +130,7 @@ def story(
                     f"stage {stage(run)}, {len(rounds(run))} rounds finished"
                 )
 
-        following = Following(federation)
+        following = Following(federation, said)
         await_that(lambda: stage(run) == "rounds", "the rounds begin")
         strike("courier", "south", lambda: at_work(federation, "south"))
         strike("agent", "north", lambda: at_work(federation, "north"))
@@ -139,15 +139,14 @@ def story(
         backup(federation.place, folder / "backup.tar.gz")
         await_that(lambda: at_work(federation, "north"), "round 2 is under way")
         federation.stop_coordinator()
-        following.abandon()
+        assert isinstance(following.ended(PATIENCE_SECONDS), PolyclinicError), "the loss was noticed"
         finished = rounds(run)
         shutil.rmtree(federation.place.path)
         restore(folder / "backup.tar.gz", federation.place)
         faults.append("coordinator lost and restored")
         federation.start_coordinator()
-        again = Following(federation)
-        again.finish()
-    said += [*following.said, *again.said]
+        again = Following(federation, said)
+        assert again.ended(PATIENCE_SECONDS) is None, "\n".join(said)
     return Story(run=run, sites=folder / "all" / "sites", faults=faults, finished=finished, said=said)
 
 
@@ -168,17 +167,6 @@ def stage(run: RunFolder) -> str:
 def rounds(run: RunFolder) -> list[str]:
     file = run.path / "rounds.jsonl"
     return file.read_text().splitlines() if file.exists() else []
-
-
-@pytest.fixture(scope="module")
-def simulated(tiny_study: Path, hospitals_on_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of the same study's simulation, on one thread as the agents are."""
-    folder = tmp_path_factory.mktemp("simulated")
-    hospitals = shutil.copytree(hospitals_on_disk, folder / "hospitals")
-    command = [Path(sys.executable).with_name("polyclinic"), "simulate", tiny_study, "--device", "cpu"]
-    command += ["--sites", hospitals, "--out", folder / "run"]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | QUICK)
-    return folder / "run"
 
 
 def facts(results: Path) -> dict[str, Any]:

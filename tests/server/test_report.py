@@ -255,6 +255,7 @@ def test_a_study_without_baselines_or_refusals_says_so(study_result: StudyResult
         study_result,
         rounds=quiet,
         baselines=Baselines(local={}, pooled=None),
+        personal={},
         domain_shift=replace(study_result.domain_shift, differences={}, heterogeneity={}),
     )
     page = Page(render(result))

@@ -7,7 +7,7 @@ import pytest
 from server.receipt import Receipt, Worth
 from server.report import render
 from server.results import StudyResult
-from server.wording_worth import receipt
+from server.wording_worth import personal, receipt
 from shared.paired import Paired
 
 
@@ -38,6 +38,30 @@ def test_the_sentence_says_what_was_shown(owed: Receipt, worth: Worth, said: str
     """Better, worse, neither and too few each have their own sentence, with the pairs of 100 and the interval."""
     assert owed.worth is worth
     assert said in receipt(owed, finding="opacity", unit="exam")
+
+
+@pytest.mark.parametrize(
+    ("owed", "said"),
+    [
+        (BETTER, "would have helped here: 95.0 of 100 pairs in the right order, 90.0 without (5.0 more"),
+        (WORSE, "would have harmed here"),
+        (NEITHER, "neither help nor harm was shown"),
+        (replace(BETTER, ranked=False), "too few exams with opacity (80) to say"),
+        (replace(BETTER, auc=None), "cannot be said: 80 of 200 exams have opacity."),
+    ],
+)
+def test_own_layers_have_their_own_words(owed: Receipt, said: str) -> None:
+    """Whether FedBN would have helped a site is said as its receipt is."""
+    assert personal(owed, finding="opacity", unit="exam").startswith(said)
+
+
+def test_own_layers_are_on_the_page_where_they_were_tried(study_result: StudyResult) -> None:
+    """Each site has its sentence, and the page says which keys of the study switch it on."""
+    page = render(study_result)
+    for finding, layers in study_result.personal.items():
+        assert all(personal(one, finding=finding, unit="exam") in page for one in layers.values())
+    assert "local_norm = true" in page
+    assert "own layers have helped" not in render(replace(study_result, personal={}))
 
 
 def test_every_receipt_is_on_the_page(study_result: StudyResult) -> None:

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from client.site_data import Records, Rows
 from shared.audit import verify
+from shared.declaration import parse
+from shared.errors import StudyError
 from shared.messages import Header, Kind, ReadyReply, ReadyTask, TrainReply, TrainTask, decode_answer, encode_task
 from shared.model import exchanged
 from shared.parameters import digest
+from shared.protocol import StudyProtocol
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
 from shared.wire import from_frames, to_frames
-from simulations.baselines import POOLED, PooledInputs, pool, pool_flows, pool_records
+from simulations.baselines import POOLED, PooledInputs, pool, pool_flows, pool_records, with_own_layers
 
 
 @dataclass
@@ -123,3 +126,18 @@ def test_the_pooled_agent_is_one_site_with_all_patients(tiny: Any, tmp_path: Pat
     assert together.images_per_second * together.seconds == pytest.approx(24)
     assert digest(together.update) != digest(alone.update)
     assert len(list(verify(tmp_path / "pooled" / "audit.jsonl"))) == 2
+
+
+def test_the_twin_with_own_layers_differs_in_them_alone() -> None:
+    """It keeps norm layers at the site, by each batch's own statistics where they were frozen."""
+    plain = parse(
+        {"study": {"name": "s", "intended_use": "u"}, "task": {"classes": ["a", "b"]}, "federation": {"rounds": 1}},
+        StudyProtocol,
+        where="study",
+        error=StudyError,
+    )
+    own = with_own_layers(plain)
+    assert (own.federation.local_norm, own.model.norm) == (True, "batch")
+    assert own.task == plain.task
+    assert own.study == plain.study
+    assert own.digest() != plain.digest()

@@ -215,6 +215,40 @@ def test_leaving_out_is_refused_where_layers_never_leave(tiny: Any, tmp_path: Pa
         refuse_impossible(study)
 
 
+def test_own_layers_are_compared_with_the_shared_ones(tiny: Any, sites: Path, tmp_path: Path) -> None:
+    """--baselines personal runs the study with FedBN, and pairs it with the federated model at each site."""
+    study = job(
+        tiny,
+        tmp_path / "run",
+        sites,
+        baselines=("personal",),
+        model={"unfreeze": [{"round": 1, "from": "layer4"}]},
+        federation={"rounds": 1},
+    )
+    simulate(study, Heard())
+    result = read(study.run.results)
+    assert set(result.personal["opacity"]) == {"north", "south"}
+    for site, one in result.personal["opacity"].items():
+        federated = result.of_site(site, "test", "opacity").auc
+        assert one.auc
+        assert federated
+        assert one.auc.second == federated.value
+    assert list((study.run.path / "sites" / "north").rglob("norm-*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({}, "only the head trains"),
+        ({"model": {"norm": "folded", "unfreeze": [{"round": 1, "from": "layer4"}]}}, "folded"),
+    ],
+)
+def test_own_layers_that_cannot_be_are_refused(tiny: Any, tmp_path: Path, sections: Any, said: str) -> None:
+    """A study in which no layer moves, or none is left, has nothing of its own to keep."""
+    with pytest.raises(StudyError, match=said):
+        refuse_impossible(job(tiny, tmp_path, None, baselines=("personal",), **sections))
+
+
 def test_unknown_baselines_are_refused(tiny: Any, tmp_path: Path) -> None:
     """A misspelt baseline is named, with those that there are."""
     with pytest.raises(StudyError, match=r"--baselines lokal: .*local, pooled"):

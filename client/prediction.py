@@ -1,0 +1,168 @@
+"""Scores a folder of DICOM files with a study's model, by the very code that the study's evaluation runs at a site."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.cache import fill
+from client.cohort import CohortImage
+from client.image_index import IndexedFile, index_images
+from client.inclusion import exclusions
+from client.labels import Match
+from client.patient_flow import FileReason
+from client.site_data import Pixels
+from shared.errors import DataError
+from shared.model_facts import ModelFacts
+from shared.preprocessing import contract_of
+from shared.protocol import Task
+from shared.scores import unit_scores
+from shared.split import Split
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is to do."""
+
+Scorer = Callable[[Pixels], npt.NDArray[np.float64]]
+"""Gives each prepared image's probabilities (N, K)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredImage:
+    """One image; `unit` is the number of the exam or patient that it belongs to, and stands for nothing else.
+
+    `unit_scores` are what the study's threshold is for: its images' scores joined as the study joins them. `above` is
+    None for a target for which the study could choose no threshold.
+    """
+
+    file: str = field(repr=False)
+    frame: int
+    unit: int
+    scores: tuple[float, ...]
+    unit_scores: tuple[float, ...]
+    above: tuple[bool | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Every file of a folder: scored, image by image, or left out for a reason; both in the order of their paths."""
+
+    files: int
+    images: tuple[ScoredImage, ...] = field(repr=False)
+    excluded: tuple[tuple[str, FileReason], ...] = field(repr=False)
+
+
+def predict(
+    folder: Path, facts: ModelFacts, score: Scorer, *, cache: Path, workers: int, progress: Progress
+) -> Prediction:
+    """Read, prepare and score every file of a folder that the study would have taken.
+
+    Left out are, for the study's own reasons, what cannot be read, another modality, a file without PatientID and the
+    second copy of an object. `cache` gets the prepared images. An exam is what it is in a study (client/cohort.py).
+
+    Raises:
+        DataError: the folder is missing or may not be read, or nothing in it can be scored; or a score is no number.
+        StorageError: the cache cannot be written.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder. Name the folder that holds the DICOM files.")
+    task, images = facts.protocol.task, facts.protocol.images
+    index = index_images(folder, workers=workers, progress=lambda *counts: progress("headers read", *counts))
+    unlabelled = [Match(labels=(), row=None, reason=None)] * len(index)
+    reasons = exclusions(index, unlabelled, modality=images.modality, one_exam_many_keys=False, withdrawn=())
+    cohort = _images(folder, index, reasons, every_frame=images.frames == "all")
+    cached = fill(
+        cohort,
+        contract=contract_of(facts.protocol),
+        frames=images.frames,
+        folder=cache,
+        workers=workers,
+        progress=lambda *counts: progress("images prepared", *counts),
+    )
+    unreadable = {cohort[place].path: reason for place, reason in cached.unreadable.items()}
+    kept = [image for image in cohort if image.path not in unreadable]
+    excluded = tuple(
+        (_shown(file.relative), reason)
+        for file, found in zip(index, reasons, strict=True)
+        if (reason := found or unreadable.get(folder / file.relative)) is not None
+    )
+    if not kept:
+        counts = {reason: sum(other == reason for _, other in excluded) for _, reason in excluded}
+        lines = [f"{count:,} files: {reason.sentence}" for reason, count in counts.items()]
+        raise DataError("\n".join([f"{folder}: none of its {len(index):,} files can be scored.", *lines]))
+    rows = np.array([row for image, row in zip(cohort, cached.rows, strict=True) if image.path not in unreadable])
+    scores_NK = score(Pixels(cached=cached.array, cached_row_N=rows, digest=cached.digest))
+    scored = _scored(folder, kept, scores_NK, task=task, thresholds=[facts.thresholds.get(t) for t in task.targets])
+    return Prediction(files=len(index), images=tuple(scored), excluded=excluded)
+
+
+def _images(
+    folder: Path, index: Sequence[IndexedFile], reasons: Sequence[FileReason | None], *, every_frame: bool
+) -> list[CohortImage]:
+    """List the images in a cohort's order, with numbers for patients and exams."""
+    included = sorted(
+        (file for file, reason in zip(index, reasons, strict=True) if reason is None),
+        key=lambda file: (file.identity.sop_instance_uid, file.relative),
+    )
+    patients = {name: place for place, name in enumerate(dict.fromkeys(file.identity.patient_id for file in included))}
+    exams = {exam: place for place, exam in enumerate(dict.fromkeys(file.exam for file in included))}
+    return [
+        CohortImage(
+            path=folder / file.relative,
+            frame=frame,
+            patient=patients[file.identity.patient_id],
+            exam=exams[file.exam],
+            split=Split.TEST,
+            labels=(),
+        )
+        for file in included
+        for frame in range(file.frames if every_frame else 1)
+    ]
+
+
+def _scored(
+    folder: Path,
+    images: Sequence[CohortImage],
+    scores_NK: npt.NDArray[np.float64],
+    *,
+    task: Task,
+    thresholds: Sequence[float | None],
+) -> list[ScoredImage]:
+    """Join the images' scores to the study's units, and compare these with the thresholds."""
+    exams = np.array([image.exam for image in images])
+    patients = np.array([image.patient for image in images])
+    owners = {"image": np.arange(len(images)), "exam": exams, "patient": patients}[task.unit]
+    _, unit_of = np.unique(owners, return_inverse=True)
+    columns = [
+        unit_scores(
+            scores_NK[:, place],
+            np.zeros(len(images)),
+            exams_N=exams,
+            patients_N=patients,
+            unit=task.unit,
+            aggregate=task.aggregate,
+        ).scores_M[unit_of]
+        for place in range(len(task.targets))
+    ]
+    joined_NK = np.stack(columns, axis=1)
+    scored = [
+        ScoredImage(
+            file=_shown(image.path.relative_to(folder).as_posix()),
+            frame=image.frame,
+            unit=int(unit),
+            scores=tuple(own.tolist()),
+            unit_scores=tuple(joined.tolist()),
+            above=tuple(
+                None if point is None else bool(score >= point) for score, point in zip(joined, thresholds, strict=True)
+            ),
+        )
+        for image, unit, own, joined in zip(images, unit_of, scores_NK, joined_NK, strict=True)
+    ]
+    return sorted(scored, key=lambda image: (image.file, image.frame))
+
+
+def _shown(relative: str) -> str:
+    """Write a path that is no text as one."""
+    return os.fsencode(relative).decode(errors="backslashreplace")

@@ -1,0 +1,99 @@
+"""`polyclinic predict`: a study's model scores a folder of DICOM files, into tables that stay here."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.prediction import Prediction, ScoredImage
+from client.prediction import predict as predict_folder
+from client.scorers import open_scorer
+from client.workbench import Device
+from shared.model_facts import ModelFacts
+from shared.protocol import Task
+from shared.storage import private_file
+
+NOT_FOR_CARE = "A score of this kind is evidence, and not a diagnosis. The study's report says where the model fails."
+
+
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="model.safetensors of a run, or an .onnx made of it.", show_default=False)
+    ],
+    dicom: Annotated[Path, typer.Argument(help="Folder with DICOM files, subfolders included.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="CSV file for the scores.")] = Path("scores.csv"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 1,
+    device: Annotated[Device, typer.Option(help="Where to compute: auto, cpu or cuda. ONNX: the CPU.")] = "auto",
+) -> None:
+    """Score DICOM files as the study's evaluation did: same reading, same preprocessing, same model.
+
+    Writes a row for each image: its file, its score for each finding, and whether its exam (or what else the study
+    counts) reaches the study's threshold. Files that were left out are listed beside it, with the reason.
+    """
+    console = Console(highlight=False, stderr=True)
+    facts, scorer = open_scorer(model, device=device)
+    with console.status("reading") as status, TemporaryDirectory(prefix="polyclinic-") as cache:
+        found = predict_folder(
+            dicom,
+            facts,
+            scorer,
+            cache=Path(cache),
+            workers=workers,
+            progress=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}"),
+        )
+    listing = out.with_name(f"{out.stem}.excluded.csv")
+    _write(out, _table(found, facts.protocol.task, every_frame=facts.protocol.images.frames == "all"))
+    _write(listing, [("file", "reason"), *((file, reason.value) for file, reason in found.excluded)])
+    for line in _summary(found, facts, listing):
+        console.print(line, markup=False, soft_wrap=True)
+    typer.echo(out)
+
+
+def _table(found: Prediction, task: Task, *, every_frame: bool) -> Iterator[tuple[str, ...]]:
+    """Lay out the scores; a unit's own columns are left out where it is the image itself."""
+    joined = () if task.unit == "image" else (task.unit,)
+    heads = [
+        f"{target}{part}" for target in task.targets for part in ("_score", *(f"_{u}_score" for u in joined), "_above")
+    ]
+    yield ("file", *(("frame",) if every_frame else ()), *joined, *heads)
+    for image in found.images:
+        frame = (str(image.frame),) if every_frame else ()
+        yield (image.file, *frame, *(str(image.unit) for _ in joined), *_cells(image, joined=bool(joined)))
+
+
+def _cells(image: ScoredImage, *, joined: bool) -> Iterator[str]:
+    for score, unit_score, above in zip(image.scores, image.unit_scores, image.above, strict=True):
+        yield repr(score)  # every digit: a rounded score could seem to lie on the other side of the threshold
+        if joined:
+            yield repr(unit_score)
+        yield "" if above is None else "yes" if above else "no"
+
+
+def _summary(found: Prediction, facts: ModelFacts, listing: Path) -> Iterator[str]:
+    task = facts.protocol.task
+    yield f"{found.files:,} files: {len(found.images):,} images scored, {len(found.excluded):,} files left out"
+    for reason, count in Counter(reason for _, reason in found.excluded).most_common():
+        yield f"  {count:,} left out: {reason.sentence}"
+    if found.excluded:
+        yield f"  each with its reason: {listing}"
+    for place, target in enumerate(task.targets):
+        units = {image.unit: image.above[place] for image in found.images}
+        point = facts.thresholds.get(target)
+        yield (
+            f"{target}: the study could choose no threshold; scores alone"
+            if point is None
+            else f"{target}: {sum(map(bool, units.values())):,} of {len(units):,} {task.unit}s reach the study's "
+            f"threshold, {point:.4g}"
+        )
+    yield f"Intended use: {facts.protocol.study.intended_use}"
+    yield NOT_FOR_CARE
+
+
+def _write(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    with private_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)

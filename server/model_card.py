@@ -1,0 +1,56 @@
+"""The model card: one page that says what a study's model is for, what it rests on and where not to use it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from server import guidance, privacy_words, wording
+from server.evidence import SIMULATED, Approval, ChainHead, RunEvidence
+from server.report import page_environment
+from server.report_tables import exclusion_reasons
+
+_CSS = Path(__file__).with_name("report.css")
+
+_APPROVALS = {
+    "approved": "approved by a person there, by the study's digest",
+    SIMULATED: "none: simulated on one machine, nobody was asked",
+}
+
+
+def render(evidence: RunEvidence) -> str:
+    """Make the page: no script, nothing fetched, every name escaped; equal evidence gives equal bytes."""
+    result = evidence.result
+    context: dict[str, Any] = {
+        "evidence": evidence,
+        "result": result,
+        "study": result.study,
+        "protocol": evidence.facts.protocol,
+        "words": wording,
+        "privacy": privacy_words,
+        "css": Markup(_CSS.read_text(encoding="utf-8")),  # noqa: S704  # our own file
+        "warnings": wording.warnings(result),
+        "preprocessing": json.loads(evidence.contract.canonical()),
+        "rows": [*result.site_names, None],  # the last is all sites together
+        "reasons": exclusion_reasons(result),
+        "approval": approval_in_words,
+        "chain": chain_in_words,
+        "frameworks": [(name, source, _items(name)) for name, source in guidance.SOURCES.items()],
+        "no_claim": guidance.NO_CLAIM,
+    }
+    return page_environment().get_template("model_card.html.j2").render(context)
+
+
+def approval_in_words(approval: Approval) -> str:
+    """Say on whose word a site took part."""
+    return _APPROVALS.get(approval.word, approval.word)
+
+
+def chain_in_words(chain: ChainHead) -> str:
+    """Say how long a chain is that was followed to its end."""
+    return f"{chain.lines:,} line{'s' if chain.lines != 1 else ''}, whole"
+
+
+def _items(framework: str) -> list[guidance.Item]:
+    return [item for item in guidance.items() if item.framework == framework]

@@ -1,0 +1,55 @@
+"""What could be tried at a site, in words: never a promise, always with its price."""
+
+from collections.abc import Iterator
+
+from server import wording
+from server.receipt import Receipt, Worth
+from server.remedies import OwnPoint, Recalibrated, Remedies
+
+
+def sentences(one: Remedies, *, finding: str, unit: str, layers: Receipt | None) -> list[str]:
+    """Say what a site's evidence gives a reason to try; `layers` is what its own layers gave where they were tried."""
+    return list(_sentences(one, finding, unit, layers)) or ["Nothing is asked for by its validation patients."]
+
+
+def _sentences(one: Remedies, finding: str, unit: str, layers: Receipt | None) -> Iterator[str]:
+    if one.own_point:
+        yield _own_point(one.own_point, finding, unit)
+    if one.recalibrated:
+        yield _recalibrated(one.recalibrated, unit)
+    if one.own_layers:
+        yield (
+            "Its own normalisation layers (FedBN), because its ROC curve lies lower, which no threshold can change. "
+            + _tried(layers)
+        )
+
+
+def _own_point(one: OwnPoint, finding: str, unit: str) -> str:
+    more, alarms = one.found_after - one.found_before, one.alarms_after - one.alarms_before
+    gain = f"{abs(more):,} {'more' if more >= 0 else 'fewer'} of {one.positives:,} {unit}s with {finding}"
+    price = f"{abs(alarms):,} {'more' if alarms >= 0 else 'fewer'} false alarms among {one.negatives:,} without"
+    return (
+        f"Its own threshold, {wording.threshold(one.threshold)}: on its test {unit}s it would find {gain}, and raise "
+        f"{price}. Then its numbers are no longer those of one shared operating point."
+    )
+
+
+def _recalibrated(one: Recalibrated, unit: str) -> str:
+    result = "better" if one.high < 0 else "worse" if one.low > 0 else "neither better nor worse, as far as is shown"
+    return (
+        f"Its own calibration (intercept {wording.coefficient(one.intercept)}, slope {wording.coefficient(one.slope)} "
+        f"on the logit): probabilities on its test {unit}s would be {result} (Brier score {one.before:.3f} to "
+        f"{one.after:.3f}, difference {wording.signed(one.after - one.before, 3)}, interval "
+        f"{wording.signed(one.low, 3)} to {wording.signed(one.high, 3)}). No AUC changes."
+    )
+
+
+def _tried(layers: Receipt | None) -> str:
+    if layers is None:
+        return "It was not tried here: --baselines personal does that in a simulation."
+    return {
+        Worth.BETTER: "In this simulation they helped.",
+        Worth.WORSE: "In this simulation they did harm.",
+        Worth.NOT_SHOWN: "In this simulation neither help nor harm was shown.",
+        Worth.TOO_FEW: "In this simulation there were too few cases to say.",
+    }[layers.worth]

@@ -1,0 +1,117 @@
+"""What is written into a model's file beside its arrays, and how it is checked before the model is used."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from shared.declaration import parse
+from shared.errors import StudyError, WeightsError
+from shared.parameters import NamedArrays, digest
+from shared.preprocessing import contract_of
+from shared.protocol import StudyProtocol
+
+FORMAT = "polyclinic-model-1"
+
+NormLayers = Literal["trained", "site", "initial"]
+"""Whose normalisation layers a file holds: the study's; one site's own, which it never sent; or, where each site keeps
+its own, those of before round 1, with which nobody tested the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a checked file says of its model; a target without a threshold has none that the study could choose."""
+
+    protocol: StudyProtocol
+    thresholds: Mapping[str, float]
+    round: int
+    arrays_sha256: str
+    norm_layers: NormLayers
+
+
+def write_facts(
+    protocol: StudyProtocol,
+    arrays: NamedArrays,
+    *,
+    thresholds: Mapping[str, float],
+    number: int,
+    norm_layers: NormLayers,
+) -> dict[str, str]:
+    """Say all that one must know to use a model; `arrays` is the whole model, in its own order.
+
+    `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit").
+    `preprocessing` is what makes a prepared image, and its digest is the contract's (shared/preprocessing.py).
+    """
+    contract = contract_of(protocol)
+    return {
+        "format": FORMAT,
+        "arch": protocol.model.backbone,
+        "norm": protocol.model.norm,
+        "norm_layers": norm_layers,
+        "features": protocol.model.features,
+        "targets": json.dumps(protocol.task.targets),
+        "activation": "softmax" if protocol.task.exclusive else "sigmoid",
+        "thresholds": json.dumps(dict(thresholds)),
+        "intended_use": protocol.study.intended_use,
+        "preprocessing": contract.canonical(),
+        "preprocessing_sha256": contract.digest(),
+        "protocol": protocol.canonical(),
+        "protocol_sha256": protocol.digest(),
+        "arrays_sha256": digest(arrays),
+        "round": str(number),
+    }
+
+
+def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
+    """Check what a file says: a model is used with the preprocessing that it was tested with, or not at all.
+
+    Raises:
+        WeightsError: it is no model of a study, was changed, or was made for another preprocessing.
+    """
+    if facts.get("format") != FORMAT:
+        raise WeightsError(
+            f"{where}: this is no model of a study. Name the model.safetensors of a run, or what `polyclinic export` "
+            "made of it."
+        )
+    try:
+        text, promised = facts["protocol"], facts["protocol_sha256"]
+        preprocessing, thresholds = facts["preprocessing_sha256"], json.loads(facts["thresholds"])
+        number, arrays, norm_layers = int(facts["round"]), facts["arrays_sha256"], facts["norm_layers"]
+    except (KeyError, ValueError) as fault:
+        raise WeightsError(
+            f"{where}: the file does not say all that is needed to use it ({fault}). It is of another version of "
+            "Polyclinic: run the study again, or use the version that made it."
+        ) from None
+    if hashlib.sha256(text.encode()).hexdigest() != promised:
+        raise WeightsError(f"{where}: the study in the file was changed after it was written. Get a whole copy.")
+    try:
+        protocol = parse(json.loads(text), StudyProtocol, where=where, error=StudyError)
+    except StudyError as fault:
+        raise WeightsError(f"{where}: the file's study is not one of this version of Polyclinic.\n{fault}") from None
+    if contract_of(protocol).digest() != preprocessing:
+        raise WeightsError(
+            f"{where}: its preprocessing digest is {preprocessing[:12]}, and this version of Polyclinic prepares "
+            f"images with {contract_of(protocol).digest()[:12]}. Its scores would not be those that the study tested: "
+            "use the version that made it."
+        )
+    return ModelFacts(
+        protocol=protocol,
+        thresholds={str(name): float(value) for name, value in thresholds.items()},
+        round=number,
+        arrays_sha256=arrays,
+        norm_layers="initial" if norm_layers == "initial" else "site" if norm_layers == "site" else "trained",
+    )
+
+
+def refuse_untested(facts: ModelFacts, *, where: str) -> None:
+    """Refuse a model that no hospital has tested as it is.
+
+    Raises:
+        WeightsError: each site keeps its own normalisation layers, and the file holds those of before round 1.
+    """
+    if facts.norm_layers == "initial":
+        raise WeightsError(
+            f"{where}: in this study each site keeps its own normalisation layers ([federation] local_norm), and this "
+            "file has none of them. Use the copy that was delivered to a site: `polyclinic site model`."
+        )
