@@ -36,8 +36,8 @@ HOW_TO_READ = (
 
 HOW_FAR = (
     "A map is a question, not an answer. On phantom films, whose findings are known, the highest place of a Grad-CAM "
-    "map lay on the finding no more often than a random place would, of a model that tells these films apart well. That "
-    "of a HiResCAM map did so far more often, and not always. <code>polyclinic study pointing</code> repeats it."
+    "map lay on the finding no more often than a random place would, of a model that tells such films apart well. "
+    "That of a HiResCAM map did so far more often, and not always. <code>polyclinic study pointing</code> repeats it."
 )
 
 STYLE = """
