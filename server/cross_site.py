@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.finding_result import AreaUnderCurve, FindingResult
+from server.finding_result import AreaUnderCurve, FindingResult, Why
 from server.results import StudyResult
 
 GUESSING = 0.5
@@ -12,11 +12,12 @@ GUESSING = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One model at one site: its AUC there, if there is one; `home` where it was trained at this site alone."""
+    """One model at one site: its AUC there, or `why` there is none; `home` where it was trained at this site alone."""
 
     site: str
     auc: AreaUnderCurve | None
     home: bool
+    why: Why | None
 
     @property
     def guesses(self) -> bool:
@@ -63,5 +64,14 @@ def _tests(sites: Mapping[str, Mapping[str, FindingResult]], finding: str) -> di
 
 
 def _row(name: str, home: str | None, tests: Mapping[str, FindingResult], sites: tuple[str, ...]) -> MatrixRow:
-    cells = (Cell(site=site, auc=tests[site].auc if site in tests else None, home=site == home) for site in sites)
+    found = ((site, tests.get(site)) for site in sites)
+    cells = (
+        Cell(
+            site=site,
+            auc=test.auc if test else None,
+            home=site == home,
+            why=test.why if test else Why.NO_REPLY,
+        )
+        for site, test in found
+    )
     return MatrixRow(name=name, home=home, cells=tuple(cells))

@@ -35,7 +35,9 @@ def seeded(result: StudyResult) -> Iterator[Seeded]:
 def headline(result: StudyResult) -> str:
     """Say in one sentence what the study costs at most, at the site where it costs most."""
     site, most = max(result.privacy.items(), key=lambda item: (item[1].epsilon, item[0]))
-    said = f"This study costs a training patient at most ε = {epsilon(most.epsilon)} at δ = {most.delta:g} (at {site})"
+    alike = {epsilon(one.epsilon) for one in result.privacy.values()} == {epsilon(most.epsilon)}
+    where = "the same at every site" if alike and len(result.privacy) > 1 else f"at {site}"
+    said = f"This study costs a training patient at most ε = {epsilon(most.epsilon)} at δ = {most.delta:g} ({where})"
     if most.seeded:
         return f"{said}, if the hospitals draw the noise. Here it was drawn from the study's seed: not a guarantee."
     return f"{said}."

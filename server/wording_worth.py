@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from server import wording
 from server.cross_site import GUESSING, Cell, MatrixRow
+from server.finding_result import Why
 from server.receipt import Receipt, Worth
 from shared.paired import Paired
 
@@ -68,6 +69,13 @@ def paired(one: Paired | None) -> str:
 def models_away(rows: Sequence[MatrixRow]) -> list[tuple[str, str]]:
     """Say of each model that a site trained alone how it does elsewhere: its site, and a sentence."""
     return [(row.home, _away(row)) for row in rows if row.home is not None and row.away]
+
+
+def missing(why: Why | None) -> str:
+    """Say in a word or two why a cell of the matrix has no AUC: suppressed is not undefined."""
+    return {Why.SUPPRESSED: "suppressed", Why.NO_REPLY: "no reply", Why.NOT_ASSESSED: "not assessed"}.get(
+        why or Why.NO_EXAMS, "not defined"
+    )
 
 
 HOTTEST = 55

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from server.cross_site import matrix
+from server.finding_result import Why
 from server.results import BaselineModel, Baselines, StudyResult
-from server.wording_worth import HOTTEST, heat, models_away
+from server.wording_worth import HOTTEST, heat, missing, models_away
 
 
 def test_every_model_is_at_every_site(study_result: StudyResult) -> None:
@@ -27,6 +28,18 @@ def test_the_mean_leaves_out_what_is_not_there(study_result: StudyResult) -> Non
     known = [cell.auc.value for cell in row.cells if cell.auc]
     assert len(known) == 4
     assert row.mean == pytest.approx(sum(known) / 4)
+    assert [missing(cell.why) for cell in row.cells if not cell.auc] == ["suppressed"]
+    assert [missing(why) for why in (Why.NO_POSITIVES, Why.NO_REPLY, None)] == [
+        "not defined",
+        "no reply",
+        "not defined",
+    ]
+    empty = replace(study_result, sites={**study_result.sites, "northgate": {}})
+    assert {missing(cell.why) for cell in matrix(empty, "effusion")[0].cells if not cell.auc} == {
+        "suppressed",
+        "no reply",
+        "not defined",
+    }
 
 
 def test_guessing_elsewhere_is_said(study_result: StudyResult) -> None:

@@ -45,9 +45,9 @@ def event(plan: PrivacyPlan, rounds: int) -> SelfComposedDpEvent:
     [(0.1, 1.5, 10, 20), (0.02, 0.9, 50, 4), (0.5, 6.0, 2, 40), (1.0, 7.6364, 1, 100), (1.0, 3.0, 4, 1)],
 )
 def test_epsilon_agrees_with_another_library(rate: float, noise: float, steps: int, rounds: int) -> None:
-    """PRV never reads lower than the exact distribution of the loss by PLD (here 1e-4 fine), nor 2 % higher."""
+    """PRV never reads lower than the exact distribution of the loss by PLD (here 5e-4 fine), nor 2 % higher."""
     plan = replace(PLAN, sample_rate=rate, noise_multiplier=noise, steps_per_round=steps, rounds=rounds)
-    truth = PLDAccountant(value_discretization_interval=1e-4).compose(event(plan, rounds)).get_epsilon(plan.delta)
+    truth = PLDAccountant(value_discretization_interval=5e-4).compose(event(plan, rounds)).get_epsilon(plan.delta)
     found = plan_epsilon(plan, "prv")
     assert truth - 1e-3 <= found <= truth * 1.02 + 1e-3
     assert found <= plan_epsilon(plan, "rdp")

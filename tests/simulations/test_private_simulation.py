@@ -97,7 +97,13 @@ def test_the_results_state_what_was_spent_and_the_page_says_what_it_is_worth(
         assert (one.rounds, one.sample_rate) == (2, 1.0)
     assert from_json(to_json(result), where="results.json") == result
     page = render(result)
-    for said in ("not a guarantee", "One patient is added or removed", "disclosure control only", "without noise"):
+    for said in (
+        "the same at every site",
+        "not a guarantee",
+        "One patient is added or removed",
+        "disclosure control only",
+        "without noise",
+    ):
         assert said in page
     assert {loss for one in result.rounds for site in one.sites.values() for loss in site.loss_by_epoch} == set()
 
