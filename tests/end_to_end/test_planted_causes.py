@@ -2,8 +2,8 @@
 
 Films, scores, evidence, guard-side sums and statements are the project's own; only the model is small: films in coarse
 pixels, random rectified mixtures of them, and a head that is fitted on all sites' training patients together. Sizes and
-causes were settled on seeds from 1000 on. A first, weaker contrast curve was missed at four of seeds 0 to 10 and made
-stronger; nothing else was changed after these seeds were seen.
+causes were settled on seeds from 1000 on. After seeds 0 to 30 were seen, two things were changed: the contrast curve
+was made stronger (it was missed at four of eleven), and a corner leads only where it adds half a logit for sure.
 """
 
 from collections.abc import Mapping
