@@ -78,6 +78,7 @@ def prepare(
             patients_N=cohort.patients_N,
             exams_N=cohort.exams_N,
             split_N=cohort.split_N,
+            groups=cohort.groups,
         ),
         pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[cached.rows >= 0], digest=cached.digest),
     )

@@ -248,6 +248,26 @@ def model(
 
 
 @app.command()
+def review(
+    site: SiteFile,
+    model: Annotated[
+        Path | None, typer.Option(help="A study's model.safetensors. Left out: the one that was delivered.")
+    ] = None,
+    study: Study = None,
+    side: Annotated[str, typer.Option(help="Whose images: train, validation or test.")] = "test",
+    most: Annotated[int, typer.Option(min=1, max=100, help="Images of each kind.")] = 8,
+) -> None:
+    """Show this hospital's staff what a model got right and wrong here, with Grad-CAM maps: a page that stays here.
+
+    It lies in the site's cache folder, readable by this user alone, and goes with `site purge`.
+    """
+    from client.site_review import write_review
+
+    _say(f"{write_review(read_site(site), model, study, side=side, most=most)}")
+    _say("Images of patients: open it here, and do not send it.")
+
+
+@app.command()
 def withdraw(
     site: SiteFile,
     patient: Annotated[str | None, typer.Argument(help="PatientID; asked for if left out.", show_default=False)] = None,

@@ -9,11 +9,13 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from client.dicom import Header
 from client.image_index import IndexedFile, Progress, index_images
 from client.inclusion import exclusions
 from client.labels import Labels, join, path_key, read_labels
 from client.patient_flow import FileFate, FileReason, PatientFlow, RowFate, account
 from client.site import Join, SiteConfig
+from client.traits import group_codes, table_words
 from shared.errors import DataError
 from shared.split import Split, assign
 
@@ -35,6 +37,7 @@ class CohortImage:
     exam: int
     split: Split
     labels: Labels
+    traits: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,12 @@ class Cohort:
     def split_N(self) -> npt.NDArray[np.str_]:
         """The split of each image."""
         return np.array([image.split.value for image in self.images], dtype=np.str_)
+
+    @property
+    def groups(self) -> dict[str, npt.NDArray[np.int64]]:
+        """The group of each image by axis, as places in `shared.subgroups.AXES`."""
+        codes = group_codes([image.traits for image in self.images])
+        return {axis: np.array(own, dtype=np.int64) for axis, own in codes.items()}
 
     def of(self, split: Split) -> npt.NDArray[np.int64]:
         """Places of one split's images, ascending."""
@@ -157,6 +166,7 @@ def build_cohort(
     """
     data = site.data
     rows = read_labels(data.labels, key=data.key_column, columns=data.findings, targets=targets, exclusive=exclusive)
+    said = table_words(data.labels, data.subgroups) if data.subgroups else []
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
     matches, row_fates = join(rows, [_JOINED_ON[data.join](file) for file in index], by_path=data.join == "path")
     reasons = exclusions(
@@ -182,6 +192,7 @@ def build_cohort(
             exam=exams[file.exam],
             split=split_of[file.identity.patient_id],
             labels=match.labels,
+            traits=_traits(file) | (said[match.row] if said and match.row is not None else {}),
         )
         for file, match in included
         for frame in range(file.frames if frames == "all" else 1)
@@ -193,6 +204,10 @@ def build_cohort(
     return _not_empty(
         Cohort(folder=data.dicom, images=images, files=fates, rows=tuple(row_fates), targets=len(targets))
     )
+
+
+def _traits(file: IndexedFile) -> dict[str, str]:
+    return dict(file.found.traits) if isinstance(file.found, Header) else {}
 
 
 _JOINED_ON: dict[Join, Callable[[IndexedFile], str]] = {

@@ -6,6 +6,7 @@ libraries below them print, log or warn about it. Section numbers are those of D
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -34,6 +35,15 @@ _UNSUPPORTED_OBJECTS = frozenset(
         "1.2.840.10008.5.1.4.1.1.481.2",  # RT dose
     }
 )
+_TRAITS = {
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "view": "ViewPosition",
+    "manufacturer": "Manufacturer",
+    "device": "ManufacturerModelName",
+}
+"""What a study may divide its patients by, and the attribute that says it."""
+
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _PAST_THE_END = 0x100000000
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -58,6 +68,7 @@ class Header:
     frames: int
     photometric: str
     manufacturer: str
+    traits: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,6 +107,7 @@ def read_header(path: Path) -> Header:
         frames=frame_count(dataset),
         photometric=text(dataset, "PhotometricInterpretation"),
         manufacturer=text(dataset, "Manufacturer"),
+        traits={axis: text(dataset, keyword) for axis, keyword in _TRAITS.items()},
     )
 
 

@@ -8,6 +8,7 @@ from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import LEAST_DIMENSIONS, dimensions
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
+from shared.subgroups import GroupEvidence
 
 
 def suppress_evidence(
@@ -24,7 +25,49 @@ def suppress_evidence(
     ]
     if exclusive and any(small):
         return tuple(Withheld() for _ in items)
-    return tuple(Withheld() if too_small else item for item, too_small in zip(items, small, strict=True))
+    open_items = tuple(Withheld() if too_small else item for item, too_small in zip(items, small, strict=True))
+    return suppress_subgroups(open_items, min_cell=min_cell, exclusive=exclusive)
+
+
+def suppress_subgroups(
+    items: tuple[Evidence | Withheld, ...], *, min_cell: int, exclusive: bool
+) -> tuple[Evidence | Withheld, ...]:
+    """Withhold the groups of which a class has fewer than `min_cell` patients, and what they would follow from.
+
+    The groups of an axis add up to the whole: where any is withheld, so is the smallest that could be shown, so that
+    what is missing holds `min_cell` patients of each class. Of classes, a group is shown for all or for none.
+    """
+    known = [item for item in items if isinstance(item, Evidence)]
+    large = [_large_groups(item.subgroups, min_cell=min_cell) for item in known]
+    if exclusive and large:
+        large = [set.intersection(*large)] * len(large)
+    shown = iter([_complemented(one, item.subgroups) for one, item in zip(large, known, strict=True)])
+    if exclusive and large:
+        shown = iter([set.intersection(*shown)] * len(large))
+    return tuple(item if isinstance(item, Withheld) else _with_groups(item, next(shown)) for item in items)
+
+
+Groups = set[tuple[str, str]]
+
+
+def _with_groups(item: Evidence, names: Groups) -> Evidence:
+    return replace(item, subgroups=tuple(one for one in item.subgroups if (one.axis, one.group) in names))
+
+
+def _large_groups(groups: tuple[GroupEvidence, ...], *, min_cell: int) -> Groups:
+    return {(one.axis, one.group) for one in groups if min(one.positive_patients, one.negative_patients) >= min_cell}
+
+
+def _complemented(large: Groups, groups: tuple[GroupEvidence, ...]) -> Groups:
+    """Take the smallest open group away from each axis on which another is withheld."""
+    found = set(large)
+    for axis in {one.axis for one in groups}:
+        own = [one for one in groups if one.axis == axis]
+        left = [one for one in own if (axis, one.group) in large]
+        if left and len(left) < len(own):
+            smallest = min(left, key=lambda one: (one.positive_patients + one.negative_patients, one.group))
+            found.remove((axis, smallest.group))
+    return found
 
 
 def suppress_description(description: Description, *, min_cell: int, exclusive: bool) -> Description:

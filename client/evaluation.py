@@ -1,6 +1,7 @@
 """Score one split and reduce it to counts and histograms."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from client.features import in_batches
 from client.inputs import Inputs
 from client.site_data import Records, Rows
+from client.subgroup_evidence import group_evidence
 from client.workbench import Workbench
 from shared.average_precision import average_precision
 from shared.errors import TaskError
@@ -67,7 +69,7 @@ def evaluate_split(
         for place in range(len(task.targets))
     )
     witness(split, every)
-    return tuple(
+    whole = tuple(
         evidence_on(
             units,
             bins=evaluation.score_bins,
@@ -75,6 +77,24 @@ def evaluate_split(
             threshold=thresholds[place] if thresholds else None,
         )
         for place, units in enumerate(every)
+    )
+    if not thresholds:
+        return whole
+    return tuple(
+        replace(
+            item,
+            subgroups=group_evidence(
+                scores_NK[:, place],
+                records,
+                rows,
+                place,
+                task=task,
+                axes=evaluation.subgroups,
+                confidence=evaluation.confidence,
+                threshold=thresholds[place],
+            ),
+        )
+        for place, item in enumerate(whole)
     )
 
 

@@ -19,7 +19,7 @@ from shared.errors import DataError
 from shared.model_facts import ModelFacts
 from shared.preprocessing import contract_of
 from shared.protocol import Task
-from shared.scores import unit_scores
+from shared.scores import unit_scores, units_of
 from shared.split import Split
 
 Progress = Callable[[str, int, int], None]
@@ -133,8 +133,7 @@ def _scored(
     """Join the images' scores to the study's units, and compare these with the thresholds."""
     exams = np.array([image.exam for image in images])
     patients = np.array([image.patient for image in images])
-    owners = {"image": np.arange(len(images)), "exam": exams, "patient": patients}[task.unit]
-    _, unit_of = np.unique(owners, return_inverse=True)
+    unit_of = units_of(exams_N=exams, patients_N=patients, unit=task.unit)
     columns = [
         unit_scores(
             scores_NK[:, place],

@@ -39,7 +39,8 @@ class Data(Declaration):
 
     `key` is the table's column to join on, by default called as `join` is. `findings` says in which column the
     table has each of the study's findings; one that is missing here was not assessed at this hospital. The classes
-    of a study may all name one column that holds the class's name.
+    of a study may all name one column that holds the class's name. `subgroups` says in which column sex, age, view,
+    manufacturer or device stands, where the images' headers don't.
     """
 
     dicom: File
@@ -47,6 +48,7 @@ class Data(Declaration):
     join: Join
     key: Words | None = None
     findings: Annotated[dict[Words, Words], Field(min_length=1)]
+    subgroups: dict[Literal["sex", "age", "view", "manufacturer", "device"], Words] | None = None
 
     @property
     def key_column(self) -> str:

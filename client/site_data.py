@@ -1,6 +1,7 @@
 """One site's prepared images with their labels, patients, exams and sides, as arrays."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ class Records:
     """What is known of each image but its pixels; row i of every array is image i.
 
     Patients and exams are opaque numbers within this site. `labels_NK` is NaN where not assessed.
+    `groups` has by axis the place of each image's group in `shared.subgroups.AXES`.
     """
 
     labels_NK: npt.NDArray[np.float32]
     patients_N: npt.NDArray[np.int64]
     exams_N: npt.NDArray[np.int64]
     split_N: npt.NDArray[np.str_]
+    groups: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.split_N)

@@ -59,7 +59,7 @@ class Desk:
         self,
         grid: Grid,
         *,
-        poll_seconds: float = 1.0,
+        poll_seconds: float = 0.5,
         tell: Tell = tell_nobody,
         passed_over: Callable[[], Collection[int]] = nobody,
     ) -> None:

@@ -12,6 +12,11 @@ FAMILIES = 2
 doubled, so that the chance of any false alarm of one finding stays what the study's confidence says (Bonferroni)."""
 
 
+MATERIAL = 0.5
+"""Logits that a corner must add for sure, by its interval's lower end, to lead: odds of 1.65. The rim of a finding that
+reaches into a corner adds a few tenths, truly and at any site; a mark that the model reads adds more."""
+
+
 class Cause(StrEnum):
     """What a pattern is consistent with; none of them is proven by it."""
 
@@ -58,7 +63,7 @@ def leading(
 def _markers(corners: Mapping[str, tuple[CornerFinding, ...]]) -> Iterator[_Candidate]:
     for site, findings in corners.items():
         for one in findings:
-            if one.value > 0:
+            if one.low > MATERIAL:
                 p = min(1.0, FAMILIES * one.adjusted_p)
                 lead = Leading(cause=Cause.MARKER, site=site, p=p, corner=one.corner)
                 yield _Candidate(leading=lead, rank=(0, 0, p, -one.value))

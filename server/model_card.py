@@ -10,6 +10,8 @@ from server import guidance, privacy_words, wording
 from server.evidence import SIMULATED, Approval, ChainHead, RunEvidence
 from server.report import page_environment
 from server.report_tables import exclusion_reasons
+from server.results import StudyResult
+from shared.split import Split
 
 _CSS = Path(__file__).with_name("report.css")
 
@@ -33,7 +35,8 @@ def render(evidence: RunEvidence) -> str:
         "warnings": wording.warnings(result),
         "preprocessing": json.loads(evidence.contract.canonical()),
         "rows": [*result.site_names, None],  # the last is all sites together
-        "reasons": exclusion_reasons(result),
+        "splits": [str(split) for split in Split],
+        "reasons": [reason for reason in exclusion_reasons(result) if _occurred(result, reason)],
         "approval": approval_in_words,
         "chain": chain_in_words,
         "frameworks": [(name, source, _items(name)) for name, source in guidance.SOURCES.items()],
@@ -50,6 +53,11 @@ def approval_in_words(approval: Approval) -> str:
 def chain_in_words(chain: ChainHead) -> str:
     """Say how long a chain is that was followed to its end."""
     return f"{chain.lines:,} line{'s' if chain.lines != 1 else ''}, whole"
+
+
+def _occurred(result: StudyResult, reason: str) -> bool:
+    """Tell whether some site left something out for this reason; a suppressed count did not come from nothing."""
+    return any(flow.excluded.get(reason, 0) != 0 for flow in result.patient_flow.values())
 
 
 def _items(framework: str) -> list[guidance.Item]:

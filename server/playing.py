@@ -9,7 +9,7 @@ from typing import Any
 from server.coordinator import RunOrder, read_order, write_order
 from server.coordinator_folder import CoordinatorFolder
 from server.enrolment import Register
-from server.fleet import Fleet
+from server.fleet import Fleet, RefusedBySuperLinkError
 from server.progress import Follower
 from server.run_folder import RunFolder
 from shared.errors import FederationError, PolyclinicError, TaskError
@@ -18,8 +18,9 @@ DEATHS_IN_A_ROW = 5
 """After so many deaths of its process without a finished round between them a run is given up."""
 
 START_SECONDS = 180.0
-"""How long Flower may take to start a run's process."""
+"""How long Flower may take to start a run's process, and how long a SuperLink that is away is waited for."""
 
+START_PAUSE_SECONDS = 5.0
 POLL_SECONDS = 1.0
 ASK_FLOWER_SECONDS = 15.0
 
@@ -43,7 +44,7 @@ class Player:
         self._run.stopped.unlink(missing_ok=True)
         deaths, finished_rounds = 0, self._follower.rounds
         if not self._held():
-            self._start()
+            self._start()  # who has not started the SuperLink is told at once
         while not self._ended():
             if self._run.stopped.exists():
                 self._say("Stopped. `polyclinic coordinator resume` goes on after the last finished round.")
@@ -53,8 +54,23 @@ class Player:
             if deaths >= DEATHS_IN_A_ROW:
                 raise FederationError(f"the run's process died {deaths} times in a row. See {self._folder.logs}.")
             self._say("The run's process died. It is started again, and goes on after the last finished round.")
-            self._start()
+            self._start_patiently()
         self._follower.tell()
+
+    def _start_patiently(self) -> None:
+        """Start the run again; a SuperLink that restarts, as after an upgrade or the machine's crash, is waited for."""
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._start()
+                return
+            except RefusedBySuperLinkError:
+                raise
+            except FederationError as fault:
+                if time.monotonic() > give_up or self._run.stopped.exists():
+                    raise
+                self._say(f"{fault} Waiting for it.")
+                time.sleep(START_PAUSE_SECONDS)
 
     def _start(self) -> None:
         Register(self._folder.sites).reconcile(self._fleet)

@@ -16,6 +16,7 @@ from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
 from server.remedies import Remedies
 from server.shortcuts import CornerFinding
+from server.subgroup_results import Subgroups
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
@@ -221,6 +222,7 @@ class StudyResult:
     notes: tuple[str, ...]
     other_thresholds: Mapping[str, OtherThresholds] = field(default_factory=dict)
     explanations: Mapping[str, Mapping[str, Explanation]] = field(default_factory=dict)
+    subgroups: Mapping[str, Subgroups] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
     personal: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from server.results import (
 )
 from server.shift_facts import domain_shift
 from server.study_run import Conclusion
+from server.subgroup_results import subgroups
 from server.validation import released
 from shared.description import Description
 from shared.protocol import StudyProtocol
@@ -118,6 +119,15 @@ def study_result(
             if target in conclusion.operating_point
         },
         explanations=told,
+        subgroups={
+            target: subgroups(
+                released(conclusion.test, place),
+                wish=protocol.evaluation,
+                seed=protocol.random_seed("subgroups"),
+            )
+            for place, target in enumerate(protocol.task.targets)
+            if target in told and protocol.evaluation.subgroups
+        },
     )
 
 

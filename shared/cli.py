@@ -34,18 +34,27 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
-        application()()
+        application(asked=sys.argv[1] if len(sys.argv) > 1 else "")()
     except PolyclinicError as fault:
         Console(stderr=True, highlight=False).print(f"{fault}", style="red", markup=False, soft_wrap=True)
         sys.exit(fault.exit_code)
 
 
-def application() -> typer.Typer:
-    """Put the commands together that are installed here."""
+def application(asked: str = "") -> typer.Typer:
+    """Put the commands together that are installed here; if `asked` is one of them, it alone.
+
+    Loading them all takes seconds, most of them for torch, which a link, an exporter or a `status` never needs.
+    """
     app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    app.callback()(_nothing)  # without it Typer takes a command that is alone for the whole program
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    for entry in [entry for entry in entries if entry.name == asked] or entries:
         _offer(app, entry)
     return app
+
+
+def _nothing() -> None:
+    pass
 
 
 def _offer(app: typer.Typer, entry: EntryPoint) -> None:

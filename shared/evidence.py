@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shared.estimates import Estimate, Number, ScoreQuality, quality_from_numbers, quality_to_numbers
 from shared.metrics import Confusion, ScoreHistogram
+from shared.subgroups import GroupEvidence, groups_from_numbers, groups_to_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,8 @@ class Evidence:
     """Counts over the units (images, exams or patients, as the study says) of one split that have this target assessed.
 
     Patients are counted by class: one with units of both classes counts in both.
-    `confusion` and `quality` are None until a threshold is shared; `auc` is None where a class has no unit.
+    `confusion` and `quality` are None until a threshold is shared, and `subgroups` are empty; `auc` is None where a
+    class has no unit.
     """
 
     units: int
@@ -25,6 +27,7 @@ class Evidence:
     auc: Estimate | None
     brier: float | None
     quality: ScoreQuality | None = None
+    subgroups: tuple[GroupEvidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ def evidence_to_numbers(item: Evidence | Withheld) -> dict[str, Number]:
         numbers["brier"] = item.brier
     if item.quality is not None:
         numbers |= quality_to_numbers(item.quality)
-    return numbers
+    return numbers | groups_to_numbers(item.subgroups)
 
 
 def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
@@ -84,6 +87,7 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
         auc=None if auc is None else Estimate.from_list(auc),
         brier=None if brier is None else _fraction(brier),
         quality=quality_from_numbers(numbers),
+        subgroups=groups_from_numbers(numbers),
     )
 
 

@@ -66,6 +66,11 @@ def refusals(settings: Mapping[str, Any]) -> list[str]:
             f"'{settings['task.unit']}' a patient counts as often as there are {settings['task.unit']}s. Set unit = "
             "'patient', or count_noise_epsilon to 0."
         )
+    if settings["privacy.count_noise_epsilon"] and settings["evaluation.subgroups"]:
+        found.append(
+            "[privacy] count_noise_epsilon has no noise for counts of subgroups, which would leave as they are. Remove "
+            "[evaluation] subgroups, or set count_noise_epsilon to 0."
+        )
     return ["Under [privacy]: " + why for why in found]
 
 

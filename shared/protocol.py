@@ -236,6 +236,10 @@ class Federation(Declaration):
         return own | data
 
 
+SUBGROUPS = ("sex", "age", "view", "manufacturer", "device")
+"""By what a study may divide its patients (`shared/subgroups.py`)."""
+
+
 class Evaluation(Declaration):
     """The wish for the operating point, and how its evidence is counted and shown."""
 
@@ -247,9 +251,9 @@ class Evaluation(Declaration):
     subgroups: Names = ()
 
     @model_validator(mode="after")
-    def _no_subgroups_yet(self) -> Self:
-        if self.subgroups:
-            raise ValueError("'subgroups' is not built yet: this version reports whole sites. Remove the key.")
+    def _known_subgroups(self) -> Self:
+        if unknown := sorted(set(self.subgroups) - set(SUBGROUPS)):
+            raise ValueError(f"'subgroups' has no '{unknown[0]}'. Known: {', '.join(SUBGROUPS)}.")
         return self
 
 

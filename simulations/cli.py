@@ -15,11 +15,13 @@ from shared.augmentation import Augmentation
 from shared.errors import DataError
 from shared.laterality import laterality_rows, laterality_scores
 from shared.protocol import StudyProtocol, read_protocol
+from shared.saved_model import open_model
 from simulations.augmentation_sheet import write_sheet
 from simulations.console import Console
 from simulations.partition import PartitionSummary
 from simulations.partition import partition as partition_table
 from simulations.partition_plan import Columns
+from simulations.pointing_game import pointing_lines
 from simulations.privacy_price import EXPLAINED, HEADINGS, price_rows
 from simulations.simulate import Simulation
 from simulations.simulate import simulate as run_simulation
@@ -113,6 +115,21 @@ def check(
     if picture:
         write_sheet(augmentation, picture, seed=protocol.study.seed)
         out.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+
+
+@study.command()
+def pointing(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a study of phantom films.", show_default=False)],
+    films: Annotated[int, typer.Option(min=1, help="Phantom films of each finding.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which phantoms.")] = 0,
+) -> None:
+    """Play the pointing game: how often a map's highest place lies on the finding that was drawn into a phantom.
+
+    Beside it stands how often a place drawn at random would lie there. It says how far the maps of `site review` can be
+    trusted on phantoms, and nothing about patients.
+    """
+    for line in pointing_lines(open_model(model), films=films, seed=seed):
+        typer.echo(line)
 
 
 def _print_price(protocol: StudyProtocol, out: RichConsole) -> None:

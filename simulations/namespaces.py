@@ -160,12 +160,17 @@ class Namespaces:
         return f"pc{self._number}"
 
     def _remove_namespaces(self) -> None:
+        for wire in [name for name in self._wires() if name.startswith(f"{self._bridge}l")]:
+            _ip("link", "delete", wire)  # a wire would go with its namespace too, but only some time later
         listed = json.loads(_ip("-j", "netns", "list") or "[]")
         for namespace in [entry["name"] for entry in listed if entry["name"].startswith(f"{self._bridge}-")]:
             _ip("netns", "delete", namespace)
 
     def _has_bridge(self) -> bool:
-        return any(entry["ifname"] == self._bridge for entry in json.loads(_ip("-j", "link", "show")))
+        return self._bridge in self._wires()
+
+    def _wires(self) -> list[str]:
+        return [entry["ifname"] for entry in json.loads(_ip("-j", "link", "show"))]
 
     def _opened(self, needs: Sequence[Path]) -> list[str]:
         """Say how needed files below closed folders are shown in place, in a view that ends with the process."""

@@ -34,7 +34,7 @@ DOORS = {
     "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
     "grpc_health": {"client/agent_service.py", "client/site_status.py"},
     "httpx": {"server/fleet.py"},
-    "imagecodecs": {"client/frames.py", "simulations/dicom_writer.py"},
+    "imagecodecs": {"client/frames.py", "client/review_page.py", "simulations/dicom_writer.py"},
     "jinja2": {"server/report.py"},
     "markupsafe": {"server/model_card.py", "server/monitor_page.py", "server/report.py"},
     "matplotlib": {"server/figures.py"},

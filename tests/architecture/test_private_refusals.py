@@ -74,6 +74,7 @@ def all_refusals() -> list[tuple[str, str]]:
     settings = {key: value for key, value, _ in _REFUSED} | {
         "privacy.count_noise_epsilon": 1.0,
         "task.unit": "exam",
+        "evaluation.subgroups": ("sex",),
     }
     return raised + [(f"the study, {number}", text) for number, text in enumerate(of_study(settings), start=1)]
 

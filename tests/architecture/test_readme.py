@@ -22,6 +22,7 @@ from shared import (
     metrics,
     protocol,
     released_flow,
+    subgroups,
 )
 
 ROW = re.compile(r"^\| `([^`]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
@@ -46,6 +47,7 @@ LEAVES = (
     intensity.IntensitySummary,
     description.CornerTest,
     description.CornerEffect,
+    subgroups.GroupEvidence,
 )
 """Everything that a reply is made of."""
 
@@ -63,6 +65,9 @@ JUST_A_BOX = {
     "ScoreQuality.brier",
     "ScoreQuality.calibration",
     "CornerTest.effects",
+    "Evidence.subgroups",
+    "GroupEvidence.confusion",
+    "GroupEvidence.auc",
 }
 """Fields that hold another of these; what is inside is listed."""
 

@@ -20,6 +20,8 @@ NOT_THE_STUDYS = {
         "beta2": "0 where the strategy has none",
     },
     "server/checkpoint.py": {"optimiser": "the server's moments before round 1: none"},
+    "server/results.py": {"subgroups": "what was found in them, not by what to divide"},
+    "shared/evidence.py": {"subgroups": "their counts, not by what to divide"},
     "shared/messages.py": {"version": "the wire's"},
 }
 """Names that mean something else in one file, each with what it means there."""

@@ -45,6 +45,7 @@ def test_the_header_says_who_and_what(write_dicom: Writer) -> None:
         frames=3,
         photometric="MONOCHROME2",
         manufacturer="Polyclinic",
+        traits={"sex": "", "age": "", "view": "", "manufacturer": "Polyclinic", "device": ""},
     )
 
 

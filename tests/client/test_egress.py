@@ -69,8 +69,9 @@ MAY_LEAVE = {
     "CornerEffect": {"value", "error", "freedom", "auc", "auc_without"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
-        *("histogram", "confusion", "auc", "brier", "quality"),
+        *("histogram", "confusion", "auc", "brier", "quality", "subgroups"),
     },
+    "GroupEvidence": {"axis", "group", "positive_patients", "negative_patients", "confusion", "auc"},
     "ScoreQuality": {
         *("average_precision", "brier", "calibration"),
         *("called_design_effect", "cleared_design_effect"),
@@ -92,7 +93,7 @@ ON_THE_WIRE = {
         "evidence*": {
             *("units", "patients", "positives", "negatives", "confusion", "design_effects", "auc", "brier"),
             *("predictive_design_effects", "average_precision", "brier_interval"),
-            *("calibration_slope", "calibration_intercept", "withheld"),
+            *("calibration_slope", "calibration_intercept", "withheld", "subgroup/*"),
         }
     },
     "query.describe": {

@@ -29,7 +29,7 @@ def told(pattern: Pattern, p: float, value: float = -0.2) -> Explanation:
 
 def corner(p: float, value: float = 1.0, name: str = "upper left") -> CornerFinding:
     return CornerFinding(
-        corner=name, value=value, low=value - 1, high=value + 1, adjusted_p=p, auc=0.9, auc_without=0.8
+        corner=name, value=value, low=value - 0.3, high=value + 0.3, adjusted_p=p, auc=0.9, auc_without=0.8
     )
 
 
@@ -67,7 +67,9 @@ def test_two_kinds_of_tests_are_counted(p: float) -> None:
 
 
 def test_a_corner_that_speaks_against_the_disease_does_not_lead() -> None:
-    """Only what brings the classes apart can stand in for the disease."""
+    """Only what brings the classes apart can stand in for the disease, and not by a few tenths of a logit."""
+    assert leading({}, {"a": (corner(1e-9, value=0.7),)}, alpha=0.05).cause is Cause.NONE_SHOWN
+    assert leading({}, {"a": (corner(1e-9, value=0.9),)}, alpha=0.05).cause is Cause.MARKER
     assert leading({}, {"a": (corner(1e-9, value=-1.0),)}, alpha=0.05).cause is Cause.NONE_SHOWN
 
 

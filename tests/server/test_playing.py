@@ -13,6 +13,7 @@ import pytest
 from server import playing
 from server.coordinator import RunOrder, read_order, write_order
 from server.coordinator_folder import CoordinatorFolder
+from server.fleet import RefusedBySuperLinkError
 from server.playing import Player
 from server.run_folder import RunFolder
 from shared.errors import FederationError, StorageError
@@ -25,8 +26,12 @@ class FakeFleet:
         self.run, self.lives = run, lives
         self.started: list[str] = []
         self.stopped: list[int] = []
+        self.faults: list[FederationError] = []
+        """What it answers once it has started a run."""
 
     def nodes(self) -> list[Any]:
+        if self.faults and self.started:
+            raise self.faults.pop(0)
         return []
 
     def start(self, bundle: bytes, name: str) -> int:
@@ -54,6 +59,7 @@ class FakeFleet:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Any, list[str]]]:
     monkeypatch.setattr(playing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(playing, "START_PAUSE_SECONDS", 0.02)
 
     def build(*lives: str) -> tuple[Player, FakeFleet, list[str]]:
         place = CoordinatorFolder(path=tmp_path)
@@ -122,3 +128,31 @@ def test_a_run_that_was_stopped_is_left(stage: Any) -> None:
     player.play()
     assert len(superlink.started) == 1
     assert any("resume" in line for line in said)
+
+
+def test_a_superlink_that_restarts_is_waited_for(stage: Any) -> None:
+    """Both died at once, the run's process and the SuperLink that is to start it again: the run goes on."""
+    player, superlink, said = stage("dies", "well")
+    superlink.faults = [FederationError("the SuperLink does not answer.")] * 2
+    player.play()
+    assert len(superlink.started) == 2
+    assert sum("Waiting for it" in line for line in said) == 2
+
+
+def test_a_superlink_that_stays_away_is_told(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever without a word that a person can act on."""
+    monkeypatch.setattr(playing, "START_SECONDS", 0.1)
+    player, superlink, _ = stage("dies")
+    superlink.faults = [FederationError("the SuperLink does not answer.")] * 100
+    with pytest.raises(FederationError, match="does not answer"):
+        player.play()
+    assert len(superlink.started) == 1
+
+
+def test_a_superlink_that_refuses_is_not_asked_again(stage: Any) -> None:
+    """What it refuses now it refuses again."""
+    player, superlink, said = stage("dies")
+    superlink.faults = [RefusedBySuperLinkError("the SuperLink refused.", code=None)]
+    with pytest.raises(RefusedBySuperLinkError):
+        player.play()
+    assert not any("Waiting" in line for line in said)

@@ -232,6 +232,12 @@ def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
             corners={finding: renamed(dict(sites)) for finding, sites in shift.corners.items()},
             leading={finding: replace(one, site=evil) for finding, one in shift.leading.items()},
         ),
+        subgroups={
+            finding: replace(
+                one, rows=tuple(replace(row, site=evil if row.site == "st_marys" else row.site) for row in one.rows)
+            )
+            for finding, one in study_result.subgroups.items()
+        },
         notes=(evil,),
     )
     page = Page(render(result))
@@ -289,6 +295,7 @@ def test_a_calm_study_says_that_nothing_stands_out(study_result: StudyResult) ->
         patient_flow={},
         rounds=tuple(replace(one, sites={}, validation={}) for one in study_result.rounds),
         domain_shift=DomainShift(heterogeneity={}, differences={}),
+        subgroups={},
         notes=(),
     )
     assert "Nothing stands out" in Page(render(result)).text

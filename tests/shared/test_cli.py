@@ -134,3 +134,13 @@ def test_the_command_line_itself_needs_no_role():
     heavy = "{'torch', 'flwr', 'pydicom', 'scipy', 'matplotlib'}"
     program = f"import sys, shared.cli; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_role_is_loaded_without_the_others() -> None:
+    """`polyclinic site` brings no torch: a link or a `status` starts at once; without a role all are offered."""
+    code = "import sys; from shared.cli import application; app = application(sys.argv[1]); "
+    code += "names = {group.name for group in app.registered_groups} | {one.name for one in app.registered_commands}; "
+    code += "print('torch' in sys.modules, 'simulate' in names, 'site' in names)"
+    for asked, said in (("site", "False False True"), ("", "True True True")):
+        done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == said.split()

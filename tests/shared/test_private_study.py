@@ -59,6 +59,10 @@ BREAKS_IT = [
     ({"training": {"precision": "bf16"}}, "precision = 'bf16'"),
     ({"federation": {"strategy": "fedprox"}}, "strategy = 'fedprox'"),
     ({"federation": {"local_norm": True}, "model": {"norm": "group"}}, "local_norm = true"),
+    (
+        {"privacy": {"count_noise_epsilon": 1.0}, "task": {"unit": "patient"}, "evaluation": {"subgroups": ["sex"]}},
+        "count_noise_epsilon has no noise for counts of subgroups",
+    ),
     ({"privacy": {"count_noise_epsilon": 1.0}}, "with [task] unit = 'exam' a patient counts as often"),
 ]
 

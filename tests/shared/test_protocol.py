@@ -56,7 +56,7 @@ def test_what_is_not_said_has_the_documented_default():
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"evaluation": {"subgroups": ["sex"]}}, "'subgroups' is not built yet"),
+        ({"evaluation": {"subgroups": ["sex", "name"]}}, "'subgroups' has no 'name'. Known: sex, age"),
         ({"training": {"lr_hed": 0.1}}, "Did you mean 'lr_head'?"),
         ({"task": {"findings": ["a"], "classes": ["a", "b"]}}, "exactly one of 'findings'"),
         ({"task": {"findings": []}}, "exactly one of 'findings'"),

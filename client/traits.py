@@ -1,0 +1,58 @@
+"""To which group each image belongs, by its header or the hospital's own table: fixed words, numbers for devices."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from client.label_table import read_table
+from shared.subgroups import (
+    AXES,
+    DEVICES,
+    UNKNOWN,
+    age_group,
+    manufacturer_group,
+    sex_group,
+    view_group,
+)
+
+Axis = Literal["sex", "age", "view", "manufacturer", "device"]
+
+READ: Mapping[str, Callable[[str], str]] = {
+    "sex": sex_group,
+    "age": age_group,
+    "view": view_group,
+    "manufacturer": manufacturer_group,
+    "device": str.strip,
+}
+"""What makes a group of a header's or a table's word; a device's own name is only counted, and then numbered."""
+
+
+def table_words(path: Path, columns: Mapping[Axis, str]) -> list[dict[str, str]]:
+    """Read the label table's columns on groups, a row each, in the order of its rows.
+
+    Raises:
+        SiteError: the table has no such column; a near one is named.
+        DataError: the table cannot be read.
+    """
+    table = read_table(path)
+    places = {axis: table.place(column) for axis, column in columns.items()}
+    width = len(table.header)
+    return [
+        {axis: cells[place] for axis, place in places.items()} if len(cells) == width else {} for _, cells in table.rows
+    ]
+
+
+def group_codes(words: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
+    """Turn each image's words by axis into the places of its groups in AXES."""
+    return {axis: _codes(axis, [READ[axis](word.get(axis, "")) for word in words]) for axis in AXES}
+
+
+def _codes(axis: str, words: list[str]) -> list[int]:
+    if axis == "device":
+        found = Counter(word for word in words if word)
+        ordered = sorted(found, key=lambda name: (-found[name], name))
+        names = {name: f"device {place}" for place, name in enumerate(ordered[:DEVICES], start=1)}
+        words = [names.get(word, "other") if word else UNKNOWN for word in words]
+    places = {group: place for place, group in enumerate(AXES[axis])}
+    return [places[word] for word in words]

@@ -1,0 +1,94 @@
+"""Maps are those of the papers: equal to a maintained library's, and on the right spot where the model is known."""
+
+from typing import Any
+
+import captum.attr
+import pytest
+import torch
+from torch.nn import functional
+
+from client.explain import METHODS, grad_cam, hires_cam, map_stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("norm", ["frozen", "folded", "group"])
+@pytest.mark.parametrize("stage", ["layer2", "layer4"])
+def test_it_equals_captums(tiny: Any, norm: str, stage: str) -> None:
+    """The same map as captum's LayerGradCam with its negative part cut off, for each output and stage."""
+    classifier = tiny.bench(tiny.protocol(task={"findings": ["a", "b"]}, model={"norm": norm})).classifier
+    classifier.requires_grad_(norm != "frozen")  # whether parameters train must not matter
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    classifier.fc.weight.data[1] = -classifier.fc.weight.data[0]  # so that something raises one of the two
+    highest = 0.0
+    for target in range(2):
+        expected = captum.attr.LayerGradCam(classifier, classifier.get_submodule(stage)).attribute(
+            images.clone().requires_grad_(), target=target, relu_attributions=True
+        )
+        highest = max(highest, float(expected.detach().max()))
+        stretched = functional.interpolate(expected, size=(96, 96), mode="bilinear", align_corners=False)[:, 0]
+        found = grad_cam(classifier, images, target=target, stage=stage)
+        assert found.shape == (2, 96, 96)
+        torch.testing.assert_close(found, stretched.detach(), rtol=1e-4, atol=1e-7)
+    assert highest > 1e-3
+
+
+def test_hires_cam_equals_captums_gradient_times_activation(tiny: Any) -> None:
+    """Summed over channels, without its negative part; behind layer4, with a linear head, it is Grad-CAM."""
+    classifier = tiny.bench(tiny.protocol(model={"norm": "group"})).classifier
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    layer = captum.attr.LayerGradientXActivation(classifier, classifier.layer2)
+    expected = layer.attribute(images.clone().requires_grad_(), target=0).sum(dim=1, keepdim=True).relu().detach()
+    assert float(expected.max()) > 1e-5
+    stretched = functional.interpolate(expected, size=(96, 96), mode="bilinear", align_corners=False)[:, 0]
+    found = hires_cam(classifier, images, target=0, stage="layer2")
+    torch.testing.assert_close(found, stretched, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(found, grad_cam(classifier, images, target=0, stage="layer2"), rtol=0.1)
+    last = [make(classifier, images, target=0, stage="layer4") for make in METHODS.values()]
+    torch.testing.assert_close(last[0], last[1], rtol=1e-4, atol=1e-7)
+
+
+def test_it_lies_where_the_score_comes_from(tiny: Any) -> None:
+    """A model whose only channel is the image's brightness: the map is highest on the bright block, wherever it is."""
+    classifier = tiny.bench(tiny.protocol()).classifier
+    for parameter in classifier.parameters():
+        parameter.data.zero_()
+    classifier.conv1.weight.data[0, 0, 3, 3] = 1.0
+    classifier.bn1.weight.data[0] = 1.0
+    for block in (classifier.layer2[0], classifier.layer3[0], classifier.layer4[0]):
+        block.downsample[0].weight.data[0, 0] = 1.0
+        block.downsample[1].weight.data[0] = 1.0
+    classifier.fc.weight.data[0, 0] = 1.0
+    for down, right in ((16, 80), (96, 32)):
+        images = torch.zeros(1, 3, 128, 128)
+        images[:, :, down : down + 16, right : right + 16] = 1
+        found = grad_cam(classifier, images, target=0, stage="layer2")[0]
+        y, x = divmod(int(found.argmax()), 128)
+        assert down - 8 <= y < down + 24
+        assert right - 8 <= x < right + 24
+        classifier.fc.weight.data[0, 0] = -1.0  # the same place lowers the score: nothing raises it
+        assert grad_cam(classifier, images, target=0, stage="layer2").max() == 0
+        classifier.fc.weight.data[0, 0] = 1.0
+
+
+def test_it_leaves_no_trace_in_the_model(tiny: Any) -> None:
+    """No hook and no gradient stays behind, so that the next score is what it was."""
+    classifier = tiny.bench(tiny.protocol()).classifier
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    before = classifier(images)
+    with torch.no_grad():  # as a caller that scores may have it
+        grad_cam(classifier, images, target=0, stage="layer1")
+    torch.testing.assert_close(classifier(images), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+def test_small_images_are_read_at_an_earlier_stage() -> None:
+    """Two by two cells say nothing: the deepest stage with seven or more is taken."""
+    assert {size: map_stage(size) for size in (32, 64, 112, 224, 512)} == {
+        32: "layer1",
+        64: "layer2",
+        112: "layer3",
+        224: "layer4",
+        512: "layer4",
+    }
