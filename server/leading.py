@@ -63,7 +63,8 @@ def leading(
 def _markers(corners: Mapping[str, tuple[CornerFinding, ...]]) -> Iterator[_Candidate]:
     for site, findings in corners.items():
         for one in findings:
-            if one.low > MATERIAL:
+            # A model whose logits are extreme loses half a logit with any corner: a mark also helps it tell cases apart.
+            if one.low > MATERIAL and one.auc_without < one.auc:
                 p = min(1.0, FAMILIES * one.adjusted_p)
                 lead = Leading(cause=Cause.MARKER, site=site, p=p, corner=one.corner)
                 yield _Candidate(leading=lead, rank=(0, 0, p, -one.value))
