@@ -63,7 +63,7 @@ def leading(
 def _markers(corners: Mapping[str, tuple[CornerFinding, ...]]) -> Iterator[_Candidate]:
     for site, findings in corners.items():
         for one in findings:
-            # A model whose logits are extreme loses half a logit with any corner: a mark also helps it tell cases apart.
+            # Extreme logits lose half a logit with any corner; a mark also helps to tell cases apart.
             if one.low > MATERIAL and one.auc_without < one.auc:
                 p = min(1.0, FAMILIES * one.adjusted_p)
                 lead = Leading(cause=Cause.MARKER, site=site, p=p, corner=one.corner)
