@@ -122,7 +122,7 @@ def intervals(rng: np.random.Generator, n: int) -> Iterator[tuple[str, float, En
     other = confusion(units(rng, n), threshold=THRESHOLD)
     yield "difference of sites", 0.0, _ends(newcombe(at.sensitivity, other.sensitivity, confidence=CONFIDENCE))
     yield from _paired(rng, n)
-    own = need(histogram(drawn, bins=64), target=0.95, confidence=CONFIDENCE, design_effect=1.0)
+    own = need(bins, target=0.95, confidence=CONFIDENCE, design_effect=1.0)
     yield "own threshold", true["own threshold"], (own.low, _next_edge(own.high))
 
 
@@ -177,7 +177,7 @@ def main() -> None:
             one = exact(interval, n)
             print(f"| {name} | {n} | {one.mean:.3f} | {one.least:.3f} | {one.at:.3f} |")
     columns = {n: simulated(n, draws=draws) for n in SIZES}
-    print("\n| interval | " + " | ".join(f"n = {n}" for n in SIZES) + " |\n|---" * 1 + "|---" * len(SIZES) + "|")
+    print("\n| interval | " + " | ".join(f"n = {n}" for n in SIZES) + " |\n|---" + "|---" * len(SIZES) + "|")
     for name in columns[SIZES[-1]]:
         print(f"| {name} | " + " | ".join(f"{columns[n].get(name, float('nan')):.3f}" for n in SIZES) + " |")
 

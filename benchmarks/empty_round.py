@@ -18,10 +18,9 @@ from shared.declaration import parse
 from shared.errors import FederationError, StudyError
 from shared.protocol import StudyProtocol
 from simulations.compartments import OneUser
-from simulations.dicom_writer import Encoding
 from simulations.local_federation import LocalFederation
-from simulations.scanner import Scanner
-from simulations.synthetic_site import LabelStyle, SyntheticSite, write
+from simulations.synthetic_site import write
+from simulations.synthetic_study import plain_hospital
 
 SITES = ("north", "south")
 
@@ -187,22 +186,6 @@ def _study() -> StudyProtocol:
 
 def _hospitals(folder: Path) -> Path:
     for name in SITES:
-        site = SyntheticSite(
-            name=name,
-            seed=3,
-            patients=24,
-            prevalence=0.5,
-            marked_diseased=0.0,
-            marked_clear=0.0,
-            labels=LabelStyle(join="SOPInstanceUID", key="SOPInstanceUID", yes="1", no="0", untidy=0.0),
-            scanner=Scanner(
-                manufacturer="SYNTHETIC",
-                model_name="SMALL",
-                rows=64,
-                columns=64,
-                spacing_mm=5.0,
-                encoding=Encoding.EXPLICIT,
-            ),
-        )
+        site = plain_hospital(name, patients=24)
         write(site, folder / name, findings=["opacity"], exclusive=False, workers=1, progress=lambda *_: None)
     return folder

@@ -273,13 +273,11 @@ def withdraw(
     patient: Annotated[str | None, typer.Argument(help="PatientID; asked for if left out.", show_default=False)] = None,
 ) -> None:
     """Take a patient out of all rounds from now on, in every study of this hospital."""
-    from client.site_keys import SiteKeys, read_secret
-    from client.withdrawal import CANNOT_UNDO, Withdrawals
+    from client.withdrawal import CANNOT_UNDO, withdrawals_of
 
     config = read_site(site)
     number = patient or typer.prompt("PatientID", hide_input=True)
-    key = read_secret(SiteKeys(config.link.keys).pseudonyms)
-    Withdrawals(config.link.state / "withdrawn.txt", key=key).add(number)
+    withdrawals_of(config).add(number)
     _decided(config, "patient withdrawn")
     _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
     _say(CANNOT_UNDO)

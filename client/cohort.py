@@ -1,6 +1,5 @@
 """Inclusion criteria and split applied to one site, with a patient-flow table."""
 
-import os
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.dicom import Header
-from client.image_index import IndexedFile, Progress, index_images
+from client.image_index import IndexedFile, Progress, index_images, printable
 from client.inclusion import exclusions
 from client.labels import Labels, join, path_key, read_labels
 from client.patient_flow import FileFate, FileReason, PatientFlow, RowFate, account
@@ -109,11 +108,7 @@ class Cohort:
 
     def local_listing(self) -> list[tuple[str, str]]:
         """List (path, reason) of every file that is left out: for a file at the hospital, never for a message."""
-        return [
-            (os.fsencode(file.relative).decode(errors="backslashreplace"), file.reason.value)
-            for file in self.files
-            if file.reason is not None
-        ]
+        return [(printable(file.relative), file.reason.value) for file in self.files if file.reason is not None]
 
 
 class NoImagesError(DataError):
@@ -176,8 +171,8 @@ def build_cohort(
         ((file, match) for file, match, reason in zip(index, matches, reasons, strict=True) if reason is None),
         key=lambda pair: (pair[0].identity.sop_instance_uid, pair[0].relative),
     )
-    patients = _numbers(file.identity.patient_id for file in [*(file for file, _ in included), *index])
-    exams = _numbers(file.exam for file, _ in included)
+    patients = numbers(file.identity.patient_id for file in [*(file for file, _ in included), *index])
+    exams = numbers(file.exam for file, _ in included)
     split_of = {
         patient: assign(
             study=study, seed=seed, site=site.site.name, patient=patient, train=train, validation=validation
@@ -219,7 +214,7 @@ _JOINED_ON: dict[Join, Callable[[IndexedFile], str]] = {
 }
 
 
-def _numbers(names: Iterable[H]) -> dict[H, int]:
+def numbers(names: Iterable[H]) -> dict[H, int]:
     """Give each name a number from 0 by its first appearance; "" is nobody's and gets none."""
     return {name: number for number, name in enumerate(dict.fromkeys(name for name in names if name))}
 

@@ -28,7 +28,7 @@ from client.site import SiteConfig
 from client.site_audit import DEPARTURES, WitnessedLog, alone
 from client.site_keys import SiteKeys, read_secret
 from client.task_store import TaskStore
-from client.withdrawal import Withdrawals
+from client.withdrawal import Withdrawals, withdrawals_of
 from client.workbench import Workbench, pick_device
 from shared.audit import AuditLog, now
 from shared.errors import TaskError, WeightsError
@@ -84,8 +84,7 @@ class Deployment:
 
     def _handler(self, guard: EgressGuard, metrics: SiteMetrics) -> Handler:
         """Make the agent, and make it anew before the next task whenever a patient was withdrawn."""
-        link = self.config.link
-        withdrawals = Withdrawals(link.state / "withdrawn.txt", key=read_secret(SiteKeys(link.keys).pseudonyms))
+        withdrawals = withdrawals_of(self.config)
         bench, initial = self._model()
         withdrawals.changed()  # reads the list
         agent = self._agent(guard, bench, initial, withdrawals, metrics)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.features import in_batches
+from client.features import gathered, in_batches
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from client.workbench import Workbench
@@ -15,6 +15,7 @@ from shared.feature_summary import project
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import image_shares
 from shared.intensity import summarise as summarise_intensity
+from shared.intervals import area
 from shared.preprocessing import normalise
 from shared.scores import Floats
 from shared.split import Split
@@ -64,12 +65,14 @@ def one_a_patient(rows: Rows, records: Records) -> Rows:
 def features(bench: Workbench, inputs: Inputs, rows: Rows, *, start: str) -> Floats:
     """Give the pooled features (len(rows), D) of the loaded model."""
     bench.classifier.eval()
-    parts: list[npt.NDArray[np.float64]] = [np.empty((0, bench.classifier.fc.in_features))]
-    for batch in in_batches(rows):
+
+    def pooled(batch: Rows) -> torch.Tensor:
         hidden = inputs.evaluation(batch, start=start).to(bench.device)
         with bench.precision():
-            parts.append(bench.classifier.pooled(hidden, start=start).double().cpu().numpy())
-    return np.concatenate(parts)
+            found: torch.Tensor = bench.classifier.pooled(hidden, start=start)
+        return found
+
+    return gathered(rows, bench.classifier.fc.in_features, pooled)
 
 
 def intensities(inputs: Inputs, rows: Rows) -> Floats:
@@ -131,33 +134,27 @@ def _effect(
         value=float(falls[0] - falls[1]),
         error=float(np.sqrt(sums @ sums * len(sums) / (len(sums) - 1))),
         freedom=freedom,
-        auc=_area(logits_N[positive_N], logits_N[negative_N]),
-        auc_without=_area(blanked_N[positive_N], blanked_N[negative_N]),
+        auc=area(logits_N[positive_N], logits_N[negative_N]),
+        auc_without=area(blanked_N[positive_N], blanked_N[negative_N]),
     )
-
-
-def _area(positives: Floats, negatives: Floats) -> float:
-    """Give Mann and Whitney's share of pairs in the right order, ties by half."""
-    ordered = np.sort(negatives)
-    below = np.searchsorted(ordered, positives, side="left") + np.searchsorted(ordered, positives, side="right")
-    return float(below.sum() / (2 * len(positives) * len(negatives)))
 
 
 @torch.no_grad()
 def _logits(bench: Workbench, inputs: Inputs, rows: Rows, *, corner: str | None, exclusive: bool) -> Floats:
     """Give the log-odds of every target, (len(rows), K)."""
     bench.classifier.eval()
-    parts: list[npt.NDArray[np.float64]] = [np.empty((0, bench.classifier.fc.out_features))]
-    for batch in in_batches(rows):
+
+    def log_odds(batch: Rows) -> torch.Tensor:
         images_NCHW = inputs.images(batch)
         prepared = images_NCHW if corner is None else blank(images_NCHW, corner)
         with bench.precision():
-            outputs = bench.classifier(normalise(prepared.to(bench.device), dtype=torch.float32)).double()
+            outputs: torch.Tensor = bench.classifier(normalise(prepared.to(bench.device), dtype=torch.float32)).double()
         if exclusive:  # the log-odds of a softmax: one class against all others together
             total = outputs.logsumexp(dim=1, keepdim=True)
             outputs = outputs - (total + torch.log1p(-(outputs - total).exp().clamp(max=1 - 1e-12)))
-        parts.append(outputs.cpu().numpy())
-    return np.concatenate(parts)
+        return outputs
+
+    return gathered(rows, bench.classifier.fc.out_features, log_odds)
 
 
 def blank(images_NCHW: torch.Tensor, corner: str) -> torch.Tensor:

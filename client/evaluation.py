@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.features import in_batches
+from client.features import gathered
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from client.subgroup_evidence import group_evidence
@@ -22,7 +21,7 @@ from shared.messages import Refusal
 from shared.metrics import brier, confusion, histogram, predictive_design_effects
 from shared.protocol import Evaluation, Task
 from shared.score_calibration import brier_score, calibration
-from shared.scores import ScoredUnits, unit_scores
+from shared.scores import ScoredUnits
 from shared.split import Split
 
 Witness = Callable[[Split, tuple[ScoredUnits, ...]], None]
@@ -58,14 +57,7 @@ def evaluate_split(
     rows = records.rows(split)
     scores_NK = score(bench, inputs, rows, start=start, exclusive=task.exclusive, targets=len(task.targets))
     every = tuple(
-        unit_scores(
-            scores_NK[:, place],
-            records.labels_NK[rows, place],
-            exams_N=records.exams_N[rows],
-            patients_N=records.patients_N[rows],
-            unit=task.unit,
-            aggregate=task.aggregate,
-        )
+        records.units(scores_NK[:, place], rows, place, unit=task.unit, aggregate=task.aggregate)
         for place in range(len(task.targets))
     )
     witness(split, every)
@@ -104,13 +96,14 @@ def score(
 ) -> npt.NDArray[np.float64]:
     """Give each image's probabilities (len(rows), K): softmax for classes, a sigmoid each for findings."""
     bench.classifier.eval()
-    parts: list[npt.NDArray[Any]] = [np.empty((0, targets))]
-    for batch in in_batches(rows):
+
+    def scored(batch: Rows) -> torch.Tensor:
         hidden = inputs.evaluation(batch, start=start).to(bench.device)
         with bench.precision():
             logits = bench.classifier.rest(hidden, start=start)
-        parts.append(probabilities(logits, exclusive=exclusive).cpu().numpy())
-    return np.concatenate(parts)
+        return probabilities(logits, exclusive=exclusive)
+
+    return gathered(rows, targets, scored)
 
 
 def probabilities(logits_NK: torch.Tensor, *, exclusive: bool) -> torch.Tensor:

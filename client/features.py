@@ -115,6 +115,12 @@ class FeatureCache:
             file.flush()
 
 
+def gathered(rows: Rows, width: int, compute: Callable[[Rows], torch.Tensor]) -> npt.NDArray[np.float64]:
+    """Put together what `compute` gives of each batch of rows, in fp64: (len(rows), width)."""
+    parts = [compute(batch).double().cpu().numpy() for batch in in_batches(rows)]
+    return np.concatenate([np.empty((0, width)), *parts])
+
+
 def in_batches(rows: Rows) -> Iterator[Rows]:
     """Cut rows into batches of FORWARD_BATCH."""
     for first in range(0, len(rows), FORWARD_BATCH):

@@ -45,6 +45,11 @@ class IndexedFile:
         return (own.patient_id, study)
 
 
+def printable(relative: str) -> str:
+    """Write a path, which on some systems is no text, as one."""
+    return os.fsencode(relative).decode(errors="backslashreplace")
+
+
 def index_images(folder: Path, *, workers: int, progress: Progress) -> list[IndexedFile]:
     """Read the header of every file in a folder and its subfolders, in the order of their paths.
 

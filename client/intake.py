@@ -13,11 +13,8 @@ from client.task_store import Begun, TaskStore
 from shared.errors import TaskError
 from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Kind, Refusal, Task, TrainTask
 from shared.parameters import Array, NamedArrays, Wire, cast, digest, l2_norm
-from shared.split import Split
+from shared.split import CONCLUDING_LOOKS, Split
 from shared.storage import atomic_file
-
-CHOOSING_EVALUATIONS = 2
-"""Beside one for each round: the chosen round's model on validation patients, without and with the threshold."""
 
 MOST_DESCRIPTIONS = 1
 """How often an approved study may ask how the images look: of the model that it ends with."""
@@ -72,9 +69,8 @@ class Intake:
                 if any(begun.split == Split.TEST for begun in self.store.begun):
                     raise TaskError(Refusal.TEST_RELEASED, "the test split is released once, and it was")
             case EvaluateTask():
-                self._at_most(
-                    self.limits.rounds + CHOOSING_EVALUATIONS, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP, "evaluations"
-                )
+                most = self.limits.rounds + CONCLUDING_LOOKS  # one for each round, and those of the chosen one's model
+                self._at_most(most, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP, "evaluations")
             case DescribeTask():
                 self._at_most(
                     MOST_DESCRIPTIONS, Kind.DESCRIBE, Refusal.EVALUATIONS_USED_UP, "descriptions of its images"

@@ -1,6 +1,5 @@
 """Scores a folder of DICOM files with a study's model, by the very code that the study's evaluation runs at a site."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from client.cache import fill
-from client.cohort import CohortImage
-from client.image_index import IndexedFile, index_images
+from client.cohort import CohortImage, numbers
+from client.features import Progress
+from client.image_index import IndexedFile, index_images, printable
 from client.inclusion import exclusions
 from client.labels import Match
 from client.patient_flow import FileReason
@@ -21,9 +21,6 @@ from shared.preprocessing import contract_of
 from shared.protocol import Task
 from shared.scores import unit_scores, units_of
 from shared.split import Split
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is to do."""
 
 Scorer = Callable[[Pixels], npt.NDArray[np.float64]]
 """Gives each prepared image's probabilities (N, K)."""
@@ -84,7 +81,7 @@ def predict(
     unreadable = {cohort[place].path: reason for place, reason in cached.unreadable.items()}
     kept = [image for image in cohort if image.path not in unreadable]
     excluded = tuple(
-        (_shown(file.relative), reason)
+        (printable(file.relative), reason)
         for file, found in zip(index, reasons, strict=True)
         if (reason := found or unreadable.get(folder / file.relative)) is not None
     )
@@ -106,8 +103,7 @@ def _images(
         (file for file, reason in zip(index, reasons, strict=True) if reason is None),
         key=lambda file: (file.identity.sop_instance_uid, file.relative),
     )
-    patients = {name: place for place, name in enumerate(dict.fromkeys(file.identity.patient_id for file in included))}
-    exams = {exam: place for place, exam in enumerate(dict.fromkeys(file.exam for file in included))}
+    patients, exams = numbers(file.identity.patient_id for file in included), numbers(file.exam for file in included)
     return [
         CohortImage(
             path=folder / file.relative,
@@ -148,7 +144,7 @@ def _scored(
     joined_NK = np.stack(columns, axis=1)
     scored = [
         ScoredImage(
-            file=_shown(image.path.relative_to(folder).as_posix()),
+            file=printable(image.path.relative_to(folder).as_posix()),
             frame=image.frame,
             unit=int(unit),
             scores=tuple(own.tolist()),
@@ -160,8 +156,3 @@ def _scored(
         for image, unit, own, joined in zip(images, unit_of, scores_NK, joined_NK, strict=True)
     ]
     return sorted(scored, key=lambda image: (image.file, image.frame))
-
-
-def _shown(relative: str) -> str:
-    """Write a path that is no text as one."""
-    return os.fsencode(relative).decode(errors="backslashreplace")

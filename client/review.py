@@ -15,7 +15,7 @@ from client.site_data import Pixels, Rows
 from client.workbench import Device
 from shared.preprocessing import normalise
 from shared.saved_model import SavedModel
-from shared.scores import unit_scores, units_of
+from shared.scores import units_of
 from shared.split import Split
 
 Maps = Mapping[str, npt.NDArray[np.float32]]
@@ -77,16 +77,8 @@ def _gallery(
         return Gallery(finding=finding, threshold=None, counts={}, cases={})
     assessed = np.flatnonzero(~np.isnan(records.labels_NK[rows, place]))
     rows, scores_N = rows[assessed], scores_N[assessed]
-    exams, patients = records.exams_N[rows], records.patients_N[rows]
-    units = unit_scores(
-        scores_N,
-        records.labels_NK[rows, place],
-        exams_N=exams,
-        patients_N=patients,
-        unit=task.unit,
-        aggregate=task.aggregate,
-    )
-    unit_of = units_of(exams_N=exams, patients_N=patients, unit=task.unit)
+    units = records.units(scores_N, rows, place, unit=task.unit, aggregate=task.aggregate)
+    unit_of = units_of(exams_N=records.exams_N[rows], patients_N=records.patients_N[rows], unit=task.unit)
     chosen: dict[str, list[int]] = {}
     counts = {}
     for kind, picks in kinds(units.scores_M, units.positive_M, threshold=threshold).items():

@@ -1,7 +1,6 @@
 """The review page: a hospital's own images with what the model looked at, as one file that only its user can read."""
 
 import base64
-import os
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.explain import METHODS, STRIDES, map_stage
+from client.image_index import printable
 from client.review import KINDS, Case, Gallery
 from shared.protocol import StudyProtocol
 from shared.storage import private_file
@@ -126,7 +126,7 @@ def _case(case: Case, kind: str) -> str:
     shown = "".join(
         f'<img src="{_picture(film)}" alt="{name}, {kind}" title="{name}">' for name, film in pictures.items()
     )
-    name = escape(os.fsencode(case.file).decode(errors="backslashreplace"))
+    name = escape(printable(case.file))
     frame = f", frame {case.frame + 1}" if case.frame else ""
     empty = [method for method, map_HW in case.maps.items() if map_HW.max() <= 0]
     nothing = f" Nothing raised the score by {' and by '.join(empty)}." if empty else ""

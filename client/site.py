@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import SiteError
+from shared.protocol import Axis
 from shared.renyi_filter import PrivacyLimit
 
 Join = Literal["SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID", "path"]
@@ -48,7 +49,7 @@ class Data(Declaration):
     join: Join
     key: Words | None = None
     findings: Annotated[dict[Words, Words], Field(min_length=1)]
-    subgroups: dict[Literal["sex", "age", "view", "manufacturer", "device"], Words] | None = None
+    subgroups: dict[Axis, Words] | None = None
 
     @property
     def key_column(self) -> str:

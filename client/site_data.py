@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shared.scores import Aggregate, ScoredUnits, Unit, unit_scores
 from shared.split import Split
 
 Rows = npt.NDArray[np.int64]
@@ -29,6 +30,19 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.split_N)
+
+    def units(
+        self, scores_N: npt.NDArray[np.float64], rows: Rows, place: int, *, unit: Unit, aggregate: Aggregate
+    ) -> ScoredUnits:
+        """Gather the scores of the images `rows` into the study's units, as far as target `place` was assessed."""
+        return unit_scores(
+            scores_N,
+            self.labels_NK[rows, place],
+            exams_N=self.exams_N[rows],
+            patients_N=self.patients_N[rows],
+            unit=unit,
+            aggregate=aggregate,
+        )
 
     def rows(self, split: Split) -> Rows:
         """Row numbers of one side's images, ascending."""

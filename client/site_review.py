@@ -9,8 +9,8 @@ from client.review import review
 from client.review_page import write_page
 from client.site import SiteConfig
 from client.site_audit import record_decision
-from client.site_keys import SiteKeys, read_secret
-from client.withdrawal import Withdrawals
+from client.site_keys import SiteKeys
+from client.withdrawal import LIST, Withdrawals, withdrawals_of
 from shared.errors import DataError
 from shared.model_facts import refuse_untested
 from shared.saved_model import open_model
@@ -50,9 +50,8 @@ def _delivered(config: SiteConfig, study: str | None) -> Path:
 
 def _withdrawn(config: SiteConfig) -> Withdrawals | frozenset[str]:
     """Give the patients who were withdrawn; a hospital that never made its keys has none."""
-    secret, listed = SiteKeys(config.link.keys).pseudonyms, config.link.state / "withdrawn.txt"
-    if not (secret.exists() or listed.exists()):
+    if not (SiteKeys(config.link.keys).pseudonyms.exists() or (config.link.state / LIST).exists()):
         return frozenset()
-    withdrawals = Withdrawals(listed, key=read_secret(secret))
+    withdrawals = withdrawals_of(config)
     withdrawals.changed()  # reads the list
     return withdrawals

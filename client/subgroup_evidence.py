@@ -10,7 +10,7 @@ from shared.estimates import Estimate
 from shared.intervals import auc
 from shared.metrics import confusion
 from shared.protocol import Task
-from shared.scores import ScoredUnits, unit_scores
+from shared.scores import ScoredUnits, units_of
 from shared.subgroups import AXES, GroupEvidence
 
 
@@ -29,21 +29,14 @@ def group_evidence(
 
     A unit whose images are of several groups is "unknown".
     """
-    owner_N = {"image": rows, "exam": records.exams_N[rows], "patient": records.patients_N[rows]}[task.unit]
+    owner_N = units_of(exams_N=records.exams_N[rows], patients_N=records.patients_N[rows], unit=task.unit)
     assessed_N = ~np.isnan(records.labels_NK[rows, place])
     found = []
     for axis, codes_N in _codes(records.groups, axes, rows).items():
         own_N = one_group_a_unit(codes_N, owner_N, assessed_N, unknown=len(AXES[axis]) - 1)
         for code, group in enumerate(AXES[axis]):
             chosen = assessed_N & (own_N == code)
-            units = unit_scores(
-                scores_N[chosen],
-                records.labels_NK[rows[chosen], place],
-                exams_N=records.exams_N[rows[chosen]],
-                patients_N=records.patients_N[rows[chosen]],
-                unit=task.unit,
-                aggregate=task.aggregate,
-            )
+            units = records.units(scores_N[chosen], rows[chosen], place, unit=task.unit, aggregate=task.aggregate)
             if units.scores_M.size:
                 found.append(_group(units, axis, group, confidence=confidence, threshold=threshold))
     return tuple(found)

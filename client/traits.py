@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from client.label_table import read_table
+from shared.protocol import Axis
 from shared.subgroups import (
     AXES,
     DEVICES,
@@ -15,8 +15,6 @@ from shared.subgroups import (
     sex_group,
     view_group,
 )
-
-Axis = Literal["sex", "age", "view", "manufacturer", "device"]
 
 READ: Mapping[str, Callable[[str], str]] = {
     "sex": sex_group,

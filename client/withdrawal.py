@@ -5,14 +5,29 @@ import hmac
 import os
 from pathlib import Path
 
+from client.site import SiteConfig
+from client.site_keys import SiteKeys, read_secret
 from shared.errors import StorageError
 from shared.storage import sync
+
+LIST = "withdrawn.txt"
+"""The list's name in the folder of a hospital's state."""
 
 CANNOT_UNDO = """What this cannot undo:
 - rounds that are finished: what the model learnt from this patient's images stays in it, and in updates that have left;
 - figures that have left, in which the patient was counted;
 - privacy budget that was spent; a study's guarantee covers the patient all the same.
 Ask the coordinator to start the study anew if the model itself must be free of this patient."""
+
+
+def withdrawals_of(config: SiteConfig) -> "Withdrawals":
+    """Give a hospital's list, under its own key; it is empty until `changed` reads it.
+
+    Raises:
+        StorageError: the hospital has not made its keys.
+        SiteError: others than its owner may read them.
+    """
+    return Withdrawals(config.link.state / LIST, key=read_secret(SiteKeys(config.link.keys).pseudonyms))
 
 
 class Withdrawals:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from server.receipt import Receipts
 from server.study_run import Conclusion
-from server.validation import rate_counts
+from server.validation import by_measure, rate_counts
 from shared.metrics import Count
 
 
@@ -32,7 +32,7 @@ class Alternatives:
         """
         if not self.unseen:
             return _counts(conclusion, place, target)
-        found: dict[str, dict[str, Count]] = {"sensitivity": {}, "specificity": {}}
+        found = by_measure({})
         for site, without in self.unseen.items():
             for measure, counts in _counts(without, place, target).items():
                 found[measure] |= {name: count for name, count in counts.items() if name == site}
@@ -41,5 +41,5 @@ class Alternatives:
 
 def _counts(conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
     if target not in conclusion.operating_point:
-        return {"sensitivity": {}, "specificity": {}}
+        return by_measure({})
     return rate_counts(conclusion.test, place)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.finding_result import AreaUnderCurve, FindingResult, Why
+from server.report_tables import mean
 from server.results import StudyResult
 
 GUESSING = 0.5
@@ -41,8 +42,7 @@ class MatrixRow:
     @property
     def mean(self) -> float | None:
         """The mean AUC over the sites that have one, each with equal weight."""
-        known = [cell.auc.value for cell in self.cells if cell.auc]
-        return sum(known) / len(known) if known else None
+        return mean([cell.auc.value if cell.auc else None for cell in self.cells])
 
 
 def matrix(result: StudyResult, finding: str) -> list[MatrixRow]:

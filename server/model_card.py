@@ -39,7 +39,7 @@ def render(evidence: RunEvidence) -> str:
         "reasons": [reason for reason in exclusion_reasons(result) if _occurred(result, reason)],
         "approval": approval_in_words,
         "chain": chain_in_words,
-        "frameworks": [(name, source, _items(name)) for name, source in guidance.SOURCES.items()],
+        "frameworks": _frameworks(),
         "no_claim": guidance.NO_CLAIM,
     }
     return page_environment().get_template("model_card.html.j2").render(context)
@@ -60,5 +60,9 @@ def _occurred(result: StudyResult, reason: str) -> bool:
     return any(flow.excluded.get(reason, 0) != 0 for flow in result.patient_flow.values())
 
 
-def _items(framework: str) -> list[guidance.Item]:
-    return [item for item in guidance.items() if item.framework == framework]
+def _frameworks() -> list[tuple[str, str, list[guidance.Item]]]:
+    """Give each framework's name, source and items."""
+    items = list(guidance.items())
+    return [
+        (name, source, [item for item in items if item.framework == name]) for name, source in guidance.SOURCES.items()
+    ]

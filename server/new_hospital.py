@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from shared.metrics import Count
 from shared.prediction import Prediction, prediction
 
-MEASURES = ("sensitivity", "specificity")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewHospital:
@@ -29,5 +27,5 @@ def new_hospital(
     return NewHospital(
         unseen=unseen,
         sites=sum(count.n > 0 for count in counts["sensitivity"].values()),
-        predictions={name: prediction(counts[name], confidence=confidence, seed=seed) for name in MEASURES},
+        predictions={name: prediction(own, confidence=confidence, seed=seed) for name, own in counts.items()},
     )

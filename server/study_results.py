@@ -50,26 +50,30 @@ def study_result(
     """
     rounds = tuple(_round(record, protocol) for record in conclusion.state.history)
     splits = {Split.VALIDATION.value: conclusion.validation, Split.TEST.value: conclusion.test}
+    validation, test = (
+        {target: released(found, place) for place, target in enumerate(protocol.task.targets)}
+        for found in (conclusion.validation, conclusion.test)
+    )
     told = {
         target: explanations(
-            released(conclusion.test, place),
+            test[target],
             threshold=conclusion.operating_point[target].threshold,
             min_positives=protocol.evaluation.min_positives_to_rank,
             confidence=protocol.evaluation.confidence,
             seed=protocol.random_seed("explanations"),
         )
-        for place, target in enumerate(protocol.task.targets)
+        for target in protocol.task.targets
         if target in conclusion.operating_point
     }
     others = {
         target: other_thresholds(
-            released(conclusion.validation, place),
-            released(conclusion.test, place),
+            validation[target],
+            test[target],
             target=protocol.evaluation.target_sensitivity,
             claim=protocol.evaluation.claim,
             confidence=protocol.evaluation.confidence,
         )
-        for place, target in enumerate(protocol.task.targets)
+        for target in protocol.task.targets
     }
     return StudyResult(
         study=_facts(protocol),
@@ -107,26 +111,21 @@ def study_result(
         other_thresholds=others,
         remedies={
             target: remedies(
-                released(conclusion.validation, place),
-                released(conclusion.test, place),
+                validation[target],
+                test[target],
                 threshold=conclusion.operating_point[target].threshold,
                 others=others[target],
                 explained=told[target],
                 min_positives=protocol.evaluation.min_positives_to_rank,
                 confidence=protocol.evaluation.confidence,
             )
-            for place, target in enumerate(protocol.task.targets)
-            if target in conclusion.operating_point
+            for target in told
         },
         explanations=told,
         subgroups={
-            target: subgroups(
-                released(conclusion.test, place),
-                wish=protocol.evaluation,
-                seed=protocol.random_seed("subgroups"),
-            )
-            for place, target in enumerate(protocol.task.targets)
-            if target in told and protocol.evaluation.subgroups
+            target: subgroups(test[target], wish=protocol.evaluation, seed=protocol.random_seed("subgroups"))
+            for target in told
+            if protocol.evaluation.subgroups
         },
     )
 

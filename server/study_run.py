@@ -1,13 +1,13 @@
 """One run of a study, from asking who is ready to the chosen model's evidence on test patients."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, RecordDict
 
-from server.admission import Reason, Refused, admit_description, admit_flow, open_reply
+from server.admission import Accepted, Reason, Refused, admit_description, admit_flow, open_reply
 from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState, write_rounds
@@ -77,15 +77,9 @@ class StudyRun:
     def ready(self, deadline_seconds: float) -> dict[str, ReadyReply | Refused]:
         """Ask every site whether it is ready: its version, on whose word it takes part, and its patient flow."""
         headers = {site: self._header(site) for site in sorted(self.nodes)}
-        messages = [
-            Message(encode_task(ReadyTask(header=header)), self.nodes[site], str(Kind.READY), group_id="0")
-            for site, header in headers.items()
-        ]
+        contents = {site: encode_task(ReadyTask(header=header)) for site, header in headers.items()}
         found: dict[str, ReadyReply | Refused] = {site: Refused(reason=Reason.NO_REPLY) for site in headers}
-        for message in self.desk.ask(messages, deadline_seconds):
-            site = self._site(message)
-            found[site] = open_reply(message, task_id=headers[site].task_id, kind=ReadyReply, key=self._key(site))
-        return found
+        return found | dict(self._ask(headers, contents, ReadyReply, group="0", deadline_seconds=deadline_seconds))
 
     def flows_of(self, ready: Mapping[str, ReadyReply | Refused]) -> dict[str, ReleasedFlow | Refused]:
         """Admit the sites' patient flows."""
@@ -122,20 +116,14 @@ class StudyRun:
         """Ask every site that tests the model how its images look to it."""
         headers = {site: self._header(site, Kind.DESCRIBE, conclusion.chosen) for site in sorted(self.test_on)}
         record = record_of(cast(conclusion.model, self.coordinator.protocol.federation.wire))
-        messages = [
-            Message(
-                encode_task(DescribeTask(header=header, arrays={}), arrays=record),
-                self.nodes[site],
-                str(Kind.DESCRIBE),
-                group_id="describe",
-            )
-            for site, header in headers.items()
-        ]
+        contents = {
+            site: encode_task(DescribeTask(header=header, arrays={}), arrays=record) for site, header in headers.items()
+        }
         targets = len(self.coordinator.protocol.task.targets)
         found: dict[str, Description | Refused] = {site: Refused(reason=Reason.NO_REPLY) for site in headers}
-        for message in self.desk.ask(messages, self.deadline_seconds):
-            site = self._site(message)
-            reply = open_reply(message, task_id=headers[site].task_id, kind=DescribeReply, key=self._key(site))
+        for site, reply in self._ask(
+            headers, contents, DescribeReply, group="describe", deadline_seconds=self.deadline_seconds
+        ):
             found[site] = reply if isinstance(reply, Refused) else admit_description(reply, targets=targets)
         return found
 
@@ -144,24 +132,38 @@ class StudyRun:
         points, targets = conclusion.operating_point, self.coordinator.protocol.task.targets
         thresholds = tuple(points[target].threshold if target in points else math.nan for target in targets)
         headers = {site: self._header(site, Kind.DELIVER, conclusion.chosen) for site in sorted(self.nodes)}
-        messages = [
-            Message(
-                encode_task(
-                    DeliverTask(header=header, arrays=conclusion.model, thresholds=thresholds, documents=documents)
-                ),
-                self.nodes[site],
-                str(Kind.DELIVER),
-                group_id="deliver",
+        contents = {
+            site: encode_task(
+                DeliverTask(header=header, arrays=conclusion.model, thresholds=thresholds, documents=documents)
             )
             for site, header in headers.items()
+        }
+        sent = digest(conclusion.model)
+        return [
+            site
+            for site, reply in self._ask(
+                headers, contents, DeliverReply, group="deliver", deadline_seconds=deadline_seconds
+            )
+            if isinstance(reply, DeliverReply) and reply.arrays_digest == sent
         ]
-        sent, stored = digest(conclusion.model), []
+
+    def _ask(
+        self,
+        headers: Mapping[str, Header],
+        contents: Mapping[str, RecordDict],
+        kind: type[Accepted],
+        *,
+        group: str,
+        deadline_seconds: float,
+    ) -> Iterator[tuple[str, Accepted | Refused]]:
+        """Send each site its task, and give what each answered, as answers come; who says nothing is not in it."""
+        messages = [
+            Message(contents[site], self.nodes[site], str(header.kind), group_id=group)
+            for site, header in headers.items()
+        ]
         for message in self.desk.ask(messages, deadline_seconds):
             site = self._site(message)
-            reply = open_reply(message, task_id=headers[site].task_id, kind=DeliverReply, key=self._key(site))
-            if isinstance(reply, DeliverReply) and reply.arrays_digest == sent:
-                stored.append(site)
-        return stored
+            yield site, open_reply(message, task_id=headers[site].task_id, kind=kind, key=self._key(site))
 
     def _conclude(self, state: RunState, checkpoints: CheckpointFolder) -> Conclusion:
         protocol = self.coordinator.protocol

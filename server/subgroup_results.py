@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from server.score_evidence import proportion
+from server.validation import by_measure
 from shared.domain_shift import SiteDifference, holm, site_differences
 from shared.estimates import Estimate
 from shared.evidence import Evidence
-from shared.metrics import Confusion, Count, Proportion
+from shared.metrics import Confusion, Proportion
 from shared.protocol import Evaluation
 from shared.subgroups import AXES, GroupEvidence
 
@@ -92,18 +93,9 @@ def _differences(
     found = {}
     for site, groups in places.items():
         for axis in dict.fromkeys(one.axis for one in groups):
-            own = {one.group: one for one in groups if one.axis == axis}
-            enough = {
-                group: one for group, one in own.items() if one.confusion.sensitivity.n >= wish.min_positives_to_rank
-            }
-            for measure, counts in _counts(enough).items():
+            own = {one.group: one.confusion for one in groups if one.axis == axis}
+            enough = {group: at for group, at in own.items() if at.sensitivity.n >= wish.min_positives_to_rank}
+            for measure, counts in by_measure(enough).items():
                 for one in site_differences(counts, confidence=wish.confidence, seed=seed):
                     found[site, axis, one.site, measure] = one
     return found
-
-
-def _counts(groups: Mapping[str, GroupEvidence]) -> dict[str, dict[str, Count]]:
-    return {
-        "sensitivity": {group: one.confusion.sensitivity for group, one in groups.items()},
-        "specificity": {group: one.confusion.specificity for group, one in groups.items()},
-    }

@@ -6,7 +6,7 @@ from typing import Any
 from server.admission import Refused
 from shared.evidence import Evidence
 from shared.messages import EvaluateReply
-from shared.metrics import Count, ScoreHistogram
+from shared.metrics import Confusion, Count, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.scores import lower_edges
 
@@ -30,10 +30,14 @@ def released(evaluations: Evaluations, place: int) -> dict[str, Evidence]:
 
 def rate_counts(evaluations: Evaluations, place: int) -> dict[str, dict[str, Count]]:
     """Count what is right at the shared threshold by measure and site, of one target's released evidence."""
-    at = {site: item.confusion for site, item in released(evaluations, place).items() if item.confusion}
+    return by_measure({site: item.confusion for site, item in released(evaluations, place).items() if item.confusion})
+
+
+def by_measure(confusions: Mapping[str, Confusion]) -> dict[str, dict[str, Count]]:
+    """Give the counts behind sensitivity and specificity, of each name that has a confusion."""
     return {
-        "sensitivity": {site: confusion.sensitivity for site, confusion in at.items()},
-        "specificity": {site: confusion.specificity for site, confusion in at.items()},
+        "sensitivity": {name: confusion.sensitivity for name, confusion in confusions.items()},
+        "specificity": {name: confusion.specificity for name, confusion in confusions.items()},
     }
 
 

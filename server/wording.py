@@ -38,6 +38,11 @@ def percent(value: float) -> str:
     return f"{value * 100:.1f}{NO_BREAK}%"
 
 
+def level(confidence: float) -> str:
+    """Write an interval's confidence: 95 %."""
+    return f"{confidence * 100:g}{NO_BREAK}%"
+
+
 def percent_range(low: float | None, high: float | None) -> str:
     """Write an interval of a proportion: 91.8 to 95.8."""
     return "no interval" if low is None or high is None else f"{low * 100:.1f} to {high * 100:.1f}"

@@ -21,7 +21,7 @@ def expectation(one: NewHospital, *, measure: str, confidence: float) -> str:
     )
     return (
         f"In a new hospital like these, expect a {measure} between {between(found)} "
-        f"({confidence * 100:g}{wording.NO_BREAK}% prediction interval over {found.sites} hospitals; from {basis}). "
+        f"({wording.level(confidence)} prediction interval over {found.sites} hospitals; from {basis}). "
         f"{promise(found)}"
     )
 

@@ -60,8 +60,8 @@ def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
     if worst is None or worst.target is None or worst.test.sensitivity is None:
         return Answer(question=question, short="Not at all", text="With so few cases nothing can be concluded.")
     reached = worst.test.sensitivity
-    level = f"{result.study.confidence * 100:g}{wording.NO_BREAK}%"
-    between = f"{level} interval there: {wording.percent_range(reached.low, reached.high)}{wording.NO_BREAK}%"
+    ends = f"{wording.percent_range(reached.low, reached.high)}{wording.NO_BREAK}%"
+    between = f"{wording.level(result.study.confidence)} interval there: {ends}"
     match worst.standing:
         case Standing.SHORT:
             short, text = "Sure that it falls short", f"{between}, all of it below the target."

@@ -159,6 +159,15 @@ class _NewcombeVariance:
         return low, high
 
 
+def area(positives: Floats, negatives: Floats) -> float:
+    """Give Mann and Whitney's share of pairs of a positive and a negative in the right order, ties by half."""
+    return _won(_placements(positives, negatives), negatives)
+
+
+def _won(by_positive: Floats, negatives: Floats) -> float:
+    return float(by_positive.sum() / (2 * by_positive.size * negatives.size))
+
+
 def _placements(scores: Floats, others: Floats) -> Floats:
     """Count for each score twice the others below it, and once those equal to it; O(n log n) (Sun and Xu 2014)."""
     ordered = np.sort(others)
@@ -189,7 +198,7 @@ def components(units: ScoredUnits) -> Components | None:
     if not positives.size or not negatives.size:
         return None
     won_by_positive, won_by_negative = _placements(positives, negatives), _placements(-negatives, -positives)
-    value = float(won_by_positive.sum() / (2 * positives.size * negatives.size))
+    value = _won(won_by_positive, negatives)
     return Components(
         value=value,
         of_positives=won_by_positive / (2 * negatives.size) - value,

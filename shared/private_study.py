@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from shared.split import CONCLUDING_LOOKS
+
 UNDER_PRIVACY: Final[Mapping[str, Mapping[str, Any]]] = {
     "model": {"norm": "folded", "features": "unit"},
     "training": {"loss": "bce"},
@@ -89,9 +91,10 @@ def warnings(settings: Mapping[str, Any]) -> list[str]:
         )
     if noised := settings["privacy.count_noise_epsilon"]:
         rounds = settings["federation.rounds"]
+        whole = noised * (rounds + CONCLUDING_LOOKS)
         found.append(
             f"[privacy] count_noise_epsilon = {noised:g} is paid anew for each look at the validation patients: "
-            f"{rounds} rounds and two at the end cost each of them epsilon = {noised * (rounds + 2):g} in all, a test "
+            f"{rounds} rounds and two at the end cost each of them epsilon = {whole:g} in all, a test "
             f"patient {noised:g}. Figures of small sites drown first, and their intervals do not know of the noise."
         )
     if settings["training.local_epochs"] * settings["federation.rounds"] > MANY_EPOCHS:

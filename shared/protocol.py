@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
@@ -236,8 +236,10 @@ class Federation(Declaration):
         return own | data
 
 
-SUBGROUPS = ("sex", "age", "view", "manufacturer", "device")
+Axis = Literal["sex", "age", "view", "manufacturer", "device"]
 """By what a study may divide its patients (`shared/subgroups.py`)."""
+
+SUBGROUPS: tuple[Axis, ...] = get_args(Axis)
 
 
 class Evaluation(Declaration):

@@ -9,6 +9,9 @@ from scipy.stats import t
 from shared.estimates import Calibration, Coefficient, Estimate
 from shared.scores import LOGIT_RANGE, Floats, Integers, ScoredUnits
 
+Fit = tuple[Floats, Floats]
+"""Coefficients and their covariance."""
+
 _STEPS, _CLOSE, _SINGULAR, _SEPARATED = 60, 1e-9, 1e12, 100.0
 
 
@@ -38,16 +41,10 @@ def calibration(units: ScoredUnits, *, confidence: float) -> Calibration | None:
     sandwich over patients (Liang and Zeger, Biometrika 1986;73:13), with Student's t for the patients of the smaller
     class. Scores beyond the outer edges of the score bins count as on them.
     """
-    of_classes = [np.unique(units.patients_M[chosen]).size for chosen in (units.positive_M, ~units.positive_M)]
-    if min(of_classes) < 2:
+    fits = _fits(units)
+    if fits is None:
         return None
-    logits_M = _logits(units.scores_M)
-    ones = np.ones((logits_M.size, 1))
-    slope = _fit(np.column_stack((ones, logits_M)), units, offset_M=np.zeros(logits_M.size))
-    intercept = _fit(ones, units, offset_M=logits_M)
-    if slope is None or intercept is None:
-        return None
-    reach = float(t.ppf((1 + confidence) / 2, min(of_classes) - 1))
+    (slope, intercept), reach = fits, float(t.ppf((1 + confidence) / 2, _fewest_patients(units) - 1))
     return Calibration(slope=_wald(*slope, reach=reach), intercept=_wald(*intercept, reach=reach))
 
 
@@ -56,18 +53,32 @@ def recalibration(units: ScoredUnits) -> tuple[float, float] | None:
 
     None where `calibration` is not defined.
     """
-    found = calibration(units, confidence=0.95)
-    if found is None:
+    fits = _fits(units)
+    if fits is None:
         return None
-    logits_M = _logits(units.scores_M)
-    fitted = _fit(np.column_stack((np.ones(logits_M.size), logits_M)), units, offset_M=np.zeros(logits_M.size))
-    return None if fitted is None else (float(fitted[0][0]), float(fitted[0][1]))
+    coefficients, _ = fits[0]
+    return float(coefficients[0]), float(coefficients[1])
 
 
 def recalibrated(scores_M: Floats, *, intercept: float, slope: float) -> Floats:
     """Apply what `recalibration` fitted."""
     found: Floats = expit(intercept + slope * _logits(scores_M))
     return found
+
+
+def _fewest_patients(units: ScoredUnits) -> int:
+    return min(np.unique(units.patients_M[chosen]).size for chosen in (units.positive_M, ~units.positive_M))
+
+
+def _fits(units: ScoredUnits) -> tuple[Fit, Fit] | None:
+    """Fit intercept and slope together, and the intercept with the slope held at 1; None where either is undefined."""
+    if _fewest_patients(units) < 2:
+        return None
+    logits_M = _logits(units.scores_M)
+    ones = np.ones((logits_M.size, 1))
+    slope = _fit(np.column_stack((ones, logits_M)), units, offset_M=np.zeros(logits_M.size))
+    intercept = _fit(ones, units, offset_M=logits_M)
+    return None if slope is None or intercept is None else (slope, intercept)
 
 
 def _logits(scores_M: Floats) -> Floats:
@@ -77,7 +88,7 @@ def _logits(scores_M: Floats) -> Floats:
     return logits
 
 
-def _fit(design: Floats, units: ScoredUnits, *, offset_M: Floats) -> tuple[Floats, Floats] | None:
+def _fit(design: Floats, units: ScoredUnits, *, offset_M: Floats) -> Fit | None:
     """Fit a logistic regression by Newton's method: coefficients and their sandwich covariance; None if it diverges."""
     beta = np.zeros(design.shape[1])
     for _ in range(_STEPS):

@@ -16,6 +16,10 @@ class Split(StrEnum):
     TEST = "test"
 
 
+CONCLUDING_LOOKS = 2
+"""Looks at the validation patients after the last round: one to choose the threshold, one to count at it."""
+
+
 def assign(*, study: str, seed: int, site: str, patient: str, train: float, validation: float) -> Split:
     """Put a patient on a side that depends on (study, seed, site, patient) and the fractions alone.
 

@@ -6,9 +6,7 @@ from shared.errors import StudyError
 from shared.privacy import PrivacyPlan, make_plan
 from shared.protocol import StudyProtocol
 from shared.renyi_filter import PrivacyLimit
-
-CONCLUDING_RELEASES = 2
-"""Looks at the validation patients after the last round: one to choose the threshold, one to count at it."""
+from shared.split import CONCLUDING_LOOKS
 
 
 def count_releases(protocol: StudyProtocol) -> int:
@@ -19,7 +17,7 @@ def count_releases(protocol: StudyProtocol) -> int:
     asked = protocol.privacy
     if asked is None or not asked.count_noise_epsilon:
         return 0
-    return protocol.federation.rounds + CONCLUDING_RELEASES
+    return protocol.federation.rounds + CONCLUDING_LOOKS
 
 
 @lru_cache(maxsize=256)

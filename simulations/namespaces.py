@@ -42,7 +42,7 @@ def obstacle() -> str | None:
     if missing:
         return f"not installed: {', '.join(missing)} (on Debian: iproute2, util-linux)"
     trial = subprocess.run(  # noqa: S603  # words of our own
-        [shutil.which("unshare", path=PATH) or "unshare", "--net", "--mount", "true"], check=False, capture_output=True
+        [_tool("unshare"), "--net", "--mount", "true"], check=False, capture_output=True
     )
     return None if trial.returncode == 0 else "this kernel or container lets nobody make a network"
 

@@ -22,10 +22,9 @@ from shared.metrics import Count
 from shared.model import Classifier
 from shared.preprocessing import Contract, contract_of, normalise, prepare
 from shared.saved_model import SavedModel
-from simulations.dicom_writer import made_up_uid, write_dicom
+from simulations.dicom_writer import made_up_uid
 from simulations.phantom import draw_anatomy, draw_film, draw_finding, draw_pose
-from simulations.scanner import expose
-from simulations.synthetic_site import COMPUTED_RADIOGRAPHY
+from simulations.synthetic_site import COMPUTED_RADIOGRAPHY, write_film
 from simulations.synthetic_study import hospitals
 
 INSIDE = 0.3
@@ -97,19 +96,14 @@ def phantom(contract: Contract, *, number: int, seed: tuple[int, ...]) -> tuple[
     spacing = (scanner.spacing_mm, scanner.spacing_mm)
     with TemporaryDirectory() as folder:
         path = Path(folder, "film.dcm")
-        write_dicom(
+        own = {"SOPInstanceUID": made_up_uid("pointing game", *seed), "PatientID": "PHANTOM"}
+        write_film(
+            scanner,
             path,
-            expose(film, scanner, marked=False, rng=rng),
-            bits_stored=scanner.bits_stored,
-            photometric=scanner.photometric,
-            encoding=scanner.encoding,
-            attributes={
-                "SOPClassUID": COMPUTED_RADIOGRAPHY,
-                "SOPInstanceUID": made_up_uid("pointing game", *seed),
-                "Modality": "CR",
-                "PatientID": "PHANTOM",
-                "PixelSpacing": list(spacing),
-            },
+            film,
+            marked=False,
+            attributes={"SOPClassUID": COMPUTED_RADIOGRAPHY} | own,
+            rng=rng,
         )
         image = read_image(path, frames="first")
     prepared = prepare(image.pixels_FHWC[0], spacing_mm=spacing, window=image.window, contract=contract)

@@ -1,6 +1,6 @@
 """The main job: prepare the hospitals, run the study and its baselines, write results, report and model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,8 +61,10 @@ def simulate(job: Simulation, console: Console) -> None:
     minimum = protocol.federation.min_sites
     federated = _run(federation, "federated", names, minimum, job.run.path, console)
     write_model(job.run.model, federated.coordinator, federated.conclusion)
-    alone = _alone(federation, job, console)
-    unseen = _unseen(federation, job, console)
+    only = {name: (name,) for name in names if "local" in job.baselines}
+    others = {name: tuple(other for other in names if other != name) for name in names if job.leave_one_out}
+    alone = _by_site(federation, "local", only, job, console)
+    unseen = _by_site(federation, "without", others, job, console)
     pooled = _baseline(federation, "pooled", (POOLED,), job, console) if "pooled" in job.baselines else None
     personal = _personal(federation, job, console) if "personal" in job.baselines else None
     unnoised = replace(federation, adapt=without_noise)
@@ -186,20 +188,11 @@ def _run(
     return federation.run(run_id, train_on=train_on, min_sites=min_sites, folder=folder, progress=console.round)
 
 
-def _alone(federation: Federation, job: Simulation, console: Console) -> dict[str, Run]:
-    """Let each site train alone, where this was asked for; one that cannot is left out."""
-    if "local" not in job.baselines:
-        return {}
-    runs = {name: _baseline(federation, f"local-{name}", (name,), job, console) for name in federation.names}
-    return {name: run for name, run in runs.items() if run}
-
-
-def _unseen(federation: Federation, job: Simulation, console: Console) -> dict[str, Run]:
-    """Train without each site in turn, where this was asked for."""
-    if not job.leave_one_out:
-        return {}
-    others = {name: tuple(other for other in federation.names if other != name) for name in federation.names}
-    runs = {name: _baseline(federation, f"without-{name}", rest, job, console) for name, rest in others.items()}
+def _by_site(
+    federation: Federation, kind: str, groups: Mapping[str, Sequence[str]], job: Simulation, console: Console
+) -> dict[str, Run]:
+    """Train one baseline for each site, on its group of sites; one that cannot train is left out."""
+    runs = {name: _baseline(federation, f"{kind}-{name}", group, job, console) for name, group in groups.items()}
     return {name: run for name, run in runs.items() if run}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from client.worker_pool import map_files
 from simulations.dicom_writer import made_up_uid, write_dicom
 from simulations.hospital_folder import DICOM_FOLDER, SiteFile, write_labels, write_site_file
-from simulations.phantom import Anatomy, Blob, draw_anatomy, draw_film, draw_finding, draw_pose
+from simulations.phantom import Anatomy, Blob, Film, draw_anatomy, draw_film, draw_finding, draw_pose
 from simulations.scanner import Scanner, expose
 
 COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
@@ -194,6 +194,13 @@ def _write_image(
     rng: np.random.Generator,
 ) -> None:
     film = draw_film(anatomy, blobs, draw_pose(rng), rows=scanner.rows, columns=scanner.columns)
+    write_film(scanner, path, film, marked=marked, attributes=attributes, rng=rng)
+
+
+def write_film(
+    scanner: Scanner, path: Path, film: Film, *, marked: bool, attributes: dict[str, str], rng: np.random.Generator
+) -> None:
+    """Expose a film as a scanner does, and write it as its DICOM file; `attributes` say whose it is."""
     spacing = [scanner.spacing_mm, scanner.spacing_mm]
     write_dicom(
         path,

@@ -1,8 +1,29 @@
-"""The four fake hospitals of a synthetic study, one with a planted shift and one with a planted shortcut."""
+"""The four fake hospitals of a synthetic study, with a planted shift and a planted shortcut; and a plain one."""
 
 from simulations.dicom_writer import Encoding
 from simulations.scanner import Scanner
 from simulations.synthetic_site import LabelStyle, SyntheticSite
+
+
+def plain_hospital(name: str, *, patients: int) -> SyntheticSite:
+    """Return a small hospital of small films, with no marker and no shift: for trials of what is around a study."""
+    return SyntheticSite(
+        name=name,
+        seed=3,
+        patients=patients,
+        prevalence=0.5,
+        marked_diseased=0.0,
+        marked_clear=0.0,
+        labels=LabelStyle(join="SOPInstanceUID", key="SOPInstanceUID", yes="1", no="0", untidy=0.0),
+        scanner=Scanner(
+            manufacturer="SYNTHETIC",
+            model_name="SMALL",
+            rows=64,
+            columns=64,
+            spacing_mm=5.0,
+            encoding=Encoding.EXPLICIT,
+        ),
+    )
 
 
 def hospitals(seed: int) -> tuple[SyntheticSite, ...]:

@@ -196,29 +196,12 @@ def scripted_site() -> type[ScriptedSite]:
 @pytest.fixture(scope="session")
 def hospitals_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with two small synthetic hospitals, north and south, as DICOM files; do not change them."""
-    from simulations.dicom_writer import Encoding
-    from simulations.scanner import Scanner
-    from simulations.synthetic_site import LabelStyle, SyntheticSite, write
+    from simulations.synthetic_site import write
+    from simulations.synthetic_study import plain_hospital
 
     folder = tmp_path_factory.mktemp("hospitals")
     for name in ("north", "south"):
-        site = SyntheticSite(
-            name=name,
-            seed=3,
-            patients=24,
-            prevalence=0.5,
-            marked_diseased=0.0,
-            marked_clear=0.0,
-            labels=LabelStyle(join="SOPInstanceUID", key="SOPInstanceUID", yes="1", no="0", untidy=0.0),
-            scanner=Scanner(
-                manufacturer="SYNTHETIC",
-                model_name="SMALL",
-                rows=64,
-                columns=64,
-                spacing_mm=5.0,
-                encoding=Encoding.EXPLICIT,
-            ),
-        )
+        site = plain_hospital(name, patients=24)
         write(site, folder / name, findings=["opacity"], exclusive=False, workers=1, progress=lambda *_: None)
     return folder
 

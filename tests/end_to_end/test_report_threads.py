@@ -17,10 +17,9 @@ from server.run_folder import open_run
 from shared.intervals import wilson
 from shared.metrics import Count
 from simulations.console import Console
-from simulations.dicom_writer import Encoding
-from simulations.scanner import Scanner
 from simulations.simulate import Simulation, simulate
-from simulations.synthetic_site import LabelStyle, SyntheticSite, write
+from simulations.synthetic_site import write
+from simulations.synthetic_study import plain_hospital
 
 TARGET, CONFIDENCE, RANKED = 0.83, 0.87, 3
 MIN_CELL = {"north": 2, "south": 31}
@@ -42,23 +41,7 @@ def odd(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Odd:
     folder = tmp_path_factory.mktemp("odd")
     sites = folder / "sites"
     for name, least in MIN_CELL.items():
-        site = SyntheticSite(
-            name=name,
-            seed=3,
-            patients=60,
-            prevalence=0.5,
-            marked_diseased=0.0,
-            marked_clear=0.0,
-            labels=LabelStyle(join="SOPInstanceUID", key="SOPInstanceUID", yes="1", no="0", untidy=0.0),
-            scanner=Scanner(
-                manufacturer="SYNTHETIC",
-                model_name="SMALL",
-                rows=64,
-                columns=64,
-                spacing_mm=5.0,
-                encoding=Encoding.EXPLICIT,
-            ),
-        )
+        site = plain_hospital(name, patients=60)
         write(site, sites / name, findings=["opacity"], exclusive=False, workers=1, progress=lambda *_: None)
         file = sites / name / "site.toml"
         text, changed = re.subn(r"min_cell = \d+", f"min_cell = {least}", file.read_text())

@@ -16,7 +16,7 @@ from shared.errors import DataError
 from shared.model_facts import write_facts
 from shared.preprocessing import contract_of
 from shared.saved_model import open_model
-from simulations import pointing_game
+from simulations import pointing_game, synthetic_site
 from simulations.pointing_game import is_hit, phantom, play, widened
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,7 @@ def test_the_finding_is_where_the_film_has_more_than_the_same_film_without_it(
 ) -> None:
     """After reading and preparing, whatever the geometry: the difference lies inside, next to none of it outside."""
     contract = contract_of(tiny.protocol(images=images | {"size": 64, "window": [2047.5, 4095.0]}))
-    monkeypatch.setattr(pointing_game, "expose", _same_noise(pointing_game.expose))
+    monkeypatch.setattr(synthetic_site, "expose", _same_noise(synthetic_site.expose))
     with_it = [phantom(contract, number=0, seed=(7, film)) for film in range(4)]
     monkeypatch.setattr(pointing_game, "draw_finding", lambda *_, **__: ())
     for film, (image, region) in enumerate(with_it):
