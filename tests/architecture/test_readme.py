@@ -47,6 +47,7 @@ LEAVES = (
     intensity.IntensitySummary,
     description.CornerTest,
     description.CornerEffect,
+    description.MarkTest,
     subgroups.GroupEvidence,
 )
 """Everything that a reply is made of."""
@@ -155,7 +156,12 @@ def test_the_replies_are_made_of_what_is_listed_here():
     replies = {kind.__name__ for kind in typing.get_args(messages.Reply)}
     assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "DescribeReply", "DeliverReply", "RefusalReply"}
     assert [field.name for field in dataclasses.fields(messages.EvaluateReply)] == ["evidence"]
-    assert [field.name for field in dataclasses.fields(description.Description)] == ["features", "intensity", "corners"]
+    assert [field.name for field in dataclasses.fields(description.Description)] == [
+        "features",
+        "intensity",
+        "corners",
+        "marks",
+    ]
 
 
 def test_the_table_of_exit_codes_is_complete_and_true(house):
