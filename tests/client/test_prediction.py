@@ -37,7 +37,9 @@ def model(tiny: Any, tmp_path: Path) -> Callable[..., tuple[StudyProtocol, Path]
         protocol = tiny.protocol(**sections)
         coordinator, _ = compose(protocol, weights_file=None)
         thresholds = {} if threshold is None else dict.fromkeys(protocol.task.targets, threshold)
-        facts = write_facts(protocol, coordinator.initial, thresholds=thresholds, number=1, norm_layers="trained")
+        facts = write_facts(
+            protocol, coordinator.initial, thresholds=thresholds, number=1, standard=(), norm_layers="trained"
+        )
         save_tensors(tmp_path / "model.safetensors", coordinator.initial, facts=facts)
         return protocol, tmp_path / "model.safetensors"
 
@@ -234,7 +236,7 @@ def test_a_model_that_no_site_tested_is_not_used(tiny: Any, tmp_path: Path) -> N
     """The coordinator's file of a study whose sites keep their normalisation layers is refused."""
     protocol = tiny.protocol(federation={"local_norm": True})
     coordinator, _ = compose(protocol, weights_file=None)
-    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, norm_layers="initial")
+    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, standard=(), norm_layers="initial")
     save_tensors(tmp_path / "m.safetensors", coordinator.initial, facts=facts)
     with pytest.raises(WeightsError, match="local_norm"):
         open_scorer(tmp_path / "m.safetensors", device="cpu")
