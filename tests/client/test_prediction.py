@@ -22,6 +22,7 @@ from server.bootstrap import compose
 from server.checkpoint import save_tensors
 from shared.cli import application
 from shared.errors import DataError, WeightsError
+from shared.landmarks import Standard
 from shared.model_facts import write_facts
 from shared.protocol import StudyProtocol
 from shared.split import Split
@@ -33,12 +34,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def model(tiny: Any, tmp_path: Path) -> Callable[..., tuple[StudyProtocol, Path]]:
     """Give `model(threshold, sections)`: a study, and its untrained model as a file."""
 
-    def write(threshold: float | None, sections: dict[str, Any]) -> tuple[StudyProtocol, Path]:
+    def write(threshold: float | None, sections: dict[str, Any], standard: Standard = ()) -> tuple[StudyProtocol, Path]:
         protocol = tiny.protocol(**sections)
         coordinator, _ = compose(protocol, weights_file=None)
         thresholds = {} if threshold is None else dict.fromkeys(protocol.task.targets, threshold)
         facts = write_facts(
-            protocol, coordinator.initial, thresholds=thresholds, number=1, standard=(), norm_layers="trained"
+            protocol, coordinator.initial, thresholds=thresholds, number=1, standard=standard, norm_layers="trained"
         )
         save_tensors(tmp_path / "model.safetensors", coordinator.initial, facts=facts)
         return protocol, tmp_path / "model.safetensors"

@@ -38,6 +38,7 @@ BOXES = {
     "GroupEvidence.confusion",
     "GroupEvidence.auc",
     "ScoreQuality.calibration",
+    "LandmarksReply.landmarks",
     "DescribeReply.description",
     "Description.features",
     "Description.intensity",
