@@ -222,11 +222,11 @@ def test_training_and_evaluation_see_harmonised_images(tiny: Any, tmp_path: Path
     assert code(ask(agent, train_task(protocol, arrays))) == Refusal.WRONG_FORM
     assert code(ask(agent, evaluate_task(protocol, arrays))) == Refusal.WRONG_FORM
     site = tiny.hospital(protocol, tmp_path)
-    films = replace(site, pixels=replace(site.pixels, cached=harmonise(site.pixels.cached, SCALE), digest="harmonised"))
+    moved = replace(site, pixels=replace(site.pixels, cached=harmonise(site.pixels.cached, SCALE), digest="harmonised"))
     plain = tiny.protocol()
     bench = tiny.bench(plain)
-    inputs = site_inputs(films, plain, bench, progress=lambda *_: None)
-    by_hand = compose_agent(films, plain, bench, inputs, folder=tmp_path / "by hand")
+    inputs = site_inputs(moved, plain, bench, progress=lambda *_: None)
+    by_hand = compose_agent(moved, plain, bench, inputs, folder=tmp_path / "by hand")
     update = trained(agent, train_task(protocol, arrays, standard=SCALE)).update
     expected = trained(by_hand, train_task(plain, arrays)).update
     assert digest(update) == digest(expected)

@@ -25,6 +25,7 @@ from shared.evidence import Evidence, Withheld
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import BINS
 from shared.intensity import summarise as summarise_intensity
+from shared.landmarks import Landmarks
 from shared.messages import (
     Answer,
     Approval,
@@ -36,6 +37,7 @@ from shared.messages import (
     EvaluateTask,
     Header,
     Kind,
+    LandmarksReply,
     LandmarksTask,
     ReadyReply,
     ReadyTask,
@@ -377,9 +379,7 @@ FULL: list[tuple[Task, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("task", "reply"), FULL, ids=["ready", "landmarks", "train", "evaluate", "describe", "deliver"]
-)
+@pytest.mark.parametrize(("task", "reply"), FULL, ids=[str(task.header.kind) for task, _ in FULL])
 def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, reply: Any) -> None:
     """The encoding adds the task's id, a version, a kind, and numbers under known keys; nothing else."""
     content = json.loads(guard.release(task, reply)[0])

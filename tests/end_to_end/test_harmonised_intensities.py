@@ -1,7 +1,7 @@
 """Harmonised intensities where one hospital's scanner bends the contrast: images come together, and so do the figures.
 
 Three hospitals of phantom films that differ in nothing but the scanner's curve at `south`. Seeds, sizes and the curve
-were committed before the first result was seen (the long study was then made shorter); what came of them is in docs/results.md.
+were committed before the first result was seen; what came of them is in docs/results.md.
 """
 
 from collections.abc import Sequence

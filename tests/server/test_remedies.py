@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
@@ -163,5 +164,17 @@ def test_the_page_says_what_could_be_tried(study_result: StudyResult) -> None:
     for finding, sites in study_result.remedies.items():
         for site, one in sites.items():
             layers = study_result.personal[finding].get(site)
-            assert all(said in page for said in sentences(one, finding=finding, unit="exam", layers=layers))
+            assert all(str(escape(said)) in page for said in sentences(one, finding=finding, unit="exam", layers=layers))
     assert "What could be tried" not in render(replace(study_result, remedies={}))
+
+
+def test_the_page_shows_the_scale_that_images_were_brought_to(study_result: StudyResult) -> None:
+    """Each site's landmarks, those that were held back, the standard, and whose lay farthest; nothing where none is."""
+    page = render(study_result)
+    assert study_result.harmonised
+    assert "st_marys&#39;s lay farthest from it, by 4.4 % of the range" in page
+    assert "averaged over 4 sites" in page
+    assert "held back: too few patients. Its images were brought to the others&#39; standard." in page
+    for own in [*study_result.harmonised.sites.values()]:
+        assert all(f">{100 * one:.1f}<" in page for one in (own.positions if own else ()))
+    assert "Harmonised intensities</h3>" not in render(replace(study_result, harmonised=None))
