@@ -164,7 +164,9 @@ def test_the_page_says_what_could_be_tried(study_result: StudyResult) -> None:
     for finding, sites in study_result.remedies.items():
         for site, one in sites.items():
             layers = study_result.personal[finding].get(site)
-            assert all(str(escape(said)) in page for said in sentences(one, finding=finding, unit="exam", layers=layers))
+            assert all(
+                str(escape(said)) in page for said in sentences(one, finding=finding, unit="exam", layers=layers)
+            )
     assert "What could be tried" not in render(replace(study_result, remedies={}))
 
 
