@@ -39,17 +39,16 @@ class PreparedSite:
         return self.config.site.name
 
 
-def prepare(
+def site_cohort(
     config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
-) -> PreparedSite:
-    """Index a site's images, join its labels, apply the study's criteria and split, and fill the cache.
+) -> Cohort:
+    """Index a site's images, join its labels, and apply the study's criteria and split; no pixel is read.
 
     Raises:
         SiteError: site.toml contradicts the label table.
         DataError: no image can be used.
-        StorageError: the cache cannot be written.
     """
-    found = build_cohort(
+    return build_cohort(
         site=config,
         targets=protocol.task.targets,
         exclusive=protocol.task.exclusive,
@@ -62,6 +61,19 @@ def prepare(
         progress=partial(progress, "headers read"),
         withdrawn=withdrawn,
     )
+
+
+def prepare(
+    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
+) -> PreparedSite:
+    """Make a site's cohort, and fill the cache with its images.
+
+    Raises:
+        SiteError: site.toml contradicts the label table.
+        DataError: no image can be used.
+        StorageError: the cache cannot be written.
+    """
+    found = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn)
     cached = fill(
         found.images,
         contract=contract_of(protocol, standard=()),

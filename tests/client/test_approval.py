@@ -135,7 +135,7 @@ def test_a_private_study_is_asked_for_with_its_promise_and_its_prices(tiny: Any,
     told = words(tiny, tmp_path, privacy=private, training={"loss": "bce"}, **sections)
     for said in (
         "epsilon 3 at delta 1e-05",
-        "reserved in this site's ledger",
+        "reserves the whole of it in the site's ledger",
         "rounded to a multiple of 50",
         "all noised (epsilon 0.5 for each release)",
         "fewer than 7 patients",
