@@ -130,16 +130,6 @@ class CheckpointFolder:
         return self._folder / f"round-{number:05d}.safetensors"
 
 
-def write_rounds(path: Path, state: RunState) -> None:
-    """Write rounds.jsonl: one line of JSON a finished round, for people and programs that follow the run.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    with atomic_file(path) as part:
-        part.write_text("".join(json.dumps(record) + "\n" for record in state.history), encoding="utf-8")
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str, str]) -> None:
     """Write a safetensors file with what one must know to use it; equal content gives equal bytes.
 

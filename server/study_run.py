@@ -10,7 +10,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from server.admission import Accepted, Reason, Refused, admit_description, admit_flow, open_reply
 from server.asking import Desk
 from server.bootstrap import Coordinator
-from server.checkpoint import CheckpointFolder, RunState, write_rounds
+from server.checkpoint import CheckpointFolder, RunState
+from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
 from server.validation import Evaluations, merged_histogram, repetition
@@ -112,9 +113,9 @@ class StudyRun:
 
         def save(state: RunState) -> None:
             checkpoints.save(state)
-            write_rounds(self.folder / "rounds.jsonl", state)
+            write_rounds(self.folder, state.history)
 
-        write_rounds(self.folder / "rounds.jsonl", state)  # a kill may have come between the two
+        write_rounds(self.folder, state.history)  # a kill may have come between the two
         state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
         return self._conclude(state, checkpoints)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from server.checkpoint import CheckpointFolder, RunState, save_tensors, write_rounds
+from server.checkpoint import CheckpointFolder, RunState, save_tensors
+from server.round_records import read_rounds, write_rounds
 from shared.errors import StorageError
 from shared.landmarks import Landmarks, standard_scale
 
@@ -130,5 +131,6 @@ def test_safetensors_own_error_is_told_too(tmp_path: Path, monkeypatch: pytest.M
 
 def test_rounds_are_one_line_each(tmp_path: Path) -> None:
     """rounds.jsonl holds one JSON record a finished round."""
-    write_rounds(tmp_path / "rounds.jsonl", state(3))
+    write_rounds(tmp_path, state(3).history)
+    assert [record["round"] for record in read_rounds(tmp_path)] == [1, 2, 3]
     assert (tmp_path / "rounds.jsonl").read_text().splitlines() == ['{"round": 1}', '{"round": 2}', '{"round": 3}']
