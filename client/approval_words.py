@@ -15,6 +15,11 @@ leave. The test patients' figures leave once. At the end leaves, once, how image
 brightness and features over training patients without disease, how well what stands out in a corner goes with each
 finding, and what blanking a corner does to validation patients' scores. No image, no identifier and no text leaves."""
 
+LANDMARKS = """Before round 1 leaves, once, where grey levels of images lie on average, as nine numbers, over training
+patients without disease, unless they are fewer than {min_cell}. The mean over all hospitals comes back, and every image
+is brought to it.
+"""
+
 WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
 and whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
@@ -46,7 +51,8 @@ def explain(
         f"Intended use: {protocol.study.intended_use}"
     )
     yield "\n".join(("What will be computed here", *_computed(protocol)))
-    yield "What will leave\n" + _leaves(protocol).format(min_cell=min_cell)
+    landmarks = LANDMARKS.format(min_cell=min_cell) if protocol.images.harmonise == "landmarks" else ""
+    yield "What will leave\n" + landmarks + _leaves(protocol).format(min_cell=min_cell)
     promised = (*_privacy(protocol), *(f"- {line}" for line in budget))
     yield WITHOUT_PRIVACY if protocol.privacy is None else "\n".join(("What privacy it promises", *promised))
     yield "\n".join(("What it costs", *_costs(protocol, update, rounds_per_day)))

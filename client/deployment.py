@@ -147,6 +147,7 @@ class Deployment:
             inputs,
             folder=folder / "local_norm",
             vault=self._vault(guard.audit) if protocol.privacy else None,
+            progress=self.progress,
         )
         return replace(
             agent,

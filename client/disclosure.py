@@ -8,6 +8,7 @@ from shared.description import CornerTest, Description, MarkTest
 from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import LEAST_DIMENSIONS, dimensions
+from shared.landmarks import Landmarks
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 from shared.subgroups import GroupEvidence
 
@@ -105,6 +106,12 @@ def _tests(tests: tuple[_Test | Withheld, ...], *, min_cell: int, exclusive: boo
     )
     hidden = exclusive and any(isinstance(one, Withheld) for one in kept)
     return tuple(Withheld() for _ in kept) if hidden else kept
+
+
+def suppress_landmarks(landmarks: Landmarks | Withheld, *, min_cell: int) -> Landmarks | Withheld:
+    """Withhold the mean of fewer than `min_cell` patients, and of nobody."""
+    few = isinstance(landmarks, Withheld) or landmarks.patients < max(1, min_cell)
+    return Withheld() if few else landmarks
 
 
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:
