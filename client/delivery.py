@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
+from shared.landmarks import Standard
 from shared.model_facts import write_facts
 from shared.parameters import Array
 from shared.protocol import StudyProtocol
@@ -22,7 +23,13 @@ class Deliveries:
     protocol: StudyProtocol
 
     def store(
-        self, arrays: Mapping[str, Array], *, number: int, thresholds: tuple[float, ...], documents: Mapping[str, bytes]
+        self,
+        arrays: Mapping[str, Array],
+        *,
+        number: int,
+        thresholds: tuple[float, ...],
+        standard: Standard,
+        documents: Mapping[str, bytes],
     ) -> None:
         """Write the whole model (torchvision's names, fp32) with what one must know to use it, and the documents.
 
@@ -37,6 +44,7 @@ class Deliveries:
             arrays,
             thresholds={target: point for target, point in points if point == point},
             number=number,
+            standard=standard,
             norm_layers="site" if self.protocol.federation.local_norm else "trained",
         )
         for name, text in documents.items():

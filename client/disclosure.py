@@ -7,6 +7,7 @@ from shared.description import Description
 from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import LEAST_DIMENSIONS, dimensions
+from shared.landmarks import Landmarks
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 from shared.subgroups import GroupEvidence
 
@@ -94,6 +95,12 @@ def suppress_description(description: Description, *, min_cell: int, exclusive: 
     if exclusive and any(isinstance(one, Withheld) for one in corners):
         corners = tuple(Withheld() for _ in corners)
     return Description(features=features, intensity=intensity, corners=corners)
+
+
+def suppress_landmarks(landmarks: Landmarks | Withheld, *, min_cell: int) -> Landmarks | Withheld:
+    """Withhold the mean of fewer than `min_cell` patients, and of nobody."""
+    few = isinstance(landmarks, Withheld) or landmarks.patients < max(1, min_cell)
+    return Withheld() if few else landmarks
 
 
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:

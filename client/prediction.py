@@ -17,7 +17,6 @@ from client.patient_flow import FileReason
 from client.site_data import Pixels
 from shared.errors import DataError
 from shared.model_facts import ModelFacts
-from shared.preprocessing import contract_of
 from shared.protocol import Task
 from shared.scores import unit_scores, units_of
 from shared.split import Split
@@ -72,7 +71,7 @@ def predict(
     cohort = _images(folder, index, reasons, every_frame=images.frames == "all")
     cached = fill(
         cohort,
-        contract=contract_of(facts.protocol),
+        contract=facts.contract,
         frames=images.frames,
         folder=cache,
         workers=workers,

@@ -16,6 +16,7 @@ from shared.messages import (
     DeliverReply,
     DescribeReply,
     EvaluateReply,
+    LandmarksReply,
     MalformedError,
     ReadyReply,
     RefusalReply,
@@ -32,7 +33,7 @@ LARGEST_STEP = 1000.0
 """An update of more than so many times the norm of the model that it changes is a fault or an attack, and does not
 enter even where the study sets no norm bound."""
 
-Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply, DescribeReply, DeliverReply)
+Accepted = TypeVar("Accepted", ReadyReply, LandmarksReply, TrainReply, EvaluateReply, DescribeReply, DeliverReply)
 
 
 class Reason(StrEnum):

@@ -20,6 +20,7 @@ def write_model(path: Path, coordinator: Coordinator, conclusion: Conclusion) ->
         arrays,
         thresholds={target: point.threshold for target, point in conclusion.operating_point.items()},
         number=conclusion.chosen,
+        standard=conclusion.state.standard,
         norm_layers="initial" if coordinator.protocol.federation.local_norm else "trained",
     )
     save_tensors(path, arrays, facts=facts | {"weights": coordinator.provenance.sentence})

@@ -18,6 +18,7 @@ from server.remedies import Remedies
 from server.shortcuts import CornerFinding
 from server.subgroup_results import Subgroups
 from shared.domain_shift import Heterogeneity, SiteDifference
+from shared.landmarks import Landmarks, Standard
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
 
@@ -173,6 +174,17 @@ class Baselines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Harmonised:
+    """The intensity scale that images were brought to, and where each site's own landmarks lay before; None: withheld.
+
+    `standard` is the mean over the sites that released theirs, each counting once (shared/landmarks.py).
+    """
+
+    standard: Standard
+    sites: Mapping[str, Landmarks | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SitePrivacy:
     """What the study cost one `unit` of a site's training data: (epsilon, delta), for one that is added or removed.
 
@@ -228,6 +240,7 @@ class StudyResult:
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
     remedies: Mapping[str, Mapping[str, Remedies]] = field(default_factory=dict)
+    harmonised: Harmonised | None = None
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
-from shared.declaration import Declaration, load_toml, parse, toml_value
+from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
 from shared.private_study import UNDER_PRIVACY, refusals, warnings
 
@@ -97,11 +97,14 @@ class Images(Declaration):
     frames: Literal["first", "middle", "all"] = "first"
     depth: Literal["uint8", "uint16"] = "uint8"
     channels: Literal[1, 3] = 3
+    harmonise: Literal["none", "landmarks"] = "none"
 
     @model_validator(mode="after")
     def _window_has_width(self) -> Self:
         if isinstance(self.window, tuple) and self.window[1] < 1:
             raise ValueError("a window's width is at least 1 (DICOM PS3.3 C.11.2.1.2). Give [centre, width].")
+        if self.harmonise == "landmarks" and self.window != "percentile":
+            raise ValueError("harmonise = 'landmarks' begins with each image's own percentiles: window = 'percentile'.")
         return self
 
 
@@ -317,14 +320,15 @@ class StudyProtocol(Declaration):
     def canonical(self) -> str:
         """Write the study as canonical JSON: every key with its value, sorted.
 
-        Keys that came with [privacy] are left out where they say what was so before them: these studies keep their
-        digests.
+        Keys that came later are left out where they say what was so before them: these studies keep their digests.
         """
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
         if self.model.features == "pooled":
             del declared["model"]["features"]
+        if self.images.harmonise == "none":
+            del declared["images"]["harmonise"]
         return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 
     def to_toml(self) -> str:
@@ -351,15 +355,5 @@ def read_protocol(path: Path, *, overrides: Sequence[str] = ()) -> StudyProtocol
     """
     data = load_toml(path, error=StudyError)
     for override in overrides:
-        _apply(data, override)
+        override_key(data, override, error=StudyError)
     return parse(data, StudyProtocol, where=path.name, error=StudyError)
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    place, _, value = override.partition("=")
-    section, _, key = place.strip().partition(".")
-    if not (section and key and value):
-        raise StudyError(f"--set {override}: not of the form section.key=value, e.g. --set federation.rounds=5.")
-    if not isinstance(data.setdefault(section, {}), dict):
-        raise StudyError(f"--set {override}: [{section}] is not a section of the study.")
-    data[section][key] = toml_value(value.strip())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.agent import Agent
+from client.agent import Agent, Harmonised
 from client.evaluation import nobody
 from client.inputs import Inputs
 from client.site_data import Records, Rows
@@ -71,10 +71,18 @@ def pool(agents: Sequence[Agent], *, folder: Path) -> Agent:
         site=POOLED,
         records=pool_records([agent.records for agent in agents]),
         inputs=PooledInputs(parts=[agent.inputs for agent in agents], first_row=first_row),
+        harmonised=_pool_harmonised([agent.harmonised for agent in agents if agent.harmonised], first_row),
         flow=pool_flows([agent.flow for agent in agents]),
         witness=nobody,
         guard=replace(agents[0].guard, audit=AuditLog(folder / "audit.jsonl")),
     )
+
+
+def _pool_harmonised(parts: Sequence[Harmonised], first_row: Rows) -> Harmonised | None:
+    """Put sites' images on one standard scale together, where the study has one."""
+    if not parts:
+        return None
+    return lambda standard: PooledInputs(parts=[part(standard) for part in parts], first_row=first_row)
 
 
 def pool_records(sites: Sequence[Records]) -> Records:

@@ -105,7 +105,9 @@ class Federation:
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
             own = self.folder / "sites" / site.name / run_id
-            agent = compose_agent(site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own))
+            agent = compose_agent(
+                site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own), progress=self.progress
+            )
             agent = replace(agent, guard=replace(agent.guard, digest=not_digested))
             agents[site.name] = self.adapt(replace(agent, witness=partial(_keep, test_units, site.name)))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}

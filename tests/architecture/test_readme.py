@@ -18,6 +18,7 @@ from shared import (
     evidence,
     feature_summary,
     intensity,
+    landmarks,
     messages,
     metrics,
     protocol,
@@ -45,6 +46,7 @@ LEAVES = (
     metrics.Confusion,
     feature_summary.FeatureSummary,
     intensity.IntensitySummary,
+    landmarks.Landmarks,
     description.CornerTest,
     description.CornerEffect,
     subgroups.GroupEvidence,
@@ -153,7 +155,10 @@ def test_what_may_leave_is_all_that_a_reply_can_hold(house):
 def test_the_replies_are_made_of_what_is_listed_here():
     """A new kind of reply cannot be forgotten in the test above."""
     replies = {kind.__name__ for kind in typing.get_args(messages.Reply)}
-    assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "DescribeReply", "DeliverReply", "RefusalReply"}
+    assert replies == {
+        *("ReadyReply", "LandmarksReply", "TrainReply", "EvaluateReply"),
+        *("DescribeReply", "DeliverReply", "RefusalReply"),
+    }
     assert [field.name for field in dataclasses.fields(messages.EvaluateReply)] == ["evidence"]
     assert [field.name for field in dataclasses.fields(description.Description)] == ["features", "intensity", "corners"]
 

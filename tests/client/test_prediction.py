@@ -3,6 +3,7 @@
 import csv
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from server.bootstrap import compose
 from server.checkpoint import save_tensors
 from shared.cli import application
 from shared.errors import DataError, WeightsError
+from shared.landmarks import Standard
 from shared.model_facts import write_facts
 from shared.protocol import StudyProtocol
 from shared.split import Split
@@ -33,11 +35,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def model(tiny: Any, tmp_path: Path) -> Callable[..., tuple[StudyProtocol, Path]]:
     """Give `model(threshold, sections)`: a study, and its untrained model as a file."""
 
-    def write(threshold: float | None, sections: dict[str, Any]) -> tuple[StudyProtocol, Path]:
+    def write(threshold: float | None, sections: dict[str, Any], standard: Standard = ()) -> tuple[StudyProtocol, Path]:
         protocol = tiny.protocol(**sections)
         coordinator, _ = compose(protocol, weights_file=None)
         thresholds = {} if threshold is None else dict.fromkeys(protocol.task.targets, threshold)
-        facts = write_facts(protocol, coordinator.initial, thresholds=thresholds, number=1, norm_layers="trained")
+        facts = write_facts(
+            protocol, coordinator.initial, thresholds=thresholds, number=1, standard=standard, norm_layers="trained"
+        )
         save_tensors(tmp_path / "model.safetensors", coordinator.initial, facts=facts)
         return protocol, tmp_path / "model.safetensors"
 
@@ -118,6 +122,27 @@ def test_files_of_one_exam_share_a_unit_and_its_highest_score(
         assert {one.unit_scores for one in images} == {(max(one.scores[0] for one in images),)}
         assert {one.above for one in images} == {(images[0].unit_scores[0] >= 0.5,)}
     assert len({images[0].unit for images in exams.values()}) == len(exams)
+
+
+def test_a_harmonised_studys_model_scores_harmonised_images(
+    hospitals_on_disk: Path, tiny: Any, tmp_path: Path, model: Any
+) -> None:
+    """The scale that the study averaged is in the model's file: scores are those of images that were brought to it."""
+    scale = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
+    protocol, path = model(0.5, {"images": {"harmonise": "landmarks"}}, scale)
+    site = site_of(hospitals_on_disk / "north", protocol, tmp_path / "cache")
+    bench: Workbench = tiny.bench(protocol)
+    rows = np.arange(len(site.records))
+    scores = {}
+    for standard in ((), scale):
+        moved = replace(site, pixels=site.pixels.harmonised(standard))
+        inputs = site_inputs(moved, protocol, bench, progress=lambda *_: None)
+        scores[standard] = score_split(bench, inputs, rows, start="head", exclusive=False, targets=1)[:, 0]
+    by_file = {one.file: one for one in run(hospitals_on_disk / "north" / "dicom", path, tmp_path / "other").images}
+    files = [image.path.relative_to(site.cohort.folder).as_posix() for image in site.cohort.images]
+    found = [by_file[name].scores[0] for name in files]
+    np.testing.assert_allclose(found, scores[scale], rtol=0, atol=1e-6)
+    assert np.abs(scores[scale] - scores[()]).max() > 1e-3
 
 
 def test_every_file_is_scored_or_left_out_for_a_reason(hospital: Any, tmp_path: Path, model: Any) -> None:
@@ -234,7 +259,7 @@ def test_a_model_that_no_site_tested_is_not_used(tiny: Any, tmp_path: Path) -> N
     """The coordinator's file of a study whose sites keep their normalisation layers is refused."""
     protocol = tiny.protocol(federation={"local_norm": True})
     coordinator, _ = compose(protocol, weights_file=None)
-    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, norm_layers="initial")
+    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, standard=(), norm_layers="initial")
     save_tensors(tmp_path / "m.safetensors", coordinator.initial, facts=facts)
     with pytest.raises(WeightsError, match="local_norm"):
         open_scorer(tmp_path / "m.safetensors", device="cpu")

@@ -19,6 +19,7 @@ from shared.errors import EgressError
 from shared.evidence import Withheld
 from shared.feature_summary import summarise
 from shared.intensity import BINS, IntensitySummary
+from shared.landmarks import Landmarks
 from shared.messages import Header, Kind, ReadyReply, ReadyTask, TrainReply, TrainTask, decode_answer
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
@@ -38,6 +39,7 @@ BOXES = {
     "GroupEvidence.confusion",
     "GroupEvidence.auc",
     "ScoreQuality.calibration",
+    "LandmarksReply.landmarks",
     "DescribeReply.description",
     "Description.features",
     "Description.intensity",
@@ -160,8 +162,13 @@ def test_what_never_leaves_is_gone_from_the_rebuilt_reply(guard: EgressGuard) ->
     task = messages.DescribeTask(header=head(Kind.DESCRIBE), arrays=SENT)
     left = decode_answer(from_frames(guard.release(task, described(Split.VALIDATION)))).reply
     assert isinstance(left, messages.DescribeReply)
+    mean = messages.LandmarksReply(landmarks=Landmarks(patients=90, positions=(0.5,) * 9))
+    landmarks = guard.release(messages.LandmarksTask(header=head(Kind.LANDMARKS)), mean)
+    asked = decode_answer(from_frames(landmarks)).reply
+    assert isinstance(asked, messages.LandmarksReply)
     by_kind = {
         "IntensitySummary": left.description.intensity,
+        "Landmarks": asked.landmarks,
         "TrainReply": trained,
         "ReleasedFlow": ready.flow,
         "SplitCounts": split,

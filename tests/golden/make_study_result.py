@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 from server.explanation import Explanation, explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
-from server.image_shift import recognitions, site_pairs
+from server.image_shift import mostly_apart, recognitions, site_pairs
 from server.leading import leading
 from server.new_hospital import new_hospital
 from server.other_thresholds import OtherThresholds, other_thresholds
 from server.receipt import Receipt
-from server.remedies import Remedies, remedies
+from server.remedies import Remedies, Scale, remedies
 from server.results import (
     BaselineModel,
     Baselines,
     DomainShift,
     Environment,
+    Harmonised,
     RoundResult,
     Selection,
     SiteRound,
@@ -43,6 +44,7 @@ from shared.evidence import Evidence, Withheld
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import summarise as summarise_intensity
 from shared.intervals import wilson
+from shared.landmarks import TENTHS, Landmarks, standard_scale
 from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.protocol import Evaluation
@@ -370,6 +372,8 @@ def tried(
             threshold=points[finding].threshold,
             others=others[finding],
             explained=told[finding],
+            apart=mostly_apart(site_pairs(descriptions())),
+            scale=Scale.LANDMARKS,
             min_positives=30,
             confidence=0.95,
         )
@@ -390,6 +394,17 @@ def evidence(one: FindingResult) -> Evidence:
         brier=None,
         quality=one.quality,
     )
+
+
+def harmonised() -> Harmonised:
+    """Invent where each site's landmarks lay; hillcrest's are held back."""
+    own = {
+        site: None
+        if site == "hillcrest"
+        else Landmarks(patients=60 + 20 * place, positions=tuple(tenth / 10 - 0.04 * apart for tenth in TENTHS))
+        for place, (site, apart) in enumerate(APART.items())
+    }
+    return Harmonised(standard=standard_scale(one for one in own.values() if one), sites=own)
 
 
 APART = {"hillcrest": 0.0, "island_clinic": 0.2, "northgate": 0.0, "riverside": 0.3, "st_marys": 1.5}
@@ -519,6 +534,7 @@ def study_result() -> StudyResult:
             local={site: model for site, (model, _) in local.items()}, pooled=baseline(dict.fromkeys(SITES, -0.1))
         ),
         remedies=tried(sites, points, explained(sites, points)),
+        harmonised=harmonised(),
         personal=own_layers(scored, points),
         unseen=unseen,
         new_hospital={

@@ -196,6 +196,20 @@ def test_whatever_a_study_says_is_in_its_digest(sections):
     assert study(**sections).digest() != study().digest()
 
 
+def test_a_study_that_does_not_harmonise_keeps_its_digest():
+    """The key came later: where it says "none" it is not part of the canonical form, else it is."""
+    assert "harmonise" not in study().canonical()
+    assert study(images={"harmonise": "none"}).digest() == study().digest()
+    assert study(images={"harmonise": "landmarks"}).digest() != study().digest()
+
+
+@pytest.mark.parametrize("window", ["dicom", [50, 400]])
+def test_landmarks_begin_with_each_images_own_percentiles(window):
+    """Another window has other ends of the scale, and is refused beside landmarks."""
+    with pytest.raises(StudyError, match="window = 'percentile'"):
+        study(images={"harmonise": "landmarks", "window": window})
+
+
 def test_the_digest_is_sha256_of_canonical_json():
     """Anyone can compute it: keys sorted, nothing between them, all defaults written out."""
     protocol = study()
