@@ -63,8 +63,8 @@ def test_the_distance_is_unbiased_and_its_interval_covers(sizes: tuple[int, int]
 def test_the_interval_covers_where_one_site_spreads_more(accuracy: float, wide: float) -> None:
     """Of 300 and 116 patients, half of the features twice or half as wide at the second: 87 to 99 % of 300 hold it.
 
-    By the pooled spread alone 69, 41 and 79 % do: the site that is told less surely is known from few patients. Of 2,000
-    draws 95, 92 and 95 % hold (docs/results.md); three errors of 300 below the least is the limit here.
+    By the pooled spread alone 69, 41 and 79 % do: the site that is told less surely is known from few patients. Of
+    2,000 draws 95, 92 and 95 % hold (docs/results.md); the limit is three errors of 300 draws below the least.
     """
     assert 0.87 <= sites_told(wide=wide, accuracy=accuracy, sizes=(300, 116), draws=300) <= 0.99
 
