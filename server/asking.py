@@ -45,6 +45,10 @@ class _Waiting:
     def node(self) -> int:
         return self.message.metadata.dst_node_id
 
+    @property
+    def kind(self) -> str:
+        return self.message.metadata.message_type
+
 
 class Desk:
     """Sends tasks and yields one reply a site, in the order of asking, one in memory at a time.
@@ -119,7 +123,7 @@ class Desk:
         for reply in self.grid.pull_messages(sorted(waiting.sent_at)) if waiting.sent_at else ():
             sent_at = waiting.sent_at.pop(reply.metadata.reply_to_message_id)
             if reply.has_content() and not _passes_by_itself(reply):
-                self._patience.note(waiting.message, time.monotonic() - sent_at)
+                self._patience.note(waiting.node, waiting.kind, time.monotonic() - sent_at)
                 self._tell(waiting.node, "answered")
                 return reply
             if reply.has_content():
@@ -141,7 +145,7 @@ class Desk:
                 continue
             waiting.sent_at[message_id] = now
             waiting.sendings += 1
-            waiting.resend_at = now + self._patience.seconds(waiting.message, sent=waiting.sendings)
+            waiting.resend_at = now + self._patience.seconds(waiting.node, waiting.kind, sent=waiting.sendings)
 
     def _leave(self, waiting: _Waiting, *, counted: bool) -> None:
         self._unanswered |= dict.fromkeys(waiting.sent_at, (waiting.node, counted))

@@ -1,7 +1,5 @@
 """How long a silent site is waited for before it is sent its task again: three times what it took before."""
 
-from flwr.app import Message
-
 LONGEST_SECONDS = 600.0
 """A site of which nothing is known yet is waited for so long: a first round may take hours, and a task is the model."""
 
@@ -22,18 +20,13 @@ class Patience:
     def __init__(self) -> None:
         self._took: dict[tuple[int, str], float] = {}
 
-    def note(self, task: Message, seconds: float) -> None:
-        """Take in that a task was answered, so long after it was sent."""
-        kind = _kind(task)
-        self._took[kind] = max(seconds, self._took.get(kind, 0.0))
+    def note(self, node: int, kind: str, seconds: float) -> None:
+        """Take in that a site answered a task of this kind so long after it was sent."""
+        self._took[node, kind] = max(seconds, self._took.get((node, kind), 0.0))
 
-    def seconds(self, task: Message, *, sent: int) -> float:
-        """Say how long to wait for a task that was sent so many times by now."""
-        took = self._took.get(_kind(task))
+    def seconds(self, node: int, kind: str, *, sent: int) -> float:
+        """Say how long to wait for a site's answer to a task that was sent so many times by now."""
+        took = self._took.get((node, kind))
         if took is None:
             return LONGEST_SECONDS
         return min(LONGEST_SECONDS, max(LEAST_SECONDS, TIMES_BEFORE * took) * 2.0 ** (sent - 1))
-
-
-def _kind(task: Message) -> tuple[int, str]:
-    return task.metadata.dst_node_id, task.metadata.message_type
