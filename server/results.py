@@ -15,7 +15,7 @@ from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
 from server.receipt import Receipts
 from server.remedies import Remedies
-from server.shortcuts import CornerFinding
+from server.shortcuts import CornerFinding, MarkFinding
 from server.subgroup_results import Subgroups
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.landmarks import Landmarks, Standard
@@ -133,7 +133,8 @@ class DomainShift:
     Both hold `[finding][measure]`, the measure being "sensitivity" or "specificity"; heterogeneity is None where it
     is undefined. `distances` holds every two sites' images without disease, beside the spread within the sites, and
     `site_identifiability` how surely a patient's site is told from them. `corners` is `[finding][site]`, the effect of
-    blanking each corner, and `leading[finding]` what the report says first.
+    blanking each corner, `marks` likewise how well what stands out there tells the classes apart, and
+    `leading[finding]` what the report says first.
     """
 
     heterogeneity: Mapping[str, Mapping[str, Heterogeneity | None]]
@@ -141,6 +142,7 @@ class DomainShift:
     distances: tuple[SitePair, ...] = ()
     site_identifiability: tuple[Recognition, ...] = ()
     corners: Mapping[str, Mapping[str, tuple[CornerFinding, ...]]] = field(default_factory=dict)
+    marks: Mapping[str, Mapping[str, tuple[MarkFinding, ...]]] = field(default_factory=dict)
     leading: Mapping[str, Leading] = field(default_factory=dict)
 
 
