@@ -216,8 +216,8 @@ class StudyResult:
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
     `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
-    compare the federated model with each site's own, `personal` one with each site's own layers with it. `unseen[site]`
-    is a model that was trained without that site.
+    compare the federated model with each site's own, `personal` one with each site's own layers with it, `blended` a
+    site's own head and the federated one, half and half, with its own. `unseen[site]` was trained without that site.
     """
 
     schema: int = SCHEMA
@@ -239,6 +239,7 @@ class StudyResult:
     subgroups: Mapping[str, Subgroups] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
     personal: Receipts = field(default_factory=dict)
+    blended: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
     remedies: Mapping[str, Mapping[str, Remedies]] = field(default_factory=dict)

@@ -557,6 +557,7 @@ def study_result() -> StudyResult:
         explanations=explained(sites, points),
         subgroups={finding: by_sex(sites, finding) for finding in FINDINGS},
         notes=("northgate and riverside use the same vendor's scanners.",),
+        blended=own_layers(scored, points),
     )
 
 
