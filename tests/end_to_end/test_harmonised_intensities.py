@@ -4,16 +4,16 @@ Hospitals of phantom films that differ in nothing but the scanner's curve at `so
 committed before the first result was seen; what came of them is in docs/results.md.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pytest
 import torch
-from test_planted_causes import PLANTS, SCANNER, Films, Plant, SmallModel, fit, hospital
-from test_planted_causes import SITES as PLANTED_SITES
 
 from client.evaluation import evaluate_split
 from client.workbench import Workbench
@@ -29,6 +29,14 @@ from simulations.synthetic_site import write
 from simulations.synthetic_study import plain_hospital
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+_FILE = Path(__file__).with_name("test_planted_causes.py")
+_SPEC = spec_from_file_location("planted_causes", _FILE)
+assert _SPEC
+assert _SPEC.loader
+planted = module_from_spec(_SPEC)
+sys.modules["planted_causes"] = planted  # dataclasses look their module up
+_SPEC.loader.exec_module(planted)
 
 SITES, PLANTED = ("east", "north", "south"), "south"
 GAMMA, STEEPNESS = 1.8, 4.0
@@ -95,18 +103,21 @@ def gap(seed: int, protocol: Any, *, harmonised: bool) -> float:
     Films, scores and threshold are the project's own; the model is the small one of test_planted_causes.py, fitted on
     all sites' training films together.
     """
-    curve = Plant(expected=frozenset(), scanner=replace(SCANNER, gamma=GAMMA, steepness=STEEPNESS))
-    sites = {site: hospital(site, seed, curve if site == PLANTED else PLANTS["nothing"]) for site in PLANTED_SITES}
+    curve = planted.Plant(expected=frozenset(), scanner=replace(planted.SCANNER, gamma=GAMMA, steepness=STEEPNESS))
+    sites = {
+        site: planted.hospital(site, seed, curve if site == PLANTED else planted.PLANTS["nothing"])
+        for site in planted.SITES
+    }
     if harmonised:
         standard = standard_scale(
             summarise([films.films[known.rows(Split.TRAIN)].numpy()]) for films, known in sites.values()
         )
         sites = {
-            site: (Films(films=torch.from_numpy(harmonise(films.films.numpy(), standard))), known)
+            site: (planted.Films(films=torch.from_numpy(harmonise(films.films.numpy(), standard))), known)
             for site, (films, known) in sites.items()
         }
-    model = SmallModel(seed)
-    fit(model, sites)
+    model = planted.SmallModel(seed)
+    planted.fit(model, sites)
     bench = Workbench(model, device=torch.device("cpu"), precision="fp32")  # type: ignore[arg-type]
 
     def evaluated(split: Split, thresholds: tuple[float, ...]) -> dict[str, Any]:
