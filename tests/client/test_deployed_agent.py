@@ -65,7 +65,7 @@ def deploy(tiny: Any, tmp_path: Path) -> Callable[..., Agent]:
             guard=replace(agent.guard, key=KEY),
             approval=Approval.APPROVED,
             store=TaskStore(tmp_path / "tasks", now=now),
-            deliveries=Deliveries(folder=tmp_path / "model", protocol=protocol),
+            deliveries=Deliveries(site="north", folder=tmp_path / "model", protocol=protocol),
         )
 
     return deployed
