@@ -53,9 +53,10 @@ def brier(one: OwnCalibration) -> str:
     result = (
         "better" if fitted.high < 0 else "worse" if fitted.low > 0 else "neither better nor worse, as far as is shown"
     )
+    change = wording.signed(fitted.after - fitted.before, 3)
     return (
-        f"{fitted.before:.3f} to {fitted.after:.3f}, difference {wording.signed(fitted.after - fitted.before, 3)} "
-        f"({wording.signed(fitted.low, 3)} to {wording.signed(fitted.high, 3)}): {result}"
+        f"Brier score {fitted.before:.3f} to {fitted.after:.3f}, difference {change} "
+        f"({wording.signed(fitted.low, 3)} to {wording.signed(fitted.high, 3)}): {result}."
     )
 
 

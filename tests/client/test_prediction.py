@@ -225,9 +225,9 @@ def test_the_command_writes_both_tables_for_this_user_alone(hospital: Any, tmp_p
 
 
 def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path, tiny: Any) -> None:
-    """Its threshold in the place of the study's, its probabilities in a column of their own; another site is refused."""
+    """Its threshold in the place of the study's, its probabilities in a column; another site is refused."""
     for number in range(6):
-        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=f"E{number}", seed=number)
+        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=f"{number + 1}", seed=number)
     protocol = tiny.protocol()
     coordinator, _ = compose(protocol, weights_file=None)
     path = tmp_path / "model.safetensors"
@@ -246,7 +246,7 @@ def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path,
         command = ["predict", str(path), str(hospital.dicom), "--out", str(tmp_path / "s.csv"), *wish]
         done = CliRunner().invoke(application(), command)
         assert done.exit_code == 0, done.output
-        return done.output, list(csv.DictReader((tmp_path / "s.csv").open()))
+        return done.output, list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
 
     said, shared = table(OwnSettings(threshold=1.0, calibration=(-0.5, 2.0)))
     assert {row["opacity_above"] for row in shared} == {"yes"}

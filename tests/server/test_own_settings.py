@@ -93,7 +93,7 @@ def test_the_own_threshold_is_the_highest_that_reaches_the_target(tiny: Any, sha
 
 
 def test_the_own_calibration_is_platts_and_makes_the_line_straight(tiny: Any, shared: OperatingPoint) -> None:
-    """Intercept and slope are scikit-learn's on exact scores, within the bins; slope and intercept after hold 1 and 0."""
+    """Intercept and slope are scikit-learn's on exact scores, within the bins; afterwards they hold 1 and 0."""
     one = found(tiny, shared, ["calibration"])["opacity"]["south"]
     assert one.threshold is None
     assert one.calibration
@@ -185,9 +185,9 @@ def test_the_page_shows_both_beside_the_shared(tiny: Any, shared: OperatingPoint
     assert f"finds {more} more of {after.sensitivity.n} exams with the finding" in page
     assert f"raises {alarms} more false alarms among {after.specificity.n} without" in page
     assert f"{one.calibration.fitted.before:.3f} to {one.calibration.fitted.after:.3f}" in page
-    assert "): better" in page
+    assert "): better." in page
     assert "fewer than 30 validation positives" in page
     assert "held back: too few patients" in page
-    assert "The shared operating point above stays the study&#39;s claim" in page or "stays the study's claim" in page
+    assert "The shared operating point above stays the study's claim" in page
     assert from_json(to_json(result), where="test") == result
     assert 'id="own"' not in render(study_result)
