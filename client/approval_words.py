@@ -12,8 +12,8 @@ An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
 leave. The test patients' figures leave once. At the end leaves, once, how images look: sums of
-brightness and features over training patients without disease, and what blanking a corner does to validation patients'
-scores. No image, no identifier and no text leaves."""
+brightness and features over training patients without disease, how well what stands out in a corner goes with each
+finding, and what blanking a corner does to validation patients' scores. No image, no identifier and no text leaves."""
 
 LANDMARKS = """Before round 1 leaves, once, where grey levels of images lie on average, as nine numbers, over training
 patients without disease, unless they are fewer than {min_cell}. The mean over all hospitals comes back, and every image
@@ -27,7 +27,7 @@ from them, {counts}. Counts of fewer than {{min_cell}} patients do not leave. Th
 {images}No image, no identifier and no text leaves."""
 
 IMAGES_PRIVATELY = """At the end leaves, once, how validation patients' images look: sums of features over those
-without disease, and what blanking a corner does to the scores.
+without disease, how well what stands out in a corner goes with each finding, and what blanking it does to the scores.
 """
 
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""

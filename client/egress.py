@@ -128,7 +128,8 @@ class EgressGuard:
                 released = DescribeReply(description=shown)
                 parts = {"features": shown.features, "intensity": shown.intensity}
                 what = [f"{name}: withheld" if isinstance(part, Withheld) else name for name, part in parts.items()]
-                what += ["corners: withheld" if isinstance(one, Withheld) else "corners" for one in shown.corners]
+                for name, tests in (("corners", shown.corners), ("marks", shown.marks)):
+                    what += [f"{name}: withheld" if isinstance(one, Withheld) else name for one in tests]
             case DeliverTask(), DeliverReply(arrays_digest=digest):
                 if not SHA256.fullmatch(digest):
                     raise EgressError("the receipt of a delivered model is no SHA-256.")

@@ -128,9 +128,9 @@ def admit_evidence(reply: EvaluateReply, *, targets: int, bins: int, counted: bo
 
 
 def admit_description(reply: DescribeReply, *, targets: int) -> Description | Refused:
-    """Check that a description has a corner test for every target, and that its covariance is one."""
+    """Check that a description has both corner tests for every target, and that its covariance is one."""
     features = reply.description.features
-    fits = len(reply.description.corners) == targets
+    fits = len(reply.description.corners) == len(reply.description.marks) == targets
     if isinstance(features, FeatureSummary):
         _, covariance = features.moments(features.dimensions)
         least, *_, most = np.linalg.eigvalsh(covariance)

@@ -102,6 +102,7 @@ def study_result(
         ),
         receipts=alternatives.receipts,
         personal=alternatives.personal,
+        blended=alternatives.blended,
         unseen={site: baseline_model(model, protocol) for site, model in alternatives.unseen.items()},
         new_hospital={
             target: new_hospital(

@@ -62,7 +62,8 @@ class Conclusion:
 class StudyRun:
     """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
 
-    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key (None in simulation).
+    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key (None in simulation). `begin` is
+    where a run without checkpoints starts; None is before round 1.
     """
 
     coordinator: Coordinator
@@ -75,6 +76,7 @@ class StudyRun:
     folder: Path
     deadline_seconds: float
     keys: Mapping[str, str] | None = None
+    begin: RunState | None = None
 
     def flows(self) -> dict[str, ReleasedFlow | Refused]:
         """Ask every site for its patient flow."""
@@ -103,7 +105,7 @@ class StudyRun:
             StorageError: a round cannot be saved, or the folder holds another study's checkpoints.
         """
         coordinator, checkpoints = self.coordinator, self.coordinator.checkpoints(self.folder / "checkpoints")
-        state = checkpoints.latest() or coordinator.start()
+        state = checkpoints.latest() or self.begin or coordinator.start()
         roster = self._roster(flows)
         if coordinator.protocol.images.harmonise == "landmarks" and not state.landmarks:
             state.landmarks = self._landmarks([site.name for site in roster])

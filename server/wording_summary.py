@@ -10,6 +10,7 @@ from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
 from server.wording_explanation import reading
 from server.wording_new_hospital import between
+from server.wording_shift import leading_in_short
 from server.wording_worth import SHORT
 
 STANDINGS = {
@@ -87,9 +88,19 @@ def _why(result: StudyResult, worst: Stand | None) -> Answer:
     question = "Why?"
     told = result.explanations.get(worst.finding, {}).get(worst.site) if worst else None
     if told is None:
-        return Answer(question=question, short="Not known", text="There is not enough evidence to compare hospitals.")
-    text = f"{reading(told)} A pattern in numbers, not a cause."
+        text = "There is not enough evidence to compare hospitals."
+        return Answer(question=question, short="Not known", text=" ".join((text, *_stands_out(result))))
+    text = " ".join((reading(told), *_stands_out(result), "Patterns in numbers, not causes."))
     return Answer(question=question, short=_pattern(told), text=text)
+
+
+def _stands_out(result: StudyResult) -> Iterator[str]:
+    """Say of every finding what leads, which may be at another site than the least safe."""
+    several = len(result.study.findings) > 1
+    for finding in result.study.findings:
+        if finding in result.domain_shift.leading:
+            where = f"Over all hospitals, {finding}" if several else "Over all hospitals"
+            yield f"{where}: {leading_in_short(result.domain_shift.leading[finding])}"
 
 
 def _pattern(told: Explanation) -> str:

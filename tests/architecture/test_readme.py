@@ -49,6 +49,7 @@ LEAVES = (
     landmarks.Landmarks,
     description.CornerTest,
     description.CornerEffect,
+    description.MarkTest,
     subgroups.GroupEvidence,
 )
 """Everything that a reply is made of."""
@@ -160,7 +161,12 @@ def test_the_replies_are_made_of_what_is_listed_here():
         *("DescribeReply", "DeliverReply", "RefusalReply"),
     }
     assert [field.name for field in dataclasses.fields(messages.EvaluateReply)] == ["evidence"]
-    assert [field.name for field in dataclasses.fields(description.Description)] == ["features", "intensity", "corners"]
+    assert [field.name for field in dataclasses.fields(description.Description)] == [
+        "features",
+        "intensity",
+        "corners",
+        "marks",
+    ]
 
 
 def test_the_table_of_exit_codes_is_complete_and_true(house):

@@ -18,7 +18,7 @@ from client.patient_flow import FILE_REASONS
 from client.private_release import PrivateRelease
 from shared import errors
 from shared.audit import AuditLog, verify
-from shared.description import CORNERS, CornerEffect, CornerTest, Description
+from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
 from shared.errors import DataError, EgressError, PolyclinicError, StorageError, TaskError
 from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
 from shared.evidence import Evidence, Withheld
@@ -68,11 +68,12 @@ MAY_LEAVE = {
     "EvaluateReply": {"evidence"},
     "DeliverReply": {"arrays_digest"},
     "DescribeReply": {"description"},
-    "Description": {"features", "intensity", "corners"},
+    "Description": {"features", "intensity", "corners", "marks"},
     "FeatureSummary": {"split", "patients", "mean", "covariance", "split_null"},
     "IntensitySummary": {"patients", "shares", "split_null"},
     "CornerTest": {"positive_patients", "negative_patients", "effects"},
     "CornerEffect": {"value", "error", "freedom", "auc", "auc_without"},
+    "MarkTest": {"split", "positive_patients", "negative_patients", "areas"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
         *("histogram", "confusion", "auc", "brier", "quality", "subgroups"),
@@ -107,6 +108,7 @@ ON_THE_WIRE = {
         "features": {"split", "patients", "mean", "covariance", "split_null", "withheld"},
         "intensity": {"patients", "shares", "split_null", "withheld"},
         "corners*": {"patients", *CORNERS, "withheld"},
+        "marks*": {"split", "patients", "areas", "withheld"},
     },
     "query.deliver": {},
     "refusal": {},
@@ -165,7 +167,7 @@ def evidence(patients: int) -> Evidence:
 
 
 def description(patients: int, *, positives: int = 20) -> DescribeReply:
-    """Describe as many patients' images, with a corner test of so many positives."""
+    """Describe as many patients' images, with both corner tests of so many positives."""
     drawn = np.random.default_rng(0)
     effect = CornerEffect(value=0.5, error=0.1, freedom=9, auc=0.9, auc_without=0.8)
     return DescribeReply(
@@ -175,6 +177,10 @@ def description(patients: int, *, positives: int = 20) -> DescribeReply:
             corners=(
                 CornerTest(positive_patients=positives, negative_patients=60, effects=(effect,) * 4),
                 CornerTest(positive_patients=60, negative_patients=60, effects=()),
+            ),
+            marks=tuple(
+                MarkTest(split=Split.TRAIN, positive_patients=count, negative_patients=60, areas=(0.5,) * 4)
+                for count in (positives, 60)
             ),
         )
     )
@@ -261,12 +267,13 @@ def test_landmarks_leave_of_min_cell_patients_and_never_under_privacy(audit: Pat
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_a_corner_test_is_withheld_like_its_findings_evidence(audit: Path, exclusive: bool) -> None:
-    """With nine positive patients it does not leave at min_cell 10; of classes, none does then."""
+def test_corner_tests_are_withheld_like_their_findings_evidence(audit: Path, exclusive: bool) -> None:
+    """With nine positive patients neither leaves at min_cell 10; of classes, none does then."""
     guard = EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=exclusive, wire="fp32")
     reply = read(guard.release(DESCRIBE, description(80, positives=9)))
     assert isinstance(reply, DescribeReply)
-    assert [isinstance(one, Withheld) for one in reply.description.corners] == [True, exclusive]
+    for tests in (reply.description.corners, reply.description.marks):
+        assert [isinstance(one, Withheld) for one in tests] == [True, exclusive]
 
 
 def test_features_in_too_many_dimensions_do_not_leave(guard: EgressGuard) -> None:
@@ -495,7 +502,7 @@ def test_each_departure_is_a_line_with_size_and_digest(guard: EgressGuard, audit
         ["landmarks"],
         ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"],
         ["test: evidence", "test: withheld"],
-        ["features", "intensity", "corners: withheld", "corners"],
+        ["features", "intensity", "corners: withheld", "corners", "marks: withheld", "marks"],
         ["digest of the delivered arrays"],
         ["data_unusable"],
     ]

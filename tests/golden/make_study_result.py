@@ -37,7 +37,7 @@ from server.results_json import write
 from server.shortcuts import corner_findings
 from server.subgroup_results import Subgroups, subgroups
 from shared.average_precision import average_precision
-from shared.description import CornerEffect, CornerTest, Description
+from shared.description import CornerEffect, CornerTest, Description, MarkTest
 from shared.domain_shift import heterogeneity, site_differences
 from shared.estimates import ScoreQuality
 from shared.evidence import Evidence, Withheld
@@ -422,6 +422,7 @@ def descriptions() -> dict[str, Description]:
             features=features if features.dimensions else Withheld(),
             intensity=summarise_intensity(levels / levels.sum(axis=1, keepdims=True), seed=0),
             corners=tuple(corner_test(site, finding, drawn) for finding in FINDINGS),
+            marks=tuple(mark_test(site, finding) for finding in FINDINGS),
         )
     return found
 
@@ -441,6 +442,13 @@ def corner_test(site: str, finding: str, drawn: np.random.Generator) -> CornerTe
     )
 
 
+def mark_test(site: str, finding: str) -> MarkTest | Withheld:
+    if site == "hillcrest":
+        return Withheld()
+    marked = {("st_marys", "pneumonia"): 0.91, ("riverside", "effusion"): 0.88}.get((site, finding), 0.52)
+    return MarkTest(split=Side.TRAIN, positive_patients=64, negative_patients=151, areas=(marked, 0.49, 0.54, 0.5))
+
+
 def of_images(
     sites: dict[str, dict[str, Split]], told: dict[str, dict[str, Explanation]], measured: DomainShift
 ) -> DomainShift:
@@ -458,7 +466,8 @@ def of_images(
         measured,
         distances=site_pairs(known),
         site_identifiability=recognitions(known, test, confidence=0.95, seed=0),
-        corners=corners,
+        corners={finding: one.blanked for finding, one in corners.items()},
+        marks={finding: one.marks for finding, one in corners.items()},
         leading={finding: leading(told[finding], corners[finding], alpha=0.05) for finding in FINDINGS},
     )
 
@@ -548,6 +557,7 @@ def study_result() -> StudyResult:
         explanations=explained(sites, points),
         subgroups={finding: by_sex(sites, finding) for finding in FINDINGS},
         notes=("northgate and riverside use the same vendor's scanners.",),
+        blended=own_layers(scored, points),
     )
 
 

@@ -230,7 +230,11 @@ def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
             distances=tuple(_pair_renamed(one, evil) for one in shift.distances),
             site_identifiability=tuple(_pair_renamed(one, evil) for one in shift.site_identifiability),
             corners={finding: renamed(dict(sites)) for finding, sites in shift.corners.items()},
-            leading={finding: replace(one, site=evil) for finding, one in shift.leading.items()},
+            marks={finding: renamed(dict(sites)) for finding, sites in shift.marks.items()},
+            leading={
+                finding: replace(one, site=evil, beside=one.beside and replace(one.beside, site=evil))
+                for finding, one in shift.leading.items()
+            },
         ),
         subgroups={
             finding: replace(

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from server.finding_result import Why
 from server.results import StudyResult
@@ -19,6 +21,7 @@ from shared.audit import verify
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import read_protocol
 from simulations import simulate as main_job
+from simulations.baselines import half_and_half
 from simulations.console import Console
 from simulations.simulate import Simulation, prepare_sites, refuse_impossible, simulate
 from simulations.synthetic_site import SyntheticSite
@@ -234,6 +237,45 @@ def test_own_layers_are_compared_with_the_shared_ones(tiny: Any, sites: Path, tm
         assert federated
         assert one.auc.second == federated.value
     assert list((study.run.path / "sites" / "north").rglob("norm-*.safetensors"))
+
+
+def test_half_and_half_is_the_mean_of_both_models_log_odds(tiny: Any, sites: Path, tmp_path: Path) -> None:
+    """--baselines local,blend tests at each site what both heads say on average, and pairs it with its own alone."""
+    study = job(tiny, tmp_path / "run", sites, baselines=("local", "blend"), federation={"rounds": 1})
+    simulate(study, Heard())
+    result = read(study.run.results)
+    heads = {
+        name: load_file(max((folder / "checkpoints").glob("*.safetensors")))
+        for name, folder in {"federated": study.run.path, "north": study.run.baseline("local-north")}.items()
+    }
+    blend = half_and_half(heads["federated"], heads["north"])
+    features = np.random.default_rng(0).normal(size=(5, blend["model/fc.weight"].shape[1]))
+    logits = {name: features @ head["model/fc.weight"].T + head["model/fc.bias"] for name, head in heads.items()}
+    mean = (logits["federated"] + logits["north"]) / 2
+    assert features @ blend["model/fc.weight"].T + blend["model/fc.bias"] == pytest.approx(mean, abs=1e-6)
+    for site, one in result.blended["opacity"].items():
+        own = result.baselines.local[site].sites[site]["opacity"].auc
+        assert one.auc
+        assert own
+        assert one.auc.second == own.value
+    assert set(result.blended["opacity"]) == {"north", "south"}
+    assert not list(study.run.baseline("blend-north").rglob("*.safetensors"))  # nobody trained once more
+
+
+@pytest.mark.parametrize(
+    ("baselines", "sections", "said"),
+    [
+        (("blend",), {}, "Add local"),
+        (("local", "blend"), {"model": {"unfreeze": [{"round": 1, "from": "layer4"}]}}, "features of its own"),
+        (("local", "blend"), {"images": {"harmonise": "landmarks"}}, "features of its own"),
+    ],
+)
+def test_halves_that_do_not_fit_are_refused(
+    tiny: Any, tmp_path: Path, baselines: tuple[str, ...], sections: Any, said: str
+) -> None:
+    """Heads are averaged where both stand on the same features, and where there are two."""
+    with pytest.raises(StudyError, match=said):
+        refuse_impossible(job(tiny, tmp_path, None, baselines=baselines, **sections))
 
 
 @pytest.mark.parametrize(
