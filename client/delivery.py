@@ -67,6 +67,6 @@ class Deliveries:
             own = own_from_list(numbers, self.protocol.task.targets)
         except (TypeError, ValueError):
             own = None
-        if own is None or (own and not self.protocol.evaluation.own):
+        if own is None or (own and not self.protocol.evaluation.own_settings):
             raise TaskError(Refusal.WRONG_FORM, "the task's own settings are not those of the approved study")
         return {self.site: own} if own else {}

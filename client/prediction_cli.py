@@ -70,7 +70,7 @@ def _own(facts: ModelFacts, site: str, *, where: str) -> Own:
     if site and site not in facts.own:
         known = f"It has: {', '.join(facts.own)}." if facts.own else "It has none: leave --site out."
         raise WeightsError(
-            f"{where}: no settings of {site!r}'s own. A study lets sites have them by [evaluation] own. {known}"
+            f"{where}: no settings of {site!r}'s own, which a study allows by [evaluation] own_settings. {known}"
         )
     return facts.own[site] if site else {}
 

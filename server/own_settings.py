@@ -60,7 +60,7 @@ def own_results(
     A site with fewer than `min_positives_to_rank` validation positives gets none: what few positives choose is chance.
     """
     wish = protocol.evaluation
-    if not wish.own:
+    if not wish.own_settings:
         return {}
     found = {}
     for place, target in enumerate(protocol.task.targets):
@@ -90,8 +90,8 @@ def _own(validation: Evidence, test: Evidence, shared: float, wish: Evaluation) 
     if validation.histogram.n_pos < wish.min_positives_to_rank:
         return OwnResult(threshold=None, calibration=None)
     return OwnResult(
-        threshold=_threshold(validation, test, shared, wish) if "threshold" in wish.own else None,
-        calibration=_calibration(validation, test, wish.confidence) if "calibration" in wish.own else None,
+        threshold=_threshold(validation, test, shared, wish) if "threshold" in wish.own_settings else None,
+        calibration=_calibration(validation, test, wish.confidence) if "calibration" in wish.own_settings else None,
     )
 
 

@@ -130,7 +130,7 @@ def study_result(
             for target in told
         },
         own=own_results(protocol, conclusion.validation, conclusion.test, conclusion.operating_point),
-        own_switched_on=protocol.evaluation.own,
+        own_switched_on=protocol.evaluation.own_settings,
         harmonised=Harmonised(standard=conclusion.state.standard, sites=conclusion.state.landmarks)
         if conclusion.state.landmarks
         else None,

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
@@ -257,7 +257,7 @@ class Evaluation(Declaration):
     min_positives_to_rank: Annotated[int, Field(ge=1)] = 30
     score_bins: Annotated[int, Field(ge=8, le=4096)] = 64
     subgroups: Names = ()
-    own: Annotated[tuple[OwnSetting, ...], BeforeValidator(_as_tuple)] = ()
+    own_settings: Annotated[tuple[OwnSetting, ...], BeforeValidator(_as_tuple)] = ()
 
     @model_validator(mode="after")
     def _known_subgroups(self) -> Self:
@@ -266,8 +266,8 @@ class Evaluation(Declaration):
         return self
 
 
-_LATER: Final = (("model", "features", "pooled"), ("images", "harmonise", "none"), ("evaluation", "own", list[str]()))
-"""Keys that came after others, each with what was so before it."""
+_LATER = (("model", "features"), ("images", "harmonise"), ("evaluation", "own_settings"))
+"""Keys that came after others; the default of each says what was so before it."""
 
 
 class StudyProtocol(Declaration):
@@ -305,8 +305,10 @@ class StudyProtocol(Declaration):
             raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
         if self.training.loss == "weighted_bce" and self.task.exclusive:
             raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
-        if "calibration" in self.evaluation.own and self.task.exclusive:
-            raise ValueError("[evaluation] own = ['calibration'] is for findings: scores of classes add up to 1.")
+        if "calibration" in self.evaluation.own_settings and self.task.exclusive:
+            raise ValueError(
+                "[evaluation] own_settings = ['calibration'] is for findings: scores of classes add up to 1."
+            )
         if self.privacy and (refused := refusals(self._settings())):
             raise ValueError(" ".join(refused))
         return self
@@ -333,8 +335,9 @@ class StudyProtocol(Declaration):
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
-        for section, key, before in _LATER:
-            if declared[section][key] == before:
+        for section, key in _LATER:
+            part = getattr(self, section)
+            if getattr(part, key) == type(part).model_fields[key].default:
                 del declared[section][key]
         return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 

@@ -96,7 +96,7 @@ def test_a_task_that_comes_again_gets_the_same_bytes_without_training(
 
 def test_a_delivered_model_has_this_sites_own_settings_alone(tiny: Any, deploy: Any, tmp_path: Path) -> None:
     """They stand in its file under the site's name; a study that switched none on takes none, nor malformed ones."""
-    agent = deploy(tiny.protocol(evaluation={"own": ["threshold", "calibration"]}))
+    agent = deploy(tiny.protocol(evaluation={"own_settings": ["threshold", "calibration"]}))
 
     def deliver(number: int, own: tuple[float, ...], agent: Agent = agent) -> Any:
         head = header(agent.protocol, Kind.DELIVER, number)

@@ -66,7 +66,7 @@ def evaluations(split: str, threshold: float) -> dict[str, EvaluateReply]:
 
 def study(tiny: Any, own: list[str], **wish: Any) -> StudyProtocol:
     protocol: StudyProtocol = tiny.protocol(
-        evaluation={"own": own, "target_sensitivity": TARGET, "score_bins": BINS} | wish
+        evaluation={"own_settings": own, "target_sensitivity": TARGET, "score_bins": BINS} | wish
     )
     return protocol
 

@@ -214,10 +214,10 @@ def test_landmarks_begin_with_each_images_own_percentiles(window):
 def test_own_calibration_is_for_findings():
     """Scores of classes add up to 1, and would not after each was moved by itself; own thresholds are for both."""
     classes = {"findings": (), "classes": ("a", "b")}
-    assert study(task=classes, evaluation={"own": ["threshold"]}).evaluation.own == ("threshold",)
-    assert study(evaluation={"own": []}).digest() == study().digest()
+    assert study(task=classes, evaluation={"own_settings": ["threshold"]}).evaluation.own_settings == ("threshold",)
+    assert study(evaluation={"own_settings": []}).digest() == study().digest()
     with pytest.raises(ValidationError, match="is for findings"):
-        study(task=classes, evaluation={"own": ["calibration"]})
+        study(task=classes, evaluation={"own_settings": ["calibration"]})
 
 
 def test_the_digest_is_sha256_of_canonical_json():
