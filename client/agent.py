@@ -252,6 +252,7 @@ class Agent:
             number=task.header.round,
             thresholds=task.thresholds,
             standard=task.header.standard,
+            own=task.own,
             documents=task.documents,
         )
         return DeliverReply(arrays_digest=digest(task.arrays))

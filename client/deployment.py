@@ -157,7 +157,7 @@ class Deployment:
             intake=Intake(store=store, limits=limits, initial=initial, wire=wire, folder=folder / "models"),
             checkpoints=folder / "rounds",
             most_bytes=sum(array.nbytes for array in initial.values()) + ROOM_FOR_DOCUMENTS,
-            deliveries=Deliveries(folder=folder / "delivered", protocol=protocol),
+            deliveries=Deliveries(site=site.name, folder=folder / "delivered", protocol=protocol),
         )
 
 

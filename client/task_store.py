@@ -136,6 +136,7 @@ def request_digest(task: Task) -> str:
     if isinstance(task, EvaluateTask | DeliverTask):
         total.update(repr(task.thresholds).encode())
     if isinstance(task, DeliverTask):
+        total.update(repr(task.own).encode())
         for name, text in sorted(task.documents.items()):
             total.update(f"\x1f{name}\x1f{hashlib.sha256(text).hexdigest()}".encode())
     if not isinstance(task, ReadyTask | LandmarksTask):

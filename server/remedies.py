@@ -134,10 +134,10 @@ def _recalibrated(validation: Evidence, test: Evidence, *, confidence: float) ->
     fitted = recalibration(validation.histogram.units())
     if fitted is None:
         return None
-    return _on_test(test, *fitted, confidence=confidence)
+    return recalibrated_on_test(test, *fitted, confidence=confidence)
 
 
-def _on_test(test: Evidence, intercept: float, slope: float, *, confidence: float) -> Recalibrated:
+def recalibrated_on_test(test: Evidence, intercept: float, slope: float, *, confidence: float) -> Recalibrated:
     """Apply it; a patient's units count as alike, since bins do not say whose they are."""
     units = test.histogram.units()
     after = recalibrated(units.scores_M, intercept=intercept, slope=slope)

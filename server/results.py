@@ -13,6 +13,7 @@ from server.image_shift import Recognition, SitePair
 from server.leading import Leading
 from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
+from server.own_settings import OwnResult
 from server.receipt import Receipts
 from server.remedies import Remedies
 from server.shortcuts import CornerFinding, MarkFinding
@@ -244,6 +245,8 @@ class StudyResult:
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
     remedies: Mapping[str, Mapping[str, Remedies]] = field(default_factory=dict)
     harmonised: Harmonised | None = None
+    own: Mapping[str, Mapping[str, OwnResult]] = field(default_factory=dict)
+    own_switched_on: tuple[str, ...] = ()
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from server.admission import Accepted, Reason, Refused, admit_description, admit
 from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState
+from server.own_settings import own_results, to_apply
 from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
@@ -32,6 +33,7 @@ from shared.messages import (
     encode_task,
 )
 from shared.operating_point import OperatingPoint, choose
+from shared.own_settings import own_to_list
 from shared.parameters import NamedArrays, cast, digest
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -162,9 +164,16 @@ class StudyRun:
         points, targets = conclusion.operating_point, self.coordinator.protocol.task.targets
         thresholds = tuple(points[target].threshold if target in points else math.nan for target in targets)
         headers = {site: self._about(site, Kind.DELIVER, conclusion) for site in sorted(self.nodes)}
+        found = own_results(self.coordinator.protocol, conclusion.validation, conclusion.test, points)
         contents = {
             site: encode_task(
-                DeliverTask(header=header, arrays=conclusion.model, thresholds=thresholds, documents=documents)
+                DeliverTask(
+                    header=header,
+                    arrays=conclusion.model,
+                    thresholds=thresholds,
+                    documents=documents,
+                    own=tuple(own_to_list(to_apply(found, site), targets)),
+                )
             )
             for site, header in headers.items()
         }

@@ -151,6 +151,7 @@ def encode_task(task: Task, *, arrays: ArrayRecord | None = None) -> RecordDict:
     if isinstance(task, EvaluateTask | DeliverTask):
         config["thresholds"] = list(task.thresholds)
     if isinstance(task, DeliverTask):
+        config["own"] = list(task.own)
         content["documents"] = documents_record(task.documents)
     return content
 
@@ -188,7 +189,8 @@ def decode_task(content: RecordDict) -> Task:
         thresholds = tuple(float(value) for value in config["thresholds"])  # type: ignore[union-attr]
         if header.kind is Kind.DELIVER:
             documents = documents_from_record(records_of(content, ArrayRecord)["documents"], known=DOCUMENTS)
-            return DeliverTask(header=header, arrays=arrays, thresholds=thresholds, documents=documents)
+            own = tuple(float(value) for value in config["own"])  # type: ignore[union-attr]
+            return DeliverTask(header=header, arrays=arrays, thresholds=thresholds, documents=documents, own=own)
         return EvaluateTask(header=header, arrays=arrays, split=Split(_text(config, "split")), thresholds=thresholds)
     except MalformedError:
         raise

@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from shared.declaration import parse
 from shared.errors import StudyError, WeightsError
 from shared.landmarks import Standard, checked
+from shared.own_settings import Own, own_from_list, own_to_list
 from shared.parameters import NamedArrays, digest
 from shared.preprocessing import Contract, contract_of
 from shared.protocol import StudyProtocol
@@ -22,7 +24,10 @@ its own, those of before round 1, with which nobody tested the model."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a checked file says of its model; a target without a threshold has none that the study could choose."""
+    """What a checked file says of its model; a target without a threshold has none that the study could choose.
+
+    `own` has by site what it may use of its own, where the study switched that on.
+    """
 
     protocol: StudyProtocol
     thresholds: Mapping[str, float]
@@ -30,6 +35,7 @@ class ModelFacts:
     arrays_sha256: str
     norm_layers: NormLayers
     standard: Standard
+    own: Mapping[str, Own]
 
     @property
     def contract(self) -> Contract:
@@ -45,6 +51,7 @@ def write_facts(
     number: int,
     standard: Standard,
     norm_layers: NormLayers,
+    own: Mapping[str, Own] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Say all that one must know to use a model; `arrays` is the whole model, in its own order.
 
@@ -62,6 +69,7 @@ def write_facts(
         "targets": json.dumps(protocol.task.targets),
         "activation": "softmax" if protocol.task.exclusive else "sigmoid",
         "thresholds": json.dumps(dict(thresholds)),
+        "own": json.dumps({site: own_to_list(one, protocol.task.targets) for site, one in own.items()}),
         "intended_use": protocol.study.intended_use,
         "standard": json.dumps(standard),
         "preprocessing": contract.canonical(),
@@ -101,6 +109,13 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         protocol = parse(json.loads(text), StudyProtocol, where=where, error=StudyError)
     except StudyError as fault:
         raise WeightsError(f"{where}: the file's study is not one of this version of Polyclinic.\n{fault}") from None
+    try:
+        listed = json.loads(facts.get("own", "{}"))
+        own = {str(site): own_from_list(numbers, protocol.task.targets) for site, numbers in listed.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise WeightsError(
+            f"{where}: the sites' own settings in the file are no such numbers. Get a whole copy."
+        ) from None
     contract = contract_of(protocol, standard=standard)
     if contract.digest() != preprocessing:
         raise WeightsError(
@@ -114,6 +129,7 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         round=number,
         arrays_sha256=arrays,
         standard=standard,
+        own=own,
         norm_layers="initial" if norm_layers == "initial" else "site" if norm_layers == "site" else "trained",
     )
 

@@ -242,6 +242,9 @@ class Federation(Declaration):
 Axis = Literal["sex", "age", "view", "manufacturer", "device"]
 """By what a study may divide its patients (`shared/subgroups.py`)."""
 
+OwnSetting = Literal["threshold", "calibration"]
+"""What a site may have of its own beside what is shared (shared/own_settings.py)."""
+
 SUBGROUPS: tuple[Axis, ...] = get_args(Axis)
 
 
@@ -254,12 +257,17 @@ class Evaluation(Declaration):
     min_positives_to_rank: Annotated[int, Field(ge=1)] = 30
     score_bins: Annotated[int, Field(ge=8, le=4096)] = 64
     subgroups: Names = ()
+    own_settings: Annotated[tuple[OwnSetting, ...], BeforeValidator(_as_tuple)] = ()
 
     @model_validator(mode="after")
     def _known_subgroups(self) -> Self:
         if unknown := sorted(set(self.subgroups) - set(SUBGROUPS)):
             raise ValueError(f"'subgroups' has no '{unknown[0]}'. Known: {', '.join(SUBGROUPS)}.")
         return self
+
+
+_LATER = (("model", "features"), ("images", "harmonise"), ("evaluation", "own_settings"))
+"""Keys that came after others; the default of each says what was so before it."""
 
 
 class StudyProtocol(Declaration):
@@ -290,15 +298,17 @@ class StudyProtocol(Declaration):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.training.feature_views and self.model.trains_from(1) == "stem":
-            raise ValueError(
-                "[training] feature_views needs a frozen backbone; [model] unfreeze trains it from round 1."
-            )
+            raise ValueError("[training] feature_views needs a frozen backbone, and [model] unfreeze trains it.")
         if self.training.feature_views and self.augmentation.is_off:
             raise ValueError("[training] feature_views are augmented views, and [augmentation] is off. Set it to 0.")
         if self.federation.local_norm and self.model.norm == "folded":
             raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
         if self.training.loss == "weighted_bce" and self.task.exclusive:
             raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
+        if "calibration" in self.evaluation.own_settings and self.task.exclusive:
+            raise ValueError(
+                "[evaluation] own_settings = ['calibration'] is for findings: scores of classes add up to 1."
+            )
         if self.privacy and (refused := refusals(self._settings())):
             raise ValueError(" ".join(refused))
         return self
@@ -325,10 +335,10 @@ class StudyProtocol(Declaration):
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
-        if self.model.features == "pooled":
-            del declared["model"]["features"]
-        if self.images.harmonise == "none":
-            del declared["images"]["harmonise"]
+        for section, key in _LATER:
+            part = getattr(self, section)
+            if getattr(part, key) == type(part).model_fields[key].default:
+                del declared[section][key]
         return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 
     def to_toml(self) -> str:

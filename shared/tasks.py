@@ -88,13 +88,15 @@ class DeliverTask:
     """Hand a site the study's final (or best) model, its thresholds, and the report: the last task of a study.
 
     `arrays` are those that train in any round; the header's round is the one that they come from. `documents` are
-    files by name, of those in DOCUMENTS.
+    files by name, of those in DOCUMENTS. `own` are the site's own settings (shared/own_settings.py), empty or three
+    numbers a target.
     """
 
     header: Header
     arrays: NamedArrays
     thresholds: tuple[float, ...]
     documents: Mapping[str, bytes]
+    own: tuple[float, ...] = ()
 
 
 DOCUMENTS = ("report.html", "results.json")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from typer.testing import CliRunner
 
 from client import prediction_cli
@@ -25,6 +26,7 @@ from shared.cli import application
 from shared.errors import DataError, WeightsError
 from shared.landmarks import Standard
 from shared.model_facts import write_facts
+from shared.own_settings import OwnSettings
 from shared.protocol import StudyProtocol
 from shared.split import Split
 
@@ -220,6 +222,46 @@ def test_the_command_writes_both_tables_for_this_user_alone(hospital: Any, tmp_p
     assert "1 left out: A file is not DICOM" in done.output
     assert "opacity: 1 of 1 exams reach the study's threshold" in done.output
     assert "not a diagnosis" in done.output
+
+
+def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path, tiny: Any) -> None:
+    """Its threshold in the place of the study's, its probabilities in a column; another site is refused."""
+    for number in range(6):
+        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=f"{number + 1}", seed=number)
+    protocol = tiny.protocol()
+    coordinator, _ = compose(protocol, weights_file=None)
+    path = tmp_path / "model.safetensors"
+
+    def table(own: OwnSettings, *wish: str) -> tuple[str, list[dict[str, str]]]:
+        facts = write_facts(
+            protocol,
+            coordinator.initial,
+            thresholds={"opacity": 0.0},
+            number=1,
+            standard=(),
+            norm_layers="trained",
+            own={"south": {"opacity": own}},
+        )
+        save_tensors(path, coordinator.initial, facts=facts)
+        command = ["predict", str(path), str(hospital.dicom), "--out", str(tmp_path / "s.csv"), *wish]
+        done = CliRunner().invoke(application(), command)
+        assert done.exit_code == 0, done.output
+        return done.output, list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
+
+    said, shared = table(OwnSettings(threshold=1.0, calibration=(-0.5, 2.0)))
+    assert {row["opacity_above"] for row in shared} == {"yes"}
+    assert "opacity_calibrated" not in shared[0]
+    assert "reach the study's threshold, 0" in said
+    said, own = table(OwnSettings(threshold=1.0, calibration=(-0.5, 2.0)), "--site", "south")
+    assert {row["opacity_above"] for row in own} == {"no"}
+    assert "reach south's own threshold, 1" in said
+    scores = np.array([float(row["opacity_exam_score"]) for row in own])
+    expected = expit(-0.5 + 2.0 * logit(scores))
+    np.testing.assert_allclose([float(row["opacity_calibrated"]) for row in own], expected)
+    said, half = table(OwnSettings(threshold=None, calibration=(-0.5, 2.0)), "--site", "south")
+    assert {row["opacity_above"] for row in half} == {"yes"}
+    with pytest.raises(WeightsError, match="It has: south"):
+        prediction_cli._own(open_scorer(path, device="cpu")[0], "north", where="m")
 
 
 def test_a_unit_that_is_the_image_has_no_columns_of_its_own(hospital: Any, tmp_path: Path, model: Any) -> None:

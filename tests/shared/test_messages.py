@@ -8,6 +8,7 @@ from shared.evidence import Withheld
 from shared.landmarks import Landmarks
 from shared.messages import (
     Answer,
+    DeliverTask,
     DescribeTask,
     EvaluateTask,
     Header,
@@ -45,6 +46,8 @@ def test_every_kind_of_task_comes_back() -> None:
         header=header(Kind.EVALUATE, detail="test+counts"), arrays={}, split=Split.TEST, thresholds=(0.25, 0.5)
     )
     assert decode_task(encode_task(task)) == task
+    own = DeliverTask(header=header(Kind.DELIVER), arrays={}, thresholds=(), documents={}, own=(0.25, -0.5, 1.25))
+    assert decode_task(encode_task(own)) == own
     landmarks = LandmarksTask(header=header(Kind.LANDMARKS))
     assert decode_task(encode_task(landmarks)) == landmarks
     describe = DescribeTask(header=header(Kind.DESCRIBE, standard=SCALE), arrays={})
