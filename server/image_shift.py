@@ -59,7 +59,7 @@ class Recognition:
 def site_pairs(descriptions: Mapping[str, Description | Refused]) -> tuple[SitePair, ...]:
     """Compare every two sites that both sent something to compare."""
     known = {site: one for site, one in sorted(descriptions.items()) if isinstance(one, Description)}
-    pairs = (_pair(one, other, known[one], known[other]) for one, other in combinations(known, 2))
+    pairs = (compared(one, other, known[one], known[other]) for one, other in combinations(known, 2))
     return tuple(pair for pair in pairs if pair.brightness or pair.features)
 
 
@@ -71,7 +71,8 @@ def mostly_apart(pairs: Sequence[SitePair]) -> frozenset[str]:
     return frozenset(site for site, count in beyond.items() if 2 * count > compared[site])
 
 
-def _pair(one: str, other: str, here: Description, there: Description) -> SitePair:
+def compared(one: str, other: str, here: Description, there: Description) -> SitePair:
+    """Compare two descriptions, as far as both sides released something."""
     brightness, features, p = None, None, None
     if isinstance(here.intensity, IntensitySummary) and isinstance(there.intensity, IntensitySummary):
         brightness = Distance(
