@@ -174,9 +174,9 @@ def test_the_page_shows_the_scale_that_images_were_brought_to(study_result: Stud
     """Each site's landmarks, those that were held back, the standard, and whose lay farthest; nothing where none is."""
     page = render(study_result)
     assert study_result.harmonised
-    assert "st_marys&#39;s lay farthest from it, by 4.4 % of the range" in page
+    assert "st_marys&#39;s lay farthest from it, by 4.0 % of the range" in page
     assert "averaged over 4 sites" in page
-    assert "held back: too few patients. Its images were brought to the others&#39; standard." in page
+    assert "held back: too few patients. Its images were brought to the others' standard." in page
     for own in [*study_result.harmonised.sites.values()]:
         assert all(f">{100 * one:.1f}<" in page for one in (own.positions if own else ()))
     assert "Harmonised intensities</h3>" not in render(replace(study_result, harmonised=None))

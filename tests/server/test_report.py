@@ -236,6 +236,7 @@ def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
                 for finding, one in shift.leading.items()
             },
         ),
+        harmonised=replace(study_result.harmonised, sites=renamed(dict(study_result.harmonised.sites))),
         subgroups={
             finding: replace(
                 one, rows=tuple(replace(row, site=evil if row.site == "st_marys" else row.site) for row in one.rows)
@@ -300,6 +301,7 @@ def test_a_calm_study_says_that_nothing_stands_out(study_result: StudyResult) ->
         rounds=tuple(replace(one, sites={}, validation={}) for one in study_result.rounds),
         domain_shift=DomainShift(heterogeneity={}, differences={}),
         subgroups={},
+        harmonised=None,
         notes=(),
     )
     assert "Nothing stands out" in Page(render(result)).text

@@ -125,6 +125,23 @@ def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None
     assert unknown.startswith("There is not enough evidence to compare hospitals. Over all hospitals: no site")
 
 
+def test_why_says_nothing_twice(study_result: StudyResult) -> None:
+    """Where the least safe site's own pattern leads, or stands beside a mark, it is not told again."""
+    one = only(study_result, "effusion", {})
+    worst = least_safe(one)
+    assert worst is not None
+    gap = Leading(cause=Cause.DISCRIMINATION, site=worst.site, p=0.01)
+
+    def why(lead: Leading) -> str:
+        return answers(replace(one, domain_shift=replace(one.domain_shift, leading={"effusion": lead})))[2].text
+
+    assert "Over all hospitals: nothing stands out more." in why(gap)
+    elsewhere = next(site for site in one.site_names if site != worst.site)
+    mark = Leading(cause=Cause.MARK, site=elsewhere, p=0.01, corner="upper left", area=0.9, beside=gap)
+    assert "Beside that" not in why(mark)
+    assert f"Beside that, {elsewhere} stands out" in why(replace(mark, beside=replace(gap, site=elsewhere)))
+
+
 def test_one_finding_counts_hospitals(study_result: StudyResult) -> None:
     """With one finding a receipt is a hospital's."""
     receipts = {"pneumonia": study_result.receipts["pneumonia"]}
