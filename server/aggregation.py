@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from shared.parameters import Array, NamedArrays
 
@@ -51,7 +52,7 @@ class StreamingMean:
         factor, begins = share * scale, not self._shares
         self._shares.append(share)
         for name, total in self._sum.items():
-            source = torch.from_dlpack(update[name]).float()
+            source = from_dlpack(update[name]).float()
             if begins:  # written, where adding to zeros would move twice the bytes
                 torch.mul(source, factor, out=total)
             else:

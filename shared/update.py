@@ -16,10 +16,11 @@ def difference(new: NamedArrays, old: NamedArrays, *, wire: Wire) -> tuple[dict[
     """
     dtype = np.dtype(WIRE_DTYPES[wire]).name
     squared: list[float] = []
-    update = {
-        name: write_array(array.shape, dtype, partial(_subtract, array.reshape(-1), old[name].reshape(-1), squared))
-        for name, array in new.items()
-    }
+    with np.errstate(over="ignore"):  # the norm tells what is beyond the range
+        update = {
+            name: write_array(array.shape, dtype, partial(_subtract, array.reshape(-1), old[name].reshape(-1), squared))
+            for name, array in new.items()
+        }
     return update, math.sqrt(sum(squared))
 
 
