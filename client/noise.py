@@ -1,9 +1,9 @@
 """Cryptographic random draws for privacy: each stream is keyed by the site's secret and bound to what it is used for.
 
 The bits are ChaCha20's (RFC 8439), under a key that HKDF-SHA256 (RFC 5869) derives from the secret, the task's id, the
-digest of the task's arrays, the step and the purpose. Small steps have a stream for some of them together, of which each
-takes bits that no other step takes. The same request draws the same again, so that a resumed round ends with the same
-bytes; any other request draws afresh. Who lacks the secret can tell no draw from a coin's.
+digest of the task's arrays, the step and the purpose. Small steps have one stream for some of them together, of
+which each takes bits that no other step takes. The same request draws the same again, so that a resumed round ends with
+the same bytes; any other request draws afresh. Who lacks the secret can tell no draw from a coin's.
 
 Gaussians are not read off as they are. A float has few bits, and an exact transform of few bits can be inverted
 (Mironov 2012; Holohan and Braghin 2021): each Gaussian here is a sum of four of fp64 divided by two (Holohan and
