@@ -45,7 +45,7 @@ test: .venv/installed ## run all tests; each room needs 90 % of its branches cov
 	$(BIN)/python -m coverage json --quiet -o .coverage.json
 	$(BIN)/python tests/architecture/room_coverage.py .coverage.json
 
-nightly: .venv/installed ## run what takes long: the privacy audit over many runs
+nightly: .venv/installed ## run what takes long: privacy audit, planted causes, coverages, the quickstart over a network
 	$(BIN)/python -m pytest -m nightly
 
 chaos: .venv/installed ## disturb studies with 24 faults, as root: CUT=120 seconds a cut of the network, SEED=7

@@ -7,25 +7,34 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from math import sqrt
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import binom
 
 from shared.average_precision import average_precision
+from shared.feature_summary import MOST_DIMENSIONS, PATIENTS_A_DIMENSION, FeatureSummary
 from shared.intervals import auc, binned_auc, clopper_pearson, newcombe, wilson
 from shared.metrics import Count, Proportion, confusion, histogram
 from shared.operating_point import need
 from shared.paired import paired_auc, paired_rates
 from shared.score_calibration import brier_score, calibration
 from shared.scores import Floats, ScoredUnits, lower_edges
+from shared.site_identifiability import identifiability
+from shared.split import Split
 
 SIZES = (30, 100, 1000)
 CONFIDENCE = 0.95
 SEED = 20
 PREVALENCE, APART = 0.4, 1.8
 """Of the simulated units: share of positives, and how far their scores lie above the negatives', in deviations."""
+
+PAIRS = ((300, 116), (100, 100), (60, 45))
+ACCURACIES, SPREADS = (0.7, 0.9, 0.97, 0.995), (0.5, 1.0, 2.0)
+"""Of two sites: patients, how often they are truly told apart, and how much wider half of the second's features are."""
 
 THRESHOLD = float(lower_edges(bins=64)[34])
 
@@ -166,8 +175,41 @@ def simulated(n: int, *, draws: int) -> dict[str, float]:
     return {name: float(np.mean(ones)) for name, ones in held.items()}
 
 
+def site_told(rng: np.random.Generator, *, accuracy: float, wide: float, sizes: tuple[int, int]) -> tuple[float, Ends]:
+    """Draw two sites that Fisher's rule of all patients tells apart so often, and give that and the estimate's ends.
+
+    Half of the dimensions are `wide` times as wide at the second site; the means differ alike in each.
+    """
+    p = min(MOST_DIMENSIONS, min(sizes) // PATIENTS_A_DIMENSION)
+    wide_p = np.where(np.arange(p) < p // 2, wide, 1.0)
+    rule = 1 / np.average([np.ones(p), wide_p**2], axis=0, weights=np.array(sizes) - 1)
+    spreads = np.sqrt([rule @ rule, rule @ (rule * wide_p**2)])
+    away = brentq(lambda away: np.mean(ndtr(away * rule.sum() / 2 / spreads)) - accuracy, 0.0, 20.0)
+    drawn = rng.standard_normal((sizes[0], p)), away + rng.standard_normal((sizes[1], p)) * wide_p
+    return accuracy, _ends(identifiability(*(_summed(own) for own in drawn), confidence=CONFIDENCE))
+
+
+def _summed(own_ND: Floats) -> FeatureSummary:
+    """Sum up features without the split null, which no interval needs."""
+    lower = np.tril_indices(own_ND.shape[1])
+    return FeatureSummary(
+        split=Split.TRAIN,
+        patients=len(own_ND),
+        mean=tuple(own_ND.mean(axis=0).tolist()),
+        covariance=tuple(np.cov(own_ND.T)[lower].tolist()),
+        split_null=(),
+    )
+
+
+def sites_told(*, wide: float, accuracy: float, sizes: tuple[int, int], draws: int) -> float:
+    """Give the share of draws in which the interval of how surely a site is told held what is true."""
+    rng = np.random.default_rng([SEED, *sizes])
+    found = [site_told(rng, accuracy=accuracy, wide=wide, sizes=sizes) for _ in range(draws)]
+    return float(np.mean([ends is not None and ends[0] <= true <= ends[1] for true, ends in found]))
+
+
 def main() -> None:
-    """Print both tables as Markdown."""
+    """Print all tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2000)
     draws = parser.parse_args().draws
@@ -180,6 +222,10 @@ def main() -> None:
     print("\n| interval | " + " | ".join(f"n = {n}" for n in SIZES) + " |\n|---" + "|---" * len(SIZES) + "|")
     for name in columns[SIZES[-1]]:
         print(f"| {name} | " + " | ".join(f"{columns[n].get(name, float('nan')):.3f}" for n in SIZES) + " |")
+    print("\n| site told | " + " | ".join(f"{one} and {other}" for one, other in PAIRS) + " |\n|---|---|---|---|")
+    for accuracy, wide in product(ACCURACIES, SPREADS):
+        cells = [sites_told(wide=wide, accuracy=accuracy, sizes=sizes, draws=draws) for sizes in PAIRS]
+        print(f"| {accuracy:g}, spread {wide:g} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
 
 
 if __name__ == "__main__":

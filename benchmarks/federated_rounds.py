@@ -16,7 +16,8 @@ from client.inputs import Inputs, LiveInputs, StudyInputs
 from client.workbench import Workbench
 from server.asking import Desk
 from server.bootstrap import Coordinator, compose
-from server.checkpoint import RunState, write_rounds
+from server.checkpoint import RunState
+from server.round_records import write_rounds
 from server.rounds import run_rounds
 from server.strategy import FederatedStrategy, Site
 from shared.audit import AuditLog
@@ -57,7 +58,7 @@ class FederatedRounds:
 
         def save(state: RunState) -> None:
             checkpoints.save(state)
-            write_rounds(self.folder / "rounds.jsonl", state)
+            write_rounds(self.folder, state.history)
 
         return run_rounds(
             desk=Desk(self.grid),

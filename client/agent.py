@@ -1,7 +1,7 @@
 """The site's worker: answers one task at a time, from frames to frames; the same in simulation and deployment."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from client.delivery import Deliveries
-from client.describing import describe
+from client.describing import clear_rows, describe, one_a_patient
 from client.egress import EgressGuard
 from client.evaluation import Witness, evaluate_split, nobody
+from client.features import in_batches
 from client.inputs import Inputs
 from client.intake import Intake
 from client.local_norm import LocalNorm
@@ -23,6 +24,7 @@ from client.task_store import TaskStore, request_digest
 from client.trainer import train_round
 from client.workbench import Workbench
 from shared.errors import TaskError
+from shared.landmarks import Standard, summarise
 from shared.loss import Loss, build_loss, positive_weights
 from shared.messages import (
     Approval,
@@ -32,6 +34,8 @@ from shared.messages import (
     DescribeTask,
     EvaluateReply,
     EvaluateTask,
+    LandmarksReply,
+    LandmarksTask,
     OtherVersionError,
     ReadyReply,
     ReadyTask,
@@ -50,6 +54,9 @@ from shared.split import Split
 from shared.update import difference
 from shared.wire import MAX_CONTENT_BYTES, TooLargeError, from_frames
 
+Harmonised = Callable[[Standard], Inputs]
+"""Gives the site's images with their landmarks at the standard ones."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
@@ -57,7 +64,7 @@ class Agent:
 
     Nothing that a task says can change preprocessing or what leaves: the protocol is the agent's own. `flow` is exact;
     the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site,
-    and `private` is there under [privacy].
+    `harmonised` unless it brings images to a standard scale, and `private` is there under [privacy].
     What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
     no round goes on from its middle, and no model is delivered. `witness` is a simulation's alone.
     """
@@ -71,6 +78,7 @@ class Agent:
     guard: EgressGuard
     min_patients: int
     local_norm: LocalNorm | None
+    harmonised: Harmonised | None = None
     private: PrivateTraining | None = None
     approval: Approval = Approval.SIMULATED
     store: TaskStore | None = None
@@ -122,6 +130,8 @@ class Agent:
         match task:
             case ReadyTask():
                 return ReadyReply(flow=self.flow, package=version("polyclinic"), approval=self.approval)
+            case LandmarksTask():
+                return self._landmarks()
             case TrainTask():
                 return self._train(task)
             case EvaluateTask():
@@ -131,6 +141,22 @@ class Agent:
             case DeliverTask():
                 return self._take(task)
 
+    def _landmarks(self) -> LandmarksReply:
+        """Find the landmarks of training patients without disease, one image each, before anything is moved."""
+        if self.harmonised is None:
+            raise TaskError(Refusal.WRONG_FORM, "the approved study does not harmonise, and asks for no landmarks")
+        clear = clear_rows(self.records, Split.TRAIN, exclusive=self.protocol.task.exclusive)
+        rows = one_a_patient(clear, self.records)
+        images = (self.inputs.images(batch).cpu().numpy() for batch in in_batches(rows))
+        return LandmarksReply(landmarks=summarise(images))
+
+    def _inputs(self, task: Task) -> Inputs:
+        """Give the images as the study says: on the standard scale that came with the task, or as they are."""
+        standard = task.header.standard
+        if (self.harmonised is None) == bool(standard):
+            raise TaskError(Refusal.WRONG_FORM, "the task's standard scale is missing, or the study has none")
+        return self.harmonised(standard) if self.harmonised else self.inputs
+
     def _train(self, task: TrainTask) -> TrainReply:
         number, names = task.header.round, self._exchanged(task)
         if list(task.arrays) != names:
@@ -139,13 +165,14 @@ class Agent:
             return self._train_privately(task, self.private)
         if self.records.patients(Split.TRAIN) < self.min_patients:
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
+        inputs = self._inputs(task)
         self.bench.load(task.arrays)
         if self.local_norm:
             self.local_norm.load(task.header.run_id, before=number)
         rows = self.records.training_rows()
         outcome = train_round(
             self.bench,
-            self.inputs,
+            inputs,
             rows=rows,
             labels_NK=self.records.labels_NK,
             start=self.protocol.model.trains_from(number),
@@ -179,7 +206,7 @@ class Agent:
         """Train one round under [privacy]; the guard takes all out of the reply but what is noised, free or public."""
         self.bench.load(task.arrays)
         outcome = private.train(
-            task, bench=self.bench, inputs=self.inputs, records=self.records, protocol=self.protocol
+            task, bench=self.bench, inputs=self._inputs(task), records=self.records, protocol=self.protocol
         )
         update, _ = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
         return TrainReply(
@@ -190,7 +217,7 @@ class Agent:
         self._load(task)
         evidence = evaluate_split(
             self.bench,
-            self.inputs,
+            self._inputs(task),
             self.records,
             split=task.split,
             start=self.protocol.model.trains_from(task.header.round),
@@ -207,7 +234,7 @@ class Agent:
         private = self.protocol.privacy is not None
         description = describe(
             self.bench,
-            self.inputs,
+            self._inputs(task),
             self.records,
             start=self.protocol.model.trains_from(task.header.round),
             exclusive=self.protocol.task.exclusive,
@@ -224,6 +251,8 @@ class Agent:
             self.bench.arrays(self.bench.names),
             number=task.header.round,
             thresholds=task.thresholds,
+            standard=task.header.standard,
+            own=task.own,
             documents=task.documents,
         )
         return DeliverReply(arrays_digest=digest(task.arrays))

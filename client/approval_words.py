@@ -1,6 +1,6 @@
 """What a study would compute here, what would leave, and what it costs, in plain words for whoever approves it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from client.approval import Invited
 from shared.parameters import NamedArrays
@@ -12,8 +12,13 @@ An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
 leave. The test patients' figures leave once. At the end leaves, once, how images look: sums of
-brightness and features over training patients without disease, and what blanking a corner does to validation patients'
-scores. No image, no identifier and no text leaves."""
+brightness and features over training patients without disease, how well what stands out in a corner goes with each
+finding, and what blanking a corner does to validation patients' scores. No image, no identifier and no text leaves."""
+
+LANDMARKS = """Before round 1 leaves, once, where grey levels of images lie on average, as nine numbers, over training
+patients without disease, unless they are fewer than {min_cell}. The mean over all hospitals comes back, and every image
+is brought to it.
+"""
 
 WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
 and whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
@@ -22,22 +27,34 @@ from them, {counts}. Counts of fewer than {{min_cell}} patients do not leave. Th
 {images}No image, no identifier and no text leaves."""
 
 IMAGES_PRIVATELY = """At the end leaves, once, how validation patients' images look: sums of features over those
-without disease, and what blanking a corner does to the scores.
+without disease, how well what stands out in a corner goes with each finding, and what blanking it does to the scores.
 """
 
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
 
 
-def explain(invited: Invited, *, min_cell: int, update: NamedArrays, rounds_per_day: int | None) -> Iterator[str]:
-    """Yield paragraphs; `update` are the arrays that travel in the round in which the most do."""
+def explain(
+    invited: Invited,
+    *,
+    min_cell: int,
+    update: NamedArrays,
+    rounds_per_day: int | None,
+    budget: Iterable[str] = (),
+) -> Iterator[str]:
+    """Yield paragraphs; `update` are the arrays that travel in the round in which the most do.
+
+    `budget` says what a private study would take of this hospital's privacy budget.
+    """
     invitation, protocol = invited.invitation, invited.protocol
     yield (
         f"Study “{protocol.study.name}”, version {protocol.study.version}, invited by {invitation.coordinator}.\n"
         f"Intended use: {protocol.study.intended_use}"
     )
     yield "\n".join(("What will be computed here", *_computed(protocol)))
-    yield "What will leave\n" + _leaves(protocol).format(min_cell=min_cell)
-    yield WITHOUT_PRIVACY if protocol.privacy is None else "\n".join(("What privacy it promises", *_privacy(protocol)))
+    landmarks = LANDMARKS.format(min_cell=min_cell) if protocol.images.harmonise == "landmarks" else ""
+    yield "What will leave\n" + landmarks + _leaves(protocol).format(min_cell=min_cell)
+    promised = (*_privacy(protocol), *(f"- {line}" for line in budget))
+    yield WITHOUT_PRIVACY if protocol.privacy is None else "\n".join(("What privacy it promises", *promised))
     yield "\n".join(("What it costs", *_costs(protocol, update, rounds_per_day)))
     yield (
         f"Digest {invitation.digest}\nThis digest is what you approve. Whatever differs from it by one setting is "
@@ -60,8 +77,8 @@ def _privacy(protocol: StudyProtocol) -> Iterator[str]:
         return
     yield (
         f"- Each training patient, with all images: epsilon {asked.epsilon:g} at delta {asked.delta:g} over all "
-        f"{protocol.federation.rounds} rounds. The whole of it is reserved in this site's ledger before round 1, and "
-        "refused where [policy] max_epsilon does not allow it; `polyclinic site ledger` shows what is left."
+        f"{protocol.federation.rounds} rounds. This approval reserves the whole of it in the site's ledger, which "
+        "refuses it where [policy] max_epsilon does not allow it; `polyclinic site ledger` shows what is left."
     )
     yield from (f"- {warning}" for warning in protocol.privacy_warnings())
 

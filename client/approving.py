@@ -1,4 +1,4 @@
-"""From an invitation to an approval: computes where the model starts, puts the study into words, pins its digest."""
+"""From an invitation to an approval: what it starts from and costs here, in words; then its budget and its digest."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,33 +9,48 @@ import numpy as np
 
 from client.approval import SHOWN, Approvals, ApprovedStudy, Invited, read_invited
 from client.approval_words import explain
+from client.bootstrap import site_cohort
 from client.deployment import check_initial
+from client.features import Progress
+from client.ledger_words import budget_lines
+from client.privacy_account import Account
+from client.privacy_ledger import ledger_of
+from client.private_site import account_of
 from client.site import SiteConfig
 from client.site_audit import record_decision
 from client.site_keys import SiteKeys
+from client.withdrawal import withdrawals_of
 from shared.audit import now
 from shared.errors import SiteError
 from shared.invitation import CA
 from shared.model import build, exchanged, model_spec
+from shared.protocol import StudyProtocol
+from shared.split import Split
 from shared.storage import atomic_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """An invitation that this site could accept, in words; `weights` is the SHA-256 of the file that it starts from."""
+    """An invitation that this site could accept, in words; `weights` is the SHA-256 of the file that it starts from.
+
+    `account` is what a private study would reserve of the hospital's budget.
+    """
 
     invited: Invited
     words: Sequence[str]
     weights: str
+    account: Account | None
 
 
-def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None) -> Offer:
-    """Check an invitation in every part, and explain it.
+def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, progress: Progress) -> Offer:
+    """Check an invitation in every part, and explain it; a private study's patients are counted, to know its cost.
 
     Raises:
         SiteError: it does not hold together, or names findings of which this site has none.
         StudyError: the study asks for what this version cannot do.
         WeightsError: the model does not start where the invitation says.
+        DataError: a private study could use no image of this site.
+        PrivacyError: the hospital's limit does not allow a private study's plan.
     """
     invited = read_invited(folder, site=config.site.name)
     protocol = invited.protocol
@@ -47,17 +62,27 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None) -> O
     widest = protocol.model.trains_from(protocol.federation.rounds)
     update = {name: arrays[name] for name in exchanged(model, widest, local_norm=protocol.federation.local_norm)}
     policy = config.policy
-    words = explain(invited, min_cell=policy.min_cell, update=update, rounds_per_day=policy.rounds_per_day)
-    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "")
+    account = _account(config, protocol, progress=progress)
+    words = explain(
+        invited,
+        min_cell=policy.min_cell,
+        update=update,
+        rounds_per_day=policy.rounds_per_day,
+        budget=budget_lines(ledger_of(config).foresee(account), account) if account else (),
+    )
+    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", account=account)
 
 
 def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> ApprovedStudy:
-    """Pin the digest, give the link what it needs to call the coordinator, and record who decided.
+    """Reserve the privacy budget, pin the digest, give the link what it needs to call, and record who decided.
 
     Raises:
+        PrivacyError: another study has taken what was left of the budget since `look_at`.
         StorageError: it cannot be written.
     """
     link, invitation = config.link, offer.invited.invitation
+    if offer.account is not None:
+        ledger_of(config).reserve(offer.account)
     at = now()
     record_decision(link.state, link.syslog, "study approved", study=invitation.digest, approved_by=approved_by)
     approvals = Approvals(link.state / "studies")
@@ -68,3 +93,14 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
     with atomic_file(folder / "address") as part:
         part.write_text(invitation.address + "\n", encoding="ascii")
     return study
+
+
+def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> Account | None:
+    """Count a private study's training patients here, and work out the plan that this makes."""
+    if protocol.privacy is None:
+        return None
+    withdrawn = withdrawals_of(config)
+    withdrawn.changed()  # reads the list
+    cohort = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn)
+    patients = len(np.unique(cohort.patients_N[cohort.of(Split.TRAIN)]))
+    return account_of(protocol, protocol.privacy, patients=patients, limit=config.policy.limit)

@@ -1,11 +1,11 @@
 """Compose one site: every object built once, in plain sight."""
 
 from collections.abc import Container
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
-from client.agent import Agent
+from client.agent import Agent, Harmonised
 from client.cache import fill
 from client.cohort import Cohort, build_cohort
 from client.egress import EgressGuard
@@ -18,6 +18,7 @@ from client.site_data import Pixels, Records
 from client.workbench import Workbench
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
+from shared.landmarks import Standard
 from shared.preprocessing import contract_of
 from shared.protocol import StudyProtocol
 from shared.split import Split
@@ -38,17 +39,16 @@ class PreparedSite:
         return self.config.site.name
 
 
-def prepare(
+def site_cohort(
     config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
-) -> PreparedSite:
-    """Index a site's images, join its labels, apply the study's criteria and split, and fill the cache.
+) -> Cohort:
+    """Index a site's images, join its labels, and apply the study's criteria and split; no pixel is read.
 
     Raises:
         SiteError: site.toml contradicts the label table.
         DataError: no image can be used.
-        StorageError: the cache cannot be written.
     """
-    found = build_cohort(
+    return build_cohort(
         site=config,
         targets=protocol.task.targets,
         exclusive=protocol.task.exclusive,
@@ -61,9 +61,22 @@ def prepare(
         progress=partial(progress, "headers read"),
         withdrawn=withdrawn,
     )
+
+
+def prepare(
+    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
+) -> PreparedSite:
+    """Make a site's cohort, and fill the cache with its images.
+
+    Raises:
+        SiteError: site.toml contradicts the label table.
+        DataError: no image can be used.
+        StorageError: the cache cannot be written.
+    """
+    found = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn)
     cached = fill(
         found.images,
-        contract=contract_of(protocol),
+        contract=contract_of(protocol, standard=()),
         frames=protocol.images.frames,
         folder=config.compute.cache,
         workers=config.compute.workers,
@@ -104,6 +117,10 @@ def site_inputs(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, *
     )
 
 
+def unseen(_what: str, _done: int, _total: int) -> None:
+    """Show nobody how work gets on."""
+
+
 def compose_agent(
     site: PreparedSite,
     protocol: StudyProtocol,
@@ -112,9 +129,11 @@ def compose_agent(
     *,
     folder: Path,
     vault: Vault | None = None,
+    progress: Progress = unseen,
 ) -> Agent:
     """Put a site's agent together; `folder` keeps its audit log and what else it must remember.
 
+    A study that harmonises gets inputs anew, of harmonised images, once the standard is known.
     `vault` is what a study with [privacy] cannot do without: the site's secret and ledger. Its audit log is then used.
 
     Raises:
@@ -142,4 +161,16 @@ def compose_agent(
         min_patients=min_cell,
         local_norm=LocalNorm(bench, folder) if protocol.federation.local_norm else None,
         private=private.training if private else None,
+        harmonised=_harmonised(site, protocol, bench, progress) if protocol.images.harmonise == "landmarks" else None,
     )
+
+
+def _harmonised(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, progress: Progress) -> Harmonised:
+    """Give what feeds the model with images on a standard scale; a run has one, so that the last is kept."""
+
+    @lru_cache(maxsize=1)
+    def inputs(standard: Standard) -> Inputs:
+        on_scale = replace(site, pixels=site.pixels.harmonised(standard))
+        return site_inputs(on_scale, protocol, bench, progress=progress)
+
+    return inputs

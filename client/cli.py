@@ -93,7 +93,7 @@ def approve(
     from client.approving import approve_study, look_at
 
     config = read_site(site)
-    offer = look_at(config, invitation, weights_file=weights)
+    offer = look_at(config, invitation, weights_file=weights, progress=_progress)
     for paragraph in offer.words:
         _say(paragraph + "\n")
     who = by or typer.prompt("Who approves (name and role)")
@@ -127,11 +127,7 @@ def serve(site: SiteFile, study: Study = None, weights: Weights = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
 
-    def progress(what: str, done: int, total: int) -> None:
-        if done == total or done % 1000 == 0:
-            print(f"{what}: {done:,} of {total:,}", flush=True)
-
-    Deployment(config=config, study=approved, weights_file=weights, progress=progress).serve(stopped)
+    Deployment(config=config, study=approved, weights_file=weights, progress=_progress).serve(stopped)
     sys.stdout.flush()
     os._exit(0)  # a round that is under way goes on from its checkpoint; waiting for its thread would take its time
 
@@ -215,10 +211,10 @@ def ledger(
 ) -> None:
     """Show the privacy budget: spent, reserved and left, study by study, and what a next study may ask for."""
     from client.ledger_words import SHOWN, export_ledger, find_account, ledger_lines
-    from client.privacy_ledger import PrivacyLedger
+    from client.privacy_ledger import ledger_of
 
     config = read_site(site)
-    own = PrivacyLedger(folder=config.link.state, limit=config.policy.limit)
+    own = ledger_of(config)
     if close is not None:
         found = find_account(own.statement(), close)
         if not (yes or typer.confirm(f"Close {found.study[:SHOWN]}? It can never train here again.")):
@@ -300,6 +296,11 @@ def purge(
     purge_study(config, approved)
     _decided(config, "study purged", study=approved.digest)
     _say(KEPT)
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    if done == total or done % 1000 == 0:
+        print(f"{what}: {done:,} of {total:,}", flush=True)
 
 
 def _decided(config: SiteConfig, event: str, **facts: str) -> None:

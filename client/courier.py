@@ -35,6 +35,12 @@ def query(message: Message, _: Context) -> Message:
     return _answer(message)
 
 
+@app.query("landmarks")
+def landmarks(message: Message, _: Context) -> Message:
+    """Relay the question where this site's intensity landmarks lie."""
+    return _answer(message)
+
+
 @app.query("describe")
 def describe(message: Message, _: Context) -> Message:
     """Relay the question how this site's images look."""

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
+from shared.errors import TaskError
+from shared.landmarks import Standard
+from shared.messages import Refusal
 from shared.model_facts import write_facts
+from shared.own_settings import Own, own_from_list
 from shared.parameters import Array
 from shared.protocol import StudyProtocol
 from shared.storage import atomic_file
@@ -18,17 +22,28 @@ MODEL = "model.safetensors"
 class Deliveries:
     """Puts what a study delivers into a folder; a later delivery takes the place of an earlier one, file by file."""
 
+    site: str
     folder: Path
     protocol: StudyProtocol
 
     def store(
-        self, arrays: Mapping[str, Array], *, number: int, thresholds: tuple[float, ...], documents: Mapping[str, bytes]
+        self,
+        arrays: Mapping[str, Array],
+        *,
+        number: int,
+        thresholds: tuple[float, ...],
+        standard: Standard,
+        own: tuple[float, ...],
+        documents: Mapping[str, bytes],
     ) -> None:
         """Write the whole model (torchvision's names, fp32) with what one must know to use it, and the documents.
 
         A threshold that is not a number stands for a target for which none could be chosen; it is left out.
 
+        `own` are this site's own settings, as the task has them.
+
         Raises:
+            TaskError: they are not such numbers, or the study lets no site have any.
             StorageError: the disk is full or cannot be written.
         """
         points = zip(self.protocol.task.targets, thresholds, strict=False)
@@ -37,6 +52,8 @@ class Deliveries:
             arrays,
             thresholds={target: point for target, point in points if point == point},
             number=number,
+            standard=standard,
+            own=self._own(own),
             norm_layers="site" if self.protocol.federation.local_norm else "trained",
         )
         for name, text in documents.items():
@@ -44,3 +61,12 @@ class Deliveries:
                 part.write_bytes(text)
         with atomic_file(self.folder / MODEL) as part:
             save_file(dict(arrays), part, facts)
+
+    def _own(self, numbers: tuple[float, ...]) -> Mapping[str, Own]:
+        try:
+            own = own_from_list(numbers, self.protocol.task.targets)
+        except (TypeError, ValueError):
+            own = None
+        if own is None or (own and not self.protocol.evaluation.own_settings):
+            raise TaskError(Refusal.WRONG_FORM, "the task's own settings are not those of the approved study")
+        return {self.site: own} if own else {}

@@ -22,7 +22,7 @@ from client.features import Progress
 from client.intake import Intake, Limits
 from client.metrics import SiteMetrics
 from client.metrics_socket import serve_page
-from client.privacy_ledger import PrivacyLedger
+from client.privacy_ledger import ledger_of
 from client.private_site import Vault
 from client.site import SiteConfig
 from client.site_audit import DEPARTURES, WitnessedLog, alone
@@ -116,9 +116,8 @@ class Deployment:
 
     def _vault(self, audit: AuditLog) -> Vault:
         """Open what a private study needs: the agent's secret, and the site's ledger beside its audit log."""
-        link = self.config.link
-        ledger = PrivacyLedger(folder=link.state, limit=self.config.policy.limit)
-        return Vault(key=read_secret(SiteKeys(link.keys).noise), ledger=ledger, audit=audit)
+        key = read_secret(SiteKeys(self.config.link.keys).noise)
+        return Vault(key=key, ledger=ledger_of(self.config), audit=audit)
 
     def _agent(
         self,
@@ -148,6 +147,7 @@ class Deployment:
             inputs,
             folder=folder / "local_norm",
             vault=self._vault(guard.audit) if protocol.privacy else None,
+            progress=self.progress,
         )
         return replace(
             agent,
@@ -157,7 +157,7 @@ class Deployment:
             intake=Intake(store=store, limits=limits, initial=initial, wire=wire, folder=folder / "models"),
             checkpoints=folder / "rounds",
             most_bytes=sum(array.nbytes for array in initial.values()) + ROOM_FOR_DOCUMENTS,
-            deliveries=Deliveries(folder=folder / "delivered", protocol=protocol),
+            deliveries=Deliveries(site=site.name, folder=folder / "delivered", protocol=protocol),
         )
 
 

@@ -1,4 +1,4 @@
-"""Describe one site's images as the model sees them: features, brightness, and what each corner adds to the scores."""
+"""Describe one site's images: features, brightness, what each corner adds to the scores, and what stands out there."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from client.corners import blank, standing_out
 from client.features import gathered, in_batches
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from client.workbench import Workbench
-from shared.description import CORNERS, CornerEffect, CornerTest, Description
+from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
 from shared.feature_summary import project
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import image_shares
@@ -20,19 +21,17 @@ from shared.preprocessing import normalise
 from shared.scores import Floats
 from shared.split import Split
 
-PATCH = 3 / 16
-"""Side of the corner that is blanked, in image sides: letters and lead markers lie there, lungs do not."""
-
 Seed = Callable[..., int]
 
 
 def describe(
     bench: Workbench, inputs: Inputs, records: Records, *, start: str, exclusive: bool, split: Split, seed: Seed
 ) -> Description:
-    """Describe the images of `split` that show no disease, and test the corners on validation patients.
+    """Describe the images of `split` that show no disease, and test the corners.
 
-    Images without disease alone, so that another share of the diseased is no distance. `seed` gives the public
-    directions by ("projection"), and what only this site draws by ("halves"). Nothing is suppressed here.
+    Images without disease alone, so that another share of the diseased is no distance. What a corner does to the scores
+    is tested on validation patients, what stands out there on all of `split`. `seed` gives the public directions by
+    ("projection"), and what only this site draws by ("halves"). Nothing is suppressed here.
     """
     rows = one_a_patient(clear_rows(records, split, exclusive=exclusive), records)
     return Description(
@@ -42,7 +41,8 @@ def describe(
             seed=seed("halves"),
         ),
         intensity=summarise_intensity(intensities(inputs, rows), seed=seed("halves")),
-        corners=corner_tests(bench, inputs, records, exclusive=exclusive),
+        corners=corner_tests(bench, inputs, records, start=start, exclusive=exclusive),
+        marks=mark_tests(inputs, records, split=split),
     )
 
 
@@ -81,11 +81,53 @@ def intensities(inputs: Inputs, rows: Rows) -> Floats:
     return np.concatenate(found) if found else np.empty((0, 0))
 
 
-def corner_tests(bench: Workbench, inputs: Inputs, records: Records, *, exclusive: bool) -> tuple[CornerTest, ...]:
+def mark_tests(inputs: Inputs, records: Records, *, split: Split) -> tuple[MarkTest, ...]:
+    """Ask of every target whether it goes with what stands out in each corner, whatever the model does with that."""
+    rows = records.rows(split)
+    found = [standing_out(inputs.images(batch)) for batch in in_batches(rows)]
+    standing_NC = np.concatenate(found) if found else np.empty((0, len(CORNERS)))
+    return tuple(
+        mark_test(standing_NC, records.labels_NK[rows, place], records.patients_N[rows], split=split)
+        for place in range(records.labels_NK.shape[1])
+    )
+
+
+def mark_test(
+    standing_NC: Floats, labels_N: npt.NDArray[np.floating], patients_N: npt.NDArray[np.int64], *, split: Split
+) -> MarkTest:
+    """Compare both classes by the first assessed image of each patient: patients are independent, images are not."""
+    assessed = np.flatnonzero((labels_N == 1) | (labels_N == 0))
+    _, first = np.unique(patients_N[assessed], return_index=True)
+    positive = labels_N[assessed[first]] == 1
+    one_each = standing_NC[assessed[first]]
+    sizes = int(positive.sum()), int((~positive).sum())
+    areas: tuple[float, ...] = ()
+    if min(sizes) >= 2:
+        areas = tuple(area(one_each[positive, place], one_each[~positive, place]) for place in range(len(CORNERS)))
+    return MarkTest(split=split, positive_patients=sizes[0], negative_patients=sizes[1], areas=areas)
+
+
+def corner_tests(
+    bench: Workbench, inputs: Inputs, records: Records, *, start: str, exclusive: bool
+) -> tuple[CornerTest, ...]:
     """Score the validation images as they are and with each corner blanked, and compare the falls of the classes."""
     rows = records.rows(Split.VALIDATION)
-    as_it_is_NK = _logits(bench, inputs, rows, corner=None, exclusive=exclusive)
-    blanked = [_logits(bench, inputs, rows, corner=corner, exclusive=exclusive) for corner in CORNERS]
+
+    def as_it_is(batch: Rows) -> torch.Tensor:
+        hidden = inputs.evaluation(batch, start=start).to(bench.device)
+        logits: torch.Tensor = bench.classifier.rest(hidden, start=start)
+        return logits
+
+    def without(corner: str) -> Callable[[Rows], torch.Tensor]:
+        def outputs(batch: Rows) -> torch.Tensor:
+            painted = blank(inputs.images(batch), corner)
+            logits: torch.Tensor = bench.classifier(normalise(painted.to(bench.device), dtype=torch.float32))
+            return logits
+
+        return outputs
+
+    as_it_is_NK = _logits(bench, rows, as_it_is, exclusive=exclusive)
+    blanked = [_logits(bench, rows, without(corner), exclusive=exclusive) for corner in CORNERS]
     return tuple(
         corner_test(
             as_it_is_NK[:, place],
@@ -140,29 +182,16 @@ def _effect(
 
 
 @torch.no_grad()
-def _logits(bench: Workbench, inputs: Inputs, rows: Rows, *, corner: str | None, exclusive: bool) -> Floats:
+def _logits(bench: Workbench, rows: Rows, forward: Callable[[Rows], torch.Tensor], *, exclusive: bool) -> Floats:
     """Give the log-odds of every target, (len(rows), K)."""
     bench.classifier.eval()
 
     def log_odds(batch: Rows) -> torch.Tensor:
-        images_NCHW = inputs.images(batch)
-        prepared = images_NCHW if corner is None else blank(images_NCHW, corner)
         with bench.precision():
-            outputs: torch.Tensor = bench.classifier(normalise(prepared.to(bench.device), dtype=torch.float32)).double()
+            outputs = forward(batch).double()
         if exclusive:  # the log-odds of a softmax: one class against all others together
             total = outputs.logsumexp(dim=1, keepdim=True)
             outputs = outputs - (total + torch.log1p(-(outputs - total).exp().clamp(max=1 - 1e-12)))
         return outputs
 
     return gathered(rows, bench.classifier.fc.out_features, log_odds)
-
-
-def blank(images_NCHW: torch.Tensor, corner: str) -> torch.Tensor:
-    """Paint a corner of each image with its own median, by channel: what is small in it goes, its background stays."""
-    side = round(PATCH * images_NCHW.shape[-1])
-    down = slice(0, side) if corner.startswith("upper") else slice(-side, None)
-    right = slice(0, side) if corner.endswith("left") else slice(-side, None)
-    painted = images_NCHW.clone()
-    values = painted[:, :, down, right].to(torch.int32).flatten(2).median(dim=2).values
-    painted[:, :, down, right] = values[:, :, None, None].to(painted.dtype)
-    return painted

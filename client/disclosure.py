@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
-from shared.description import Description
+from shared.description import CornerTest, Description, MarkTest
 from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import LEAST_DIMENSIONS, dimensions
+from shared.landmarks import Landmarks
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 from shared.subgroups import GroupEvidence
+
+_Test = TypeVar("_Test", CornerTest, MarkTest)
 
 
 def suppress_evidence(
@@ -73,8 +77,8 @@ def _complemented(large: Groups, groups: tuple[GroupEvidence, ...]) -> Groups:
 def suppress_description(description: Description, *, min_cell: int, exclusive: bool) -> Description:
     """Withhold sums over fewer than `min_cell` patients, and features of too few to bear the least dimensions.
 
-    A corner test is withheld like a finding's evidence: if a class has fewer than `min_cell` patients, and of classes
-    all together.
+    Both corner tests are withheld like a finding's evidence: if a class has fewer than `min_cell` patients, and of
+    classes all together.
 
     Raises:
         EgressError: features are in more dimensions than their patients bear.
@@ -87,13 +91,27 @@ def suppress_description(description: Description, *, min_cell: int, exclusive: 
             features = Withheld()
     if not isinstance(intensity, Withheld) and intensity.patients < max(1, min_cell):
         intensity = Withheld()
-    corners = tuple(
-        Withheld() if isinstance(one, Withheld) or min(one.positive_patients, one.negative_patients) < min_cell else one
-        for one in description.corners
+    return Description(
+        features=features,
+        intensity=intensity,
+        corners=_tests(description.corners, min_cell=min_cell, exclusive=exclusive),
+        marks=_tests(description.marks, min_cell=min_cell, exclusive=exclusive),
     )
-    if exclusive and any(isinstance(one, Withheld) for one in corners):
-        corners = tuple(Withheld() for _ in corners)
-    return Description(features=features, intensity=intensity, corners=corners)
+
+
+def _tests(tests: tuple[_Test | Withheld, ...], *, min_cell: int, exclusive: bool) -> tuple[_Test | Withheld, ...]:
+    kept: tuple[_Test | Withheld, ...] = tuple(
+        Withheld() if isinstance(one, Withheld) or min(one.positive_patients, one.negative_patients) < min_cell else one
+        for one in tests
+    )
+    hidden = exclusive and any(isinstance(one, Withheld) for one in kept)
+    return tuple(Withheld() for _ in kept) if hidden else kept
+
+
+def suppress_landmarks(landmarks: Landmarks | Withheld, *, min_cell: int) -> Landmarks | Withheld:
+    """Withhold the mean of fewer than `min_cell` patients, and of nobody."""
+    few = isinstance(landmarks, Withheld) or landmarks.patients < max(1, min_cell)
+    return Withheld() if few else landmarks
 
 
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:

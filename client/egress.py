@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from client.disclosure import suppress_description, suppress_evidence, suppress_flow
+from client.disclosure import suppress_description, suppress_evidence, suppress_flow, suppress_landmarks
 from client.patient_flow import FILE_REASONS
 from client.private_release import PrivateRelease
 from shared.audit import AuditLog
@@ -33,6 +33,8 @@ from shared.messages import (
     DescribeTask,
     EvaluateReply,
     EvaluateTask,
+    LandmarksReply,
+    LandmarksTask,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -107,6 +109,10 @@ class EgressGuard:
                 _refuse_free_words(reply)
                 released: Reply = replace(reply, flow=self._flow(reply.flow))
                 what = ["patient flow", "version", "approval"]
+            case LandmarksTask(), LandmarksReply(landmarks=landmarks):
+                mean = suppress_landmarks(landmarks, min_cell=self.min_cell) if self.private is None else Withheld()
+                released = LandmarksReply(landmarks=mean)
+                what = ["landmarks: withheld" if isinstance(mean, Withheld) else "landmarks"]
             case TrainTask(), TrainReply():
                 released = self._update(task.arrays, reply)
                 what = ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"]
@@ -122,7 +128,8 @@ class EgressGuard:
                 released = DescribeReply(description=shown)
                 parts = {"features": shown.features, "intensity": shown.intensity}
                 what = [f"{name}: withheld" if isinstance(part, Withheld) else name for name, part in parts.items()]
-                what += ["corners: withheld" if isinstance(one, Withheld) else "corners" for one in shown.corners]
+                for name, tests in (("corners", shown.corners), ("marks", shown.marks)):
+                    what += [f"{name}: withheld" if isinstance(one, Withheld) else name for one in tests]
             case DeliverTask(), DeliverReply(arrays_digest=digest):
                 if not SHA256.fullmatch(digest):
                     raise EgressError("the receipt of a delivered model is no SHA-256.")

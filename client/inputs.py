@@ -1,6 +1,7 @@
 """What the training part of the model sees: a site's images, augmented and run through the frozen part."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -33,9 +34,12 @@ class LiveInputs:
         self._bench = bench
         self._pixels = pixels
         self._augmentation = augmentation
-        # On a GPU all of the site's images stay there as they are cached, one or two bytes a pixel.
-        every = np.arange(len(pixels) if bench.device.type == "cuda" else 0)
-        self._resident = pixels.read(every).to(bench.device)
+
+    @cached_property
+    def _resident(self) -> torch.Tensor:
+        """Keep all of the site's images on a GPU, as they are cached: one or two bytes a pixel."""
+        every = np.arange(len(self._pixels) if self._bench.device.type == "cuda" else 0)
+        return self._pixels.read(every).to(self._bench.device)
 
     def training(self, rows: Rows, *, start: str, generator: torch.Generator) -> torch.Tensor:
         """Give augmented images behind the frozen part."""

@@ -1,5 +1,6 @@
 """What may come in: how often an approved study may ask, and which models it may hand to this site."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,13 +12,16 @@ from safetensors.numpy import save_file
 
 from client.task_store import Begun, TaskStore
 from shared.errors import TaskError
-from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Kind, Refusal, Task, TrainTask
+from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Kind, LandmarksTask, Refusal, Task, TrainTask
 from shared.parameters import Array, NamedArrays, Wire, cast, digest, l2_norm
 from shared.split import CONCLUDING_LOOKS, Split
 from shared.storage import atomic_file
 
 MOST_DESCRIPTIONS = 1
 """How often an approved study may ask how the images look: of the model that it ends with."""
+
+MOST_LANDMARKS = 1
+"""How often an approved study may ask where intensity landmarks lie: before its first round."""
 
 MOST_DELIVERIES = 3
 """How often a study may hand over its model; each takes the place of the one before."""
@@ -61,7 +65,11 @@ class Intake:
         """
         if any(task.header.task_id == begun.task_id for begun in self.store.begun):
             return
+        if task.header.standard:
+            self._one_scale(task)
         match task:
+            case LandmarksTask():
+                self._at_most(MOST_LANDMARKS, Kind.LANDMARKS, Refusal.EVALUATIONS_USED_UP, "looks at its landmarks")
             case TrainTask():
                 self._within_rounds(task.header.round)
                 self._can_have_come_to(task)
@@ -87,6 +95,16 @@ class Intake:
         facts = {"round": str(task.header.round), "update_norm": repr(update_norm)}
         with atomic_file(self._last(task)) as part:
             save_file(dict(task.arrays), part, facts)
+
+    def _one_scale(self, task: Task) -> None:
+        """Hold a run to the standard scale that it began with: images are prepared in one way, or not at all."""
+        kept = self.folder / task.header.run_id / "standard.json"
+        told = json.dumps(task.header.standard)
+        if not kept.exists():
+            with atomic_file(kept) as part:
+                part.write_text(told, encoding="utf-8")
+        elif kept.read_text(encoding="utf-8") != told:
+            raise TaskError(Refusal.WRONG_FORM, "the run began with another standard scale of intensities")
 
     def _within_rounds(self, number: int) -> None:
         if not 1 <= number <= self.limits.rounds:

@@ -18,6 +18,10 @@ UNIT = """Every study draws on the same patients, so their costs add up; a patie
 (adjacency: a patient added or removed, with all images). Spent budget never comes back."""
 
 
+WITHOUT_LIMIT = """This hospital has set no limit over all studies ([policy] max_epsilon in site.toml): each study keeps
+its own ε, and nothing is promised for several together."""
+
+
 def ledger_lines(statement: Statement) -> Iterator[str]:
     """Yield what was spent, what is reserved and what is left, study by study, and what a next study may ask for."""
     if not statement.accounts:
@@ -26,6 +30,26 @@ def ledger_lines(statement: Statement) -> Iterator[str]:
         yield from _account_lines(statement, account)
     yield from _total_lines(statement)
     yield UNIT
+
+
+def budget_lines(foreseen: Statement, account: Account) -> Iterator[str]:
+    """Yield what a study that is to be approved would take of the budget, and what it would leave to others."""
+    plan = account.plan
+    yield (
+        f"For this site, with {plan.expected_patients:,} training patients in round numbers, the plan is "
+        f"{plan.rounds * plan.steps_per_round:,} steps on {plan.sample_rate:.1%} of them with a noise multiplier of "
+        f"{plan.noise_multiplier:.2f}. Approving reserves all of it, and only closing the study gives back rounds that "
+        "were never run."
+    )
+    if (limit := foreseen.limit) is None:
+        yield WITHOUT_LIMIT
+        return
+    _, held = foreseen.share(account)
+    yield (
+        f"Of this hospital's budget over all studies (ε = {limit.epsilon:g} at δ = {limit.delta:g}) it takes "
+        f"{held:.1%}; other studies have {max(0.0, foreseen.held_share - held):.1%}, and "
+        f"{max(0.0, 1 - foreseen.held_share):.1%} would be left."
+    )
 
 
 def export_ledger(statement: Statement, path: Path) -> None:
@@ -79,10 +103,7 @@ def _account_lines(statement: Statement, account: Account) -> Iterator[str]:
 
 def _total_lines(statement: Statement) -> Iterator[str]:
     if statement.limit is None:
-        yield (
-            "This hospital has set no limit over all studies ([policy] max_epsilon in site.toml): each study keeps its "
-            "own ε, and nothing is promised for several together."
-        )
+        yield WITHOUT_LIMIT
         return
     spent, held = statement.spent_share, statement.held_share
     yield (

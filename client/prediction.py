@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,9 @@ from client.patient_flow import FileReason
 from client.site_data import Pixels
 from shared.errors import DataError
 from shared.model_facts import ModelFacts
-from shared.preprocessing import contract_of
+from shared.own_settings import Own, OwnSettings
 from shared.protocol import Task
+from shared.score_calibration import recalibrated
 from shared.scores import unit_scores, units_of
 from shared.split import Split
 
@@ -31,7 +33,8 @@ class ScoredImage:
     """One image; `unit` is the number of the exam or patient that it belongs to, and stands for nothing else.
 
     `unit_scores` are what the study's threshold is for: its images' scores joined as the study joins them. `above` is
-    None for a target for which the study could choose no threshold.
+    None for a target for which the study could choose no threshold. `calibrated` are the unit's scores as a site's own
+    calibration reads them, None where it has none or none was asked for.
     """
 
     file: str = field(repr=False)
@@ -40,6 +43,7 @@ class ScoredImage:
     scores: tuple[float, ...]
     unit_scores: tuple[float, ...]
     above: tuple[bool | None, ...]
+    calibrated: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +56,21 @@ class Prediction:
 
 
 def predict(
-    folder: Path, facts: ModelFacts, score: Scorer, *, cache: Path, workers: int, progress: Progress
+    folder: Path,
+    facts: ModelFacts,
+    score: Scorer,
+    *,
+    cache: Path,
+    workers: int,
+    progress: Progress,
+    own: Own = MappingProxyType({}),
 ) -> Prediction:
     """Read, prepare and score every file of a folder that the study would have taken.
 
     Left out are, for the study's own reasons, what cannot be read, another modality, a file without PatientID and the
-    second copy of an object. `cache` gets the prepared images. An exam is what it is in a study (client/cohort.py).
+    second copy of an object. `cache` gets the prepared images. `own` are a site's own settings, where they are asked
+    for: its threshold in the place of the shared one, and its calibration. An exam is what it is in a study
+    (client/cohort.py).
 
     Raises:
         DataError: the folder is missing or may not be read, or nothing in it can be scored; or a score is no number.
@@ -72,7 +85,7 @@ def predict(
     cohort = _images(folder, index, reasons, every_frame=images.frames == "all")
     cached = fill(
         cohort,
-        contract=contract_of(facts.protocol),
+        contract=facts.contract,
         frames=images.frames,
         folder=cache,
         workers=workers,
@@ -91,8 +104,17 @@ def predict(
         raise DataError("\n".join([f"{folder}: none of its {len(index):,} files can be scored.", *lines]))
     rows = np.array([row for image, row in zip(cohort, cached.rows, strict=True) if image.path not in unreadable])
     scores_NK = score(Pixels(cached=cached.array, cached_row_N=rows, digest=cached.digest))
-    scored = _scored(folder, kept, scores_NK, task=task, thresholds=[facts.thresholds.get(t) for t in task.targets])
+    scored = _scored(folder, kept, scores_NK, task=task, thresholds=thresholds_of(facts, own), own=own)
     return Prediction(files=len(index), images=tuple(scored), excluded=excluded)
+
+
+def thresholds_of(facts: ModelFacts, own: Own) -> list[float | None]:
+    """Give each target's threshold: a site's own where it has one, else the study's."""
+    shared = {target: facts.thresholds.get(target) for target in facts.protocol.task.targets}
+    return [
+        one.threshold if (one := own.get(target)) and one.threshold is not None else point
+        for target, point in shared.items()
+    ]
 
 
 def _images(
@@ -125,6 +147,7 @@ def _scored(
     *,
     task: Task,
     thresholds: Sequence[float | None],
+    own: Own,
 ) -> list[ScoredImage]:
     """Join the images' scores to the study's units, and compare these with the thresholds."""
     exams = np.array([image.exam for image in images])
@@ -142,17 +165,28 @@ def _scored(
         for place in range(len(task.targets))
     ]
     joined_NK = np.stack(columns, axis=1)
+    calibrated_KN = [_calibrated(own.get(target), joined_NK[:, place]) for place, target in enumerate(task.targets)]
     scored = [
         ScoredImage(
             file=printable(image.path.relative_to(folder).as_posix()),
             frame=image.frame,
             unit=int(unit),
-            scores=tuple(own.tolist()),
+            scores=tuple(scores.tolist()),
             unit_scores=tuple(joined.tolist()),
             above=tuple(
                 None if point is None else bool(score >= point) for score, point in zip(joined, thresholds, strict=True)
             ),
+            calibrated=calibrated,
         )
-        for image, unit, own, joined in zip(images, unit_of, scores_NK, joined_NK, strict=True)
+        for image, unit, scores, joined, calibrated in zip(
+            images, unit_of, scores_NK, joined_NK, zip(*calibrated_KN, strict=True), strict=True
+        )
     ]
     return sorted(scored, key=lambda image: (image.file, image.frame))
+
+
+def _calibrated(own: OwnSettings | None, scores_N: npt.NDArray[np.float64]) -> list[float | None]:
+    if own is None or own.calibration is None:
+        return [None] * len(scores_N)
+    intercept, slope = own.calibration
+    return [*recalibrated(scores_N, intercept=intercept, slope=slope).tolist()]

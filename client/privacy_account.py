@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shared.privacy import Accountant, PrivacyPlan, plan_epsilon, plan_renyi
 from shared.renyi_filter import PrivacyLimit, pure_renyi
@@ -17,18 +17,25 @@ class CountPlan:
     releases: int
 
 
+NO_COUNTS = CountPlan(epsilon=0.0, releases=0)
+"""A study that releases no noised counts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One study as the ledger has it; `charged` is the number of releases by side, rounds for training."""
+    """One study as the ledger has it, or would have it: `reserved_at` is empty before its plan is reserved.
+
+    `charged` is the number of releases by side, rounds for training.
+    """
 
     study: str
     name: str
     plan: PrivacyPlan
     accountant: Accountant
-    counts: CountPlan
-    charged: Mapping[Split, int]
-    reserved_at: str
-    closed_at: str | None
+    counts: CountPlan = NO_COUNTS
+    charged: Mapping[Split, int] = field(default_factory=lambda: dict.fromkeys(Split, 0))
+    reserved_at: str = ""
+    closed_at: str | None = None
 
     @property
     def rounds(self) -> int:

@@ -11,17 +11,18 @@ public rule (`shared/split.py`), so that the largest of their losses is the stud
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from client.ledger_file import OpenLedger, opened
-from client.privacy_account import Account, CountPlan, Statement
+from client.privacy_account import Account, Statement
+from client.site import SiteConfig
 from shared.audit import AuditLog, now, verify
 from shared.errors import PrivacyError, TaskError
-from shared.privacy import Accountant, PrivacyPlan
+from shared.privacy import PrivacyPlan
 from shared.refusal_codes import Refusal
 from shared.renyi_filter import PrivacyLimit
 from shared.split import Split
@@ -32,9 +33,6 @@ FILE = "ledger.sqlite"
 """The ledger's file, in the folder that keeps what a site must remember, beside the audit log."""
 
 AUDIT = "audit.jsonl"
-
-NO_COUNTS = CountPlan(epsilon=0.0, releases=0)
-"""A study that releases no noised counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,48 +56,28 @@ class PrivacyLedger:
         """The audit log that also holds each charge."""
         return self.folder / AUDIT
 
-    def reserve(
-        self,
-        study: str,
-        plan: PrivacyPlan,
-        *,
-        name: str,
-        accountant: Accountant,
-        counts: CountPlan = NO_COUNTS,
-    ) -> None:
+    def reserve(self, account: Account) -> None:
         """Reserve a study's whole plan; the same plan again changes nothing, and another one only before round 1.
 
         Raises:
             PrivacyError: the limit does not allow it, or the study is closed or has begun with another plan.
             StorageError: the ledger cannot be written.
         """
-        account = Account(
-            study=study,
-            name=name,
-            plan=plan,
-            accountant=accountant,
-            counts=counts,
-            charged=dict.fromkeys(Split, 0),
-            reserved_at=self.clock().isoformat(),
-            closed_at=None,
-        )
+        with self._open() as ledger:
+            if self._is_new(account, ledger.accounts()):
+                ledger.write(replace(account, reserved_at=self.clock().isoformat()))
+
+    def foresee(self, account: Account) -> Statement:
+        """Say how the ledger would stand once a plan was reserved, and reserve nothing.
+
+        Raises:
+            PrivacyError: the plan would be refused.
+            StorageError: the ledger cannot be read.
+        """
         with self._open() as ledger:
             known = ledger.accounts()
-            if (before := known.pop(study, None)) is not None:
-                if before.closed:
-                    raise PrivacyError(
-                        f"Study {study[:12]} is closed in the privacy ledger, and what it did not use was given back. "
-                        "Ask the coordinator for a new version of the study."
-                    )
-                if _same(before, account):
-                    return
-                if any(before.charged.values()):
-                    raise PrivacyError(
-                        f"Study {study[:12]} has begun with another privacy plan, and a plan is fixed before round 1. "
-                        "Keep the site's public size and limits as they were, or close the study."
-                    )
-            self._refuse_unpayable(account, list(known.values()))
-            ledger.write(account)
+            self._is_new(account, known)
+        return Statement(limit=self.limit, accounts=tuple((known | {account.study: account}).values()))
 
     def charge(self, study: str, *, number: int, task_id: str, arrays: str, audit: AuditLog) -> PrivacyPlan:
         """Charge one round before its first step, and give the plan by which it must be trained.
@@ -176,6 +154,25 @@ class PrivacyLedger:
             audit.append(EVENT, study=study, side=str(side), round=number, task=task_id, request=request)
         return account
 
+    def _is_new(self, account: Account, known: Mapping[str, Account]) -> bool:
+        """Tell whether a plan is not reserved yet, and refuse one that cannot be."""
+        before = known.get(account.study)
+        if before is not None:
+            if before.closed:
+                raise PrivacyError(
+                    f"Study {account.study[:12]} is closed in the privacy ledger, and what it did not use was given "
+                    "back. Ask the coordinator for a new version of the study."
+                )
+            if _same(before, account):
+                return False
+            if any(before.charged.values()):
+                raise PrivacyError(
+                    f"Study {account.study[:12]} has begun with another privacy plan, and a plan is fixed before round "
+                    "1. Keep the site's public size and limits as they were, or close the study."
+                )
+        self._refuse_unpayable(account, [other for study, other in known.items() if study != account.study])
+        return True
+
     def _refuse_charge(self, account: Account, side: Split, all_accounts: Sequence[Account]) -> None:
         """Refuse a release that is not in its study's plan, or that the filter over studies does not let run."""
         if account.closed:
@@ -229,6 +226,11 @@ class PrivacyLedger:
                     "copy back; no study trains here before that."
                 )
             yield ledger
+
+
+def ledger_of(config: SiteConfig) -> PrivacyLedger:
+    """Give a hospital's ledger, with the limit that the hospital has set."""
+    return PrivacyLedger(folder=config.link.state, limit=config.policy.limit)
 
 
 def _audited(path: Path) -> frozenset[str]:

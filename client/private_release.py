@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -75,6 +75,8 @@ FIELDS: Final[Mapping[str, Release]] = {
     "GroupEvidence.group": Release.CONTROLLED,
     "GroupEvidence.positive_patients": Release.CONTROLLED,
     "GroupEvidence.negative_patients": Release.CONTROLLED,
+    "Landmarks.patients": Release.NEVER,
+    "Landmarks.positions": Release.NEVER,
     "FeatureSummary.split": Release.PUBLIC,
     "FeatureSummary.patients": Release.CONTROLLED,
     "FeatureSummary.mean": Release.CONTROLLED,
@@ -90,6 +92,10 @@ FIELDS: Final[Mapping[str, Release]] = {
     "CornerEffect.freedom": Release.CONTROLLED,
     "CornerEffect.auc": Release.CONTROLLED,
     "CornerEffect.auc_without": Release.CONTROLLED,
+    "MarkTest.split": Release.PUBLIC,
+    "MarkTest.positive_patients": Release.CONTROLLED,
+    "MarkTest.negative_patients": Release.CONTROLLED,
+    "MarkTest.areas": Release.CONTROLLED,
 }
 """Each field of each reply (the README's table "What may leave"), and why it may leave; a test allows no other."""
 
@@ -115,22 +121,23 @@ class PrivateRelease:
         return ReleasedFlow(found=None, excluded={}, splits=splits)
 
     def description(self, description: Description) -> Description:
-        """Keep what is of validation patients: their features and corner tests, and no intensity histogram.
+        """Keep what is of validation patients: their features and both corner tests, and no intensity histogram.
 
         Where the study noises what leaves of these patients too, there is no noise for sums of images: none leaves.
 
         Raises:
-            EgressError: the features are of other patients.
+            EgressError: features or marks are of other patients.
         """
         if self.counts is not None:
             withheld = tuple(Withheld() for _ in description.corners)
-            return Description(features=Withheld(), intensity=Withheld(), corners=withheld)
-        features = description.features
-        if not isinstance(features, Withheld) and features.split is not Split.VALIDATION:
-            raise EgressError(
-                "under [privacy] features leave of validation patients alone. Report this: it is a fault of Polyclinic."
-            )
-        return Description(features=features, intensity=Withheld(), corners=description.corners)
+            return Description(features=Withheld(), intensity=Withheld(), corners=withheld, marks=withheld)
+        for part in (description.features, *description.marks):
+            if not isinstance(part, Withheld) and part.split is not Split.VALIDATION:
+                raise EgressError(
+                    "under [privacy] features and marks leave of validation patients alone. Report this: it is a fault "
+                    "of Polyclinic."
+                )
+        return replace(description, intensity=Withheld())
 
     def evidence(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence | Withheld, ...]:
         """Noise the counts of validation and test patients, where the study asks for it; else leave them as they are.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from client.count_release import CountRelease
-from client.privacy_account import CountPlan
+from client.privacy_account import Account, CountPlan
 from client.privacy_ledger import PrivacyLedger
 from client.private_release import PrivateRelease
 from client.private_training import PrivateTraining
@@ -13,7 +13,8 @@ from shared.errors import SiteError
 from shared.messages import EvaluateTask, TrainTask
 from shared.parameters import digest
 from shared.privacy import PrivacyPlan, rounded_size
-from shared.protocol import StudyProtocol
+from shared.protocol import Privacy, StudyProtocol
+from shared.renyi_filter import PrivacyLimit
 from shared.study_plan import count_releases, study_plan
 
 
@@ -37,13 +38,29 @@ class PrivateSite:
     release: PrivateRelease
 
 
+def account_of(protocol: StudyProtocol, asked: Privacy, *, patients: int, limit: PrivacyLimit | None) -> Account:
+    """Work out what a private study would ask of a site with so many training patients; nothing is reserved by it.
+
+    Raises:
+        PrivacyError: no noise keeps the study's budget.
+    """
+    size = rounded_size(patients, rounding=asked.size_rounding)
+    return Account(
+        study=protocol.digest(),
+        name=protocol.study.name,
+        plan=study_plan(protocol, public_size=size, limit=limit),
+        accountant=asked.accountant,
+        counts=CountPlan(epsilon=asked.count_noise_epsilon, releases=count_releases(protocol)),
+    )
+
+
 def compose_private(
     protocol: StudyProtocol, *, patients: int, min_patients: int, vault: Vault | None
 ) -> PrivateSite | None:
-    """Reserve the study's plan in the site's ledger unless it is reserved already, and put all together.
+    """Put all together under the plan that the site's ledger has for the study, reserved now if it was not before.
 
-    The plan that was reserved first holds, whatever number of training patients there is now: it was fixed before
-    round 1. None without [privacy].
+    The plan that was reserved first holds, at a deployed site by its approval, whatever number of training patients
+    there is now: it was fixed before round 1. None without [privacy].
 
     Raises:
         SiteError: the site has no noise key and ledger.
@@ -59,15 +76,7 @@ def compose_private(
     ledger = vault.ledger
     study = protocol.digest()
     if study not in {account.study for account in ledger.statement().accounts}:
-        size = rounded_size(patients, rounding=protocol.privacy.size_rounding)
-        plan = study_plan(protocol, public_size=size, limit=ledger.limit)
-        ledger.reserve(
-            study,
-            plan,
-            name=protocol.study.name,
-            accountant=protocol.privacy.accountant,
-            counts=CountPlan(epsilon=protocol.privacy.count_noise_epsilon, releases=count_releases(protocol)),
-        )
+        ledger.reserve(account_of(protocol, protocol.privacy, patients=patients, limit=ledger.limit))
     plan = ledger.plan(study)
 
     def pay(task: TrainTask) -> PrivacyPlan:

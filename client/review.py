@@ -1,7 +1,7 @@
 """Which of a hospital's images a person should look at: a model's hits and misses, with maps of what raised scores."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from client.bootstrap import PreparedSite
 from client.explain import METHODS, map_stage
 from client.scorers import torch_scorer
-from client.site_data import Pixels, Rows
+from client.site_data import Rows
 from client.workbench import Device
 from shared.preprocessing import normalise
 from shared.saved_model import SavedModel
@@ -60,7 +60,7 @@ def review(site: PreparedSite, saved: SavedModel, *, split: Split, most: int, de
     """
     task = saved.facts.protocol.task
     rows = site.records.rows(split)
-    pixels = Pixels(cached=site.pixels.cached, cached_row_N=site.pixels.cached_row_N[rows], digest=site.pixels.digest)
+    pixels = replace(site.pixels, cached_row_N=site.pixels.cached_row_N[rows])
     scores_NK = torch_scorer(saved, device=device)(pixels)
     return [
         _gallery(site, saved, rows, scores_NK[:, place], place=place, most=most) for place in range(len(task.targets))

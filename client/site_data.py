@@ -1,13 +1,14 @@
 """One site's prepared images with their labels, patients, exams and sides, as arrays."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from shared.landmarks import Standard, harmonise
 from shared.scores import Aggregate, ScoredUnits, Unit, unit_scores
 from shared.split import Split
 
@@ -62,16 +63,23 @@ class Records:
 class Pixels:
     """The prepared images of the same rows: a memory-mapped (rows in the cache, channels, size, size) array.
 
-    `digest` identifies the images and their order to a cache of their features.
+    `digest` identifies the images and their order to a cache of their features. With a `standard`, each image's
+    landmarks are moved to it as it is read (shared/landmarks.py).
     """
 
     cached: npt.NDArray[Any]
     cached_row_N: Rows
     digest: str
+    standard: Standard = ()
 
     def read(self, rows: Rows) -> torch.Tensor:
         """Read images: (len(rows), channels, size, size), uint8 or uint16, in the order of `rows`."""
-        return torch.from_numpy(np.ascontiguousarray(self.cached[self.cached_row_N[rows]]))
+        images = np.ascontiguousarray(self.cached[self.cached_row_N[rows]])
+        return torch.from_numpy(harmonise(images, self.standard) if self.standard else images)
+
+    def harmonised(self, standard: Standard) -> Self:
+        """Give the same images with their landmarks at the standard ones; without one, as they are."""
+        return replace(self, standard=standard, digest=f"{self.digest} {standard}") if standard else self
 
     def __len__(self) -> int:
         return len(self.cached_row_N)

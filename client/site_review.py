@@ -1,5 +1,6 @@
 """`polyclinic site review`: finds the model, prepares the images and writes the page, at the hospital and for it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from client.approval import Approvals
@@ -34,6 +35,7 @@ def write_review(config: SiteConfig, model: Path | None, study: str | None, *, s
     refuse_untested(saved.facts, where=path.name)
     protocol = saved.facts.protocol
     site = prepare(config, protocol, progress=lambda *_: None, withdrawn=_withdrawn(config))
+    site = replace(site, pixels=site.pixels.harmonised(saved.facts.standard))
     galleries = review(site, saved, split=Split(side), most=most, device=config.compute.device)
     page = config.compute.cache / REVIEWS / protocol.digest()[:12] / f"{side}.html"
     write_page(page, galleries, protocol, site=site.name, side=side)

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from shared.errors import StorageError, TaskError
-from shared.messages import DeliverTask, EvaluateTask, ReadyTask, Refusal, Task
+from shared.messages import DeliverTask, EvaluateTask, LandmarksTask, ReadyTask, Refusal, Task
 from shared.parameters import digest
 from shared.storage import atomic_file, sync
 
@@ -136,9 +136,10 @@ def request_digest(task: Task) -> str:
     if isinstance(task, EvaluateTask | DeliverTask):
         total.update(repr(task.thresholds).encode())
     if isinstance(task, DeliverTask):
+        total.update(repr(task.own).encode())
         for name, text in sorted(task.documents.items()):
             total.update(f"\x1f{name}\x1f{hashlib.sha256(text).hexdigest()}".encode())
-    if not isinstance(task, ReadyTask):
+    if not isinstance(task, ReadyTask | LandmarksTask):
         total.update(digest(task.arrays).encode())
     return total.hexdigest()
 

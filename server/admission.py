@@ -16,6 +16,7 @@ from shared.messages import (
     DeliverReply,
     DescribeReply,
     EvaluateReply,
+    LandmarksReply,
     MalformedError,
     ReadyReply,
     RefusalReply,
@@ -32,7 +33,7 @@ LARGEST_STEP = 1000.0
 """An update of more than so many times the norm of the model that it changes is a fault or an attack, and does not
 enter even where the study sets no norm bound."""
 
-Accepted = TypeVar("Accepted", ReadyReply, TrainReply, EvaluateReply, DescribeReply, DeliverReply)
+Accepted = TypeVar("Accepted", ReadyReply, LandmarksReply, TrainReply, EvaluateReply, DescribeReply, DeliverReply)
 
 
 class Reason(StrEnum):
@@ -127,9 +128,9 @@ def admit_evidence(reply: EvaluateReply, *, targets: int, bins: int, counted: bo
 
 
 def admit_description(reply: DescribeReply, *, targets: int) -> Description | Refused:
-    """Check that a description has a corner test for every target, and that its covariance is one."""
+    """Check that a description has both corner tests for every target, and that its covariance is one."""
     features = reply.description.features
-    fits = len(reply.description.corners) == targets
+    fits = len(reply.description.corners) == len(reply.description.marks) == targets
     if isinstance(features, FeatureSummary):
         _, covariance = features.moments(features.dimensions)
         least, *_, most = np.linalg.eigvalsh(covariance)

@@ -15,7 +15,8 @@ class Alternatives:
 
     `unseen[site]` trained at all sites but that one, `local[site]` at that site alone, `pooled` on all patients in one
     place, `twin` without the private study's noise. `receipts` compare the federated model with each site's own,
-    `personal` the same study with each site's own normalisation layers with the federated model.
+    `personal` the same study with each site's own normalisation layers with the federated model, `blended` a site's
+    own head and the federated one, half and half, with its own alone.
     """
 
     local: Mapping[str, Conclusion] = field(default_factory=dict)
@@ -24,6 +25,7 @@ class Alternatives:
     unseen: Mapping[str, Conclusion] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
     personal: Receipts = field(default_factory=dict)
+    blended: Receipts = field(default_factory=dict)
 
     def counts(self, conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
         """Count what is right by measure and site for a prediction: from models that never saw the site, if there are.

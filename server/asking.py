@@ -9,11 +9,9 @@ from typing import IO
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from server.patience import Patience
 from shared.refusal_codes import ASK_AGAIN
 from shared.wire import from_frames, records_of, to_frames
-
-RESEND_SECONDS = 600.0
-"""A site that is silent for so long is sent its task again: a lost HTTP answer leaves a Flower run waiting for ever."""
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """How long after a failed attempt a task is sent again; the pause doubles with each failure."""
@@ -33,10 +31,11 @@ def nobody() -> Collection[int]:
 
 @dataclass(slots=True)
 class _Waiting:
-    """One task on its way: the sendings that may still be answered, and what came before its turn."""
+    """One task on its way: the sendings that may still be answered, with their times; and what came before its turn."""
 
     message: Message
-    ids: set[str] = field(default_factory=set)
+    sent_at: dict[str, float] = field(default_factory=dict)
+    sendings: int = 0
     resend_at: float = 0.0
     pause: float = FIRST_PAUSE_SECONDS
     refusal: Message | None = None
@@ -46,13 +45,17 @@ class _Waiting:
     def node(self) -> int:
         return self.message.metadata.dst_node_id
 
+    @property
+    def kind(self) -> str:
+        return self.message.metadata.message_type
+
 
 class Desk:
     """Sends tasks and yields one reply a site, in the order of asking, one in memory at a time.
 
     A reply that comes before its turn waits on disk (a file without a name). The same task is sent again after an error
-    of Flower's, after a refusal that passes by itself, and after RESEND_SECONDS of silence; a site knows a task by its
-    id, and does nothing twice. A node in `passed_over()` is not waited for.
+    of Flower's, after a refusal that passes by itself, and after a silence that is too long for this site
+    (`server/patience.py`). A node in `passed_over()` is not waited for.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Desk:
         self._tell = tell
         self._passed_over = passed_over
         self._unanswered: dict[str, tuple[int, bool]] = {}
+        self._patience = Patience()
 
     def ask(self, messages: Iterable[Message], deadline_seconds: float) -> Iterator[Message]:
         """Yield each site's reply; one that is silent at the deadline is passed over."""
@@ -116,14 +120,15 @@ class Desk:
             waiting.kept = _spool(reply)
 
     def _pull(self, waiting: _Waiting) -> Message | None:
-        for reply in self.grid.pull_messages(sorted(waiting.ids)) if waiting.ids else ():
-            waiting.ids.discard(reply.metadata.reply_to_message_id)
+        for reply in self.grid.pull_messages(sorted(waiting.sent_at)) if waiting.sent_at else ():
+            sent_at = waiting.sent_at.pop(reply.metadata.reply_to_message_id)
             if reply.has_content() and not _passes_by_itself(reply):
+                self._patience.note(waiting.node, waiting.kind, time.monotonic() - sent_at)
                 self._tell(waiting.node, "answered")
                 return reply
             if reply.has_content():
                 waiting.refusal = reply
-            if not waiting.ids:
+            if not waiting.sent_at:
                 waiting.resend_at = time.monotonic() + waiting.pause
                 waiting.pause = min(2 * waiting.pause, LONGEST_PAUSE_SECONDS)
         return None
@@ -134,12 +139,16 @@ class Desk:
         messages = [_again(one.message) if one.resend_at else one.message for one in queue]
         for waiting, message_id in zip(queue, self.grid.push_messages(messages), strict=True):
             self._tell(waiting.node, "asked again" if waiting.resend_at else "asked")
-            if message_id:  # the SuperLink takes no message for a node that it does not know
-                waiting.ids.add(message_id)
-            waiting.resend_at = time.monotonic() + (RESEND_SECONDS if message_id else waiting.pause)
+            now = time.monotonic()
+            if not message_id:  # the SuperLink takes no message for a node that it does not know
+                waiting.resend_at = now + waiting.pause
+                continue
+            waiting.sent_at[message_id] = now
+            waiting.sendings += 1
+            waiting.resend_at = now + self._patience.seconds(waiting.node, waiting.kind, sent=waiting.sendings)
 
     def _leave(self, waiting: _Waiting, *, counted: bool) -> None:
-        self._unanswered |= dict.fromkeys(waiting.ids, (waiting.node, counted))
+        self._unanswered |= dict.fromkeys(waiting.sent_at, (waiting.node, counted))
 
 
 def _passes_by_itself(reply: Message) -> bool:

@@ -67,6 +67,7 @@ class Coordinator:
             targets=self.protocol.task.targets,
             bins=self.protocol.evaluation.score_bins,
             wire=federation.wire,
+            standard=state.standard,
             keys=keys,
         )
         return FederatedStrategy(sites=sites, rules=rules, optimiser_state=state.optimiser)

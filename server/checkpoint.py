@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from shared.errors import StorageError
+from shared.landmarks import Landmarks, Standard, standard_scale
 from shared.parameters import Array, NamedArrays
 from shared.storage import atomic_file
 
@@ -29,6 +30,7 @@ class RunState:
 
     `model` holds every array that trains in any round of the study, in the model's order; `optimiser` the server
     optimiser's moments; `history` one record a finished round; `best` the round with the best validation so far.
+    `landmarks` are the sites' own, asked for before round 1 where the study harmonises; None where withheld.
     """
 
     round: int = 0
@@ -36,6 +38,12 @@ class RunState:
     optimiser: dict[str, Array] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[int, float] | None = None
+    landmarks: dict[str, Landmarks | None] = field(default_factory=dict)
+
+    @property
+    def standard(self) -> Standard:
+        """The scale that sites bring their images to; empty where the study does not harmonise."""
+        return standard_scale(one for _, one in sorted(self.landmarks.items()) if one)
 
 
 class CheckpointFolder:
@@ -55,6 +63,7 @@ class CheckpointFolder:
         tensors = {f"model/{name}": array for name, array in state.model.items()}
         tensors |= {f"optimiser/{name}": array for name, array in state.optimiser.items()}
         facts = {"round": state.round, "history": state.history, "best": state.best, "order": list(state.model)}
+        facts["landmarks"] = {site: one and asdict(one) for site, one in state.landmarks.items()}
         metadata = {"format": FORMAT, "fingerprint": self._fingerprint, "facts": json.dumps(facts)}
         save_tensors(self._path(state.round), tensors, facts=metadata)
         kept = {*self._rounds()[-KEEP:], state.best[0] if state.best else state.round}
@@ -107,6 +116,10 @@ class CheckpointFolder:
                 optimiser={name.removeprefix("optimiser/"): file.get_tensor(name) for name in optimiser},
                 history=facts["history"],
                 best=tuple(facts["best"]) if facts["best"] else None,
+                landmarks={
+                    site: Landmarks(patients=one["patients"], positions=tuple(one["positions"])) if one else None
+                    for site, one in facts.get("landmarks", {}).items()
+                },
             )
 
     def _rounds(self) -> list[int]:
@@ -115,16 +128,6 @@ class CheckpointFolder:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"round-{number:05d}.safetensors"
-
-
-def write_rounds(path: Path, state: RunState) -> None:
-    """Write rounds.jsonl: one line of JSON a finished round, for people and programs that follow the run.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    with atomic_file(path) as part:
-        part.write_text("".join(json.dumps(record) + "\n" for record in state.history), encoding="utf-8")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str, str]) -> None:

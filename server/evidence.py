@@ -15,7 +15,7 @@ from server.run_status import SiteStatus, read_status
 from shared.audit import GENESIS, verify
 from shared.errors import StorageError
 from shared.model_facts import ModelFacts
-from shared.preprocessing import Contract, contract_of, golden_phantom, prepare
+from shared.preprocessing import Contract, golden_phantom, prepare
 from shared.protocol import read_protocol
 from shared.saved_model import open_model
 
@@ -76,7 +76,7 @@ def gather(run: RunFolder) -> RunEvidence:
         raise StorageError(
             f"{run.path}: its results, its model and its protocol are not of one study. Put the run's own files back."
         )
-    contract = contract_of(facts.protocol)
+    contract = facts.contract
     prepared = prepare(golden_phantom(), spacing_mm=PHANTOM_SPACING_MM, window=PHANTOM_WINDOW, contract=contract)
     return RunEvidence(
         result=result,

@@ -1,6 +1,7 @@
 """How far two sites' images lie apart, beside the spread within each, and how surely a patient's site is told."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -60,6 +61,14 @@ def site_pairs(descriptions: Mapping[str, Description | Refused]) -> tuple[SiteP
     known = {site: one for site, one in sorted(descriptions.items()) if isinstance(one, Description)}
     pairs = (_pair(one, other, known[one], known[other]) for one, other in combinations(known, 2))
     return tuple(pair for pair in pairs if pair.brightness or pair.features)
+
+
+def mostly_apart(pairs: Sequence[SitePair]) -> frozenset[str]:
+    """Name the sites whose brightness lies beyond the null from more than half of the others it is compared with."""
+    known = [(pair, pair.brightness.beyond) for pair in pairs if pair.brightness]
+    beyond = Counter(site for pair, far in known if far for site in (pair.one, pair.other))
+    compared = Counter(site for pair, _ in known for site in (pair.one, pair.other))
+    return frozenset(site for site, count in beyond.items() if 2 * count > compared[site])
 
 
 def _pair(one: str, other: str, here: Description, there: Description) -> SitePair:

@@ -8,6 +8,7 @@ from typing import Any
 
 from server.results import StudyResult
 from server.results_json import read
+from server.round_records import FILE, read_rounds
 from server.run_folder import RunFolder
 from server.run_status import RunStatus, read_status
 from shared.errors import StorageError
@@ -86,7 +87,7 @@ def read_run(folder: Path) -> LiveRun:
     """
     run = RunFolder(path=folder)
     protocol, status = read_protocol(run.protocol), read_status(run.status)
-    records = _records(folder / "rounds.jsonl")
+    records = read_rounds(folder)
     result = read(run.results) if run.results.exists() else None
     failure = _failure(run.outcome)
     return LiveRun(
@@ -144,15 +145,6 @@ def _site(name: str, status: RunStatus | None, records: tuple[Mapping[str, Any],
     )
 
 
-def _records(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.exists():
-        return ()
-    try:
-        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError):
-        raise StorageError(f"{path} cannot be read. The next finished round writes it anew.") from None
-
-
 def _failure(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["failed"])
@@ -164,7 +156,7 @@ def _failure(path: Path) -> str:
 
 def _files(folder: Path) -> tuple[Path, ...]:
     run = RunFolder(path=folder)
-    return run.protocol, run.status, folder / "rounds.jsonl", run.results, run.outcome
+    return run.protocol, run.status, folder / FILE, run.results, run.outcome
 
 
 def _written(path: Path) -> int:

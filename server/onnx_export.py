@@ -14,7 +14,7 @@ from torch import nn
 from shared.errors import MissingPartError, WeightsError
 from shared.model import Classifier
 from shared.model_facts import refuse_untested
-from shared.preprocessing import contract_of, normalisation
+from shared.preprocessing import normalisation
 from shared.saved_model import open_model
 from shared.storage import atomic_file
 
@@ -60,7 +60,7 @@ def export_onnx(model: Path, out: Path) -> float:
     refuse_untested(saved.facts, where=model.name)
     with safe_open(model, framework="numpy") as file:
         facts = dict(sorted((file.metadata() or {}).items()))
-    contract = contract_of(saved.facts.protocol)
+    contract = saved.facts.contract
     white = int(np.iinfo(contract.dtype).max)
     scoring = Scoring(saved.classifier, white=white, exclusive=saved.facts.protocol.task.exclusive).eval()
     noise = np.random.default_rng(0).integers(0, white, (CHECKED, *contract.shape), dtype=contract.dtype, endpoint=True)

@@ -1,9 +1,9 @@
 """Tells a person how a deployed run gets on: what each site did, and a line for each finished round."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from server.run_status import RunStatus, SiteStatus, read_status
 from shared.errors import StorageError
@@ -18,11 +18,11 @@ class Follower:
     def __init__(self, run: RunFolder, say: Callable[[str], None]) -> None:
         self._run, self._say = run, say
         self._status: RunStatus | None = None
-        self.rounds = len(self._records())
+        self.rounds = len(read_rounds(self._run.path))
 
     def tell(self) -> None:
         """Say what is new."""
-        for record in self._records()[self.rounds :]:
+        for record in read_rounds(self._run.path)[self.rounds :]:
             self._say(round_line(record))
             self.rounds += 1
         try:
@@ -33,10 +33,6 @@ class Follower:
             for line in news(self._status, status):
                 self._say(line)
             self._status = status
-
-    def _records(self) -> list[dict[str, Any]]:
-        path = self._run.path / "rounds.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def news(before: RunStatus | None, after: RunStatus) -> Iterator[str]:

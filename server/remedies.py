@@ -1,7 +1,8 @@
 """What could be tried at a site, with its price on its own test units: another threshold, other probabilities."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from math import sqrt
 
 import numpy as np
@@ -10,7 +11,15 @@ from server.explanation import Explanation, Pattern
 from server.other_thresholds import OtherThresholds, rates
 from shared.evidence import Evidence
 from shared.intervals import normal_quantile
+from shared.protocol import Images
 from shared.score_calibration import recalibrated, recalibration
+
+
+class Scale(StrEnum):
+    """How intensities can be harmonised: each image by its own percentiles, or by landmarks averaged over sites."""
+
+    PERCENTILE = "percentile"
+    LANDMARKS = "landmarks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +55,19 @@ class Recalibrated:
 class Remedies:
     """What one site's evidence on one finding gives a reason to try; None and False where it gives none.
 
-    `own_layers`: its ROC curve lies lower, which no threshold and no recalibration can change.
+    `own_layers`: its ROC curve lies lower, which no threshold and no recalibration can change. `scale` is the kind of
+    harmonised intensities that could be tried: something is asked for, and the brightness of its images lies apart.
     """
 
     own_point: OwnPoint | None
     recalibrated: Recalibrated | None
     own_layers: bool
+    scale: Scale | None = None
 
     @property
     def any(self) -> bool:
         """True where there is something to try."""
-        return self.own_point is not None or self.recalibrated is not None or self.own_layers
+        return self.own_point is not None or self.recalibrated is not None or self.own_layers or self.scale is not None
 
 
 def remedies(
@@ -66,15 +77,18 @@ def remedies(
     threshold: float,
     others: OtherThresholds,
     explained: Mapping[str, Explanation],
+    apart: Container[str],
+    scale: Scale | None,
     min_positives: int,
     confidence: float,
 ) -> dict[str, Remedies]:
     """Look for each ranked site at what its validation units ask for, and at its price on its test units.
 
     Another threshold is asked for where the interval of the site's own does not hold the shared one; other
-    probabilities where the slope's interval does not hold 1, or the intercept's not 0.
+    probabilities where the slope's interval does not hold 1, or the intercept's not 0. `scale`, what the study could
+    still switch on, is for sites whose images lie `apart` and that ask for one of these.
     """
-    return {
+    found = {
         site: Remedies(
             own_point=_own_point(item, site, threshold, others, confidence=confidence),
             recalibrated=_recalibrated(validation[site], item, confidence=confidence) if site in validation else None,
@@ -83,6 +97,14 @@ def remedies(
         for site, item in sorted(test.items())
         if item.histogram.n_pos >= min_positives and item.histogram.n_neg
     }
+    return {site: replace(one, scale=scale) if one.any and site in apart else one for site, one in found.items()}
+
+
+def harmonising(images: Images) -> Scale | None:
+    """Name what a study has not switched on yet: each image's own percentiles first, then landmarks over sites."""
+    if images.window != "percentile":
+        return Scale.PERCENTILE
+    return Scale.LANDMARKS if images.harmonise == "none" else None
 
 
 def _own_point(
@@ -112,10 +134,10 @@ def _recalibrated(validation: Evidence, test: Evidence, *, confidence: float) ->
     fitted = recalibration(validation.histogram.units())
     if fitted is None:
         return None
-    return _on_test(test, *fitted, confidence=confidence)
+    return recalibrated_on_test(test, *fitted, confidence=confidence)
 
 
-def _on_test(test: Evidence, intercept: float, slope: float, *, confidence: float) -> Recalibrated:
+def recalibrated_on_test(test: Evidence, intercept: float, slope: float, *, confidence: float) -> Recalibrated:
     """Apply it; a patient's units count as alike, since bins do not say whose they are."""
     units = test.histogram.units()
     after = recalibrated(units.scores_M, intercept=intercept, slope=slope)

@@ -13,7 +13,9 @@ from server import (
     wording,
     wording_explanation,
     wording_new_hospital,
+    wording_own,
     wording_remedies,
+    wording_scale,
     wording_shift,
     wording_summary,
     wording_worth,
@@ -127,6 +129,8 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "summary": wording_summary,
         "elsewhere": wording_new_hospital,
         "remedy": wording_remedies,
+        "scale": wording_scale,
+        "owns": wording_own,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "drawn_keys": [_drawn(site_key(marks.get(site), name=name)) for site, name in keys.items()],
         "keys": keys,

@@ -13,11 +13,13 @@ from server.image_shift import Recognition, SitePair
 from server.leading import Leading
 from server.new_hospital import NewHospital
 from server.other_thresholds import OtherThresholds
+from server.own_settings import OwnResult
 from server.receipt import Receipts
 from server.remedies import Remedies
-from server.shortcuts import CornerFinding
+from server.shortcuts import CornerFinding, MarkFinding
 from server.subgroup_results import Subgroups
 from shared.domain_shift import Heterogeneity, SiteDifference
+from shared.landmarks import Landmarks, Standard
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
 
@@ -132,7 +134,8 @@ class DomainShift:
     Both hold `[finding][measure]`, the measure being "sensitivity" or "specificity"; heterogeneity is None where it
     is undefined. `distances` holds every two sites' images without disease, beside the spread within the sites, and
     `site_identifiability` how surely a patient's site is told from them. `corners` is `[finding][site]`, the effect of
-    blanking each corner, and `leading[finding]` what the report says first.
+    blanking each corner, `marks` likewise how well what stands out there tells the classes apart, and
+    `leading[finding]` what the report says first.
     """
 
     heterogeneity: Mapping[str, Mapping[str, Heterogeneity | None]]
@@ -140,6 +143,7 @@ class DomainShift:
     distances: tuple[SitePair, ...] = ()
     site_identifiability: tuple[Recognition, ...] = ()
     corners: Mapping[str, Mapping[str, tuple[CornerFinding, ...]]] = field(default_factory=dict)
+    marks: Mapping[str, Mapping[str, tuple[MarkFinding, ...]]] = field(default_factory=dict)
     leading: Mapping[str, Leading] = field(default_factory=dict)
 
 
@@ -173,6 +177,17 @@ class Baselines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Harmonised:
+    """The intensity scale that images were brought to, and where each site's own landmarks lay before; None: withheld.
+
+    `standard` is the mean over the sites that released theirs, each counting once (shared/landmarks.py).
+    """
+
+    standard: Standard
+    sites: Mapping[str, Landmarks | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SitePrivacy:
     """What the study cost one `unit` of a site's training data: (epsilon, delta), for one that is added or removed.
 
@@ -202,8 +217,8 @@ class StudyResult:
 
     `operating_point` has no entry for a finding that no site's validation patients could show.
     `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
-    compare the federated model with each site's own, `personal` one with each site's own layers with it. `unseen[site]`
-    is a model that was trained without that site.
+    compare the federated model with each site's own, `personal` one with each site's own layers with it, `blended` a
+    site's own head and the federated one, half and half, with its own. `unseen[site]` was trained without that site.
     """
 
     schema: int = SCHEMA
@@ -225,9 +240,13 @@ class StudyResult:
     subgroups: Mapping[str, Subgroups] = field(default_factory=dict)
     receipts: Receipts = field(default_factory=dict)
     personal: Receipts = field(default_factory=dict)
+    blended: Receipts = field(default_factory=dict)
     unseen: Mapping[str, BaselineModel] = field(default_factory=dict)
     new_hospital: Mapping[str, NewHospital] = field(default_factory=dict)
     remedies: Mapping[str, Mapping[str, Remedies]] = field(default_factory=dict)
+    harmonised: Harmonised | None = None
+    own: Mapping[str, Mapping[str, OwnResult]] = field(default_factory=dict)
+    own_switched_on: tuple[str, ...] = ()
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def domain_shift(
             confidence=confidence,
             seed=seed,
         ),
-        corners=corners,
+        corners={target: one.blanked for target, one in corners.items()},
+        marks={target: one.marks for target, one in corners.items()},
         leading={target: leading(told[target], corners[target], alpha=alpha) for target in told},
     )

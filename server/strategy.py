@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 
 from server.admission import Admitted, Reason, Refused, admit_evidence, admit_update, open_reply
 from server.aggregation import ServerOptimiser, StreamingMean, capped_shares
+from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.parameters import Array, NamedArrays, Wire, cast
 from shared.split import Split
@@ -31,6 +32,7 @@ class Site:
 class Rules:
     """The study's rules of aggregation, as this strategy uses them.
 
+    `standard` is the scale that sites bring their images to, where the study harmonises.
     `keys` has every site's signing key; None in simulation, where replies are not signed.
     """
 
@@ -43,6 +45,7 @@ class Rules:
     targets: tuple[str, ...]
     bins: int
     wire: Wire
+    standard: Standard = ()
     keys: Mapping[str, str] | None = None
 
 
@@ -153,6 +156,7 @@ class FederatedStrategy(Strategy):
                 site=site.name,
                 kind=kind,
                 detail=detail,
+                standard=self._rules.standard,
             )
             self._asked[site.name] = header
             yield Message(encode_task(task(header), arrays=record), site.node_id, str(kind), group_id=str(number))

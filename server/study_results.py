@@ -7,13 +7,16 @@ from server.admission import Refused
 from server.alternatives import Alternatives
 from server.evaluated_model import baseline_model, of_pool, of_site
 from server.explanation import explanations
+from server.image_shift import mostly_apart
 from server.new_hospital import new_hospital
 from server.other_thresholds import other_thresholds
+from server.own_settings import own_results
 from server.privacy_facts import site_privacy
-from server.remedies import remedies
+from server.remedies import harmonising, remedies
 from server.results import (
     Baselines,
     Environment,
+    Harmonised,
     RoundResult,
     Selection,
     SiteRound,
@@ -75,6 +78,8 @@ def study_result(
         )
         for target in protocol.task.targets
     }
+    shift = domain_shift(protocol, conclusion.test, descriptions, told)
+    apart = mostly_apart(shift.distances)
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
@@ -88,7 +93,7 @@ def study_result(
         },
         pooled={split: of_pool(found, conclusion, protocol) for split, found in splits.items()},
         patient_flow={site: flow for site, flow in flows.items() if isinstance(flow, ReleasedFlow)},
-        domain_shift=domain_shift(protocol, conclusion.test, descriptions, told),
+        domain_shift=shift,
         privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
             local={site: baseline_model(model, protocol) for site, model in alternatives.local.items()},
@@ -97,6 +102,7 @@ def study_result(
         ),
         receipts=alternatives.receipts,
         personal=alternatives.personal,
+        blended=alternatives.blended,
         unseen={site: baseline_model(model, protocol) for site, model in alternatives.unseen.items()},
         new_hospital={
             target: new_hospital(
@@ -116,11 +122,18 @@ def study_result(
                 threshold=conclusion.operating_point[target].threshold,
                 others=others[target],
                 explained=told[target],
+                apart=apart,
+                scale=harmonising(protocol.images),
                 min_positives=protocol.evaluation.min_positives_to_rank,
                 confidence=protocol.evaluation.confidence,
             )
             for target in told
         },
+        own=own_results(protocol, conclusion.validation, conclusion.test, conclusion.operating_point),
+        own_switched_on=protocol.evaluation.own_settings,
+        harmonised=Harmonised(standard=conclusion.state.standard, sites=conclusion.state.landmarks)
+        if conclusion.state.landmarks
+        else None,
         explanations=told,
         subgroups={
             target: subgroups(test[target], wish=protocol.evaluation, seed=protocol.random_seed("subgroups"))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -10,12 +10,15 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from server.admission import Accepted, Reason, Refused, admit_description, admit_flow, open_reply
 from server.asking import Desk
 from server.bootstrap import Coordinator
-from server.checkpoint import CheckpointFolder, RunState, write_rounds
+from server.checkpoint import CheckpointFolder, RunState
+from server.own_settings import own_results, to_apply
+from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
 from server.validation import Evaluations, merged_histogram, repetition
 from shared.description import Description
 from shared.errors import FederationError
+from shared.landmarks import Landmarks
 from shared.messages import (
     DeliverReply,
     DeliverTask,
@@ -23,11 +26,14 @@ from shared.messages import (
     DescribeTask,
     Header,
     Kind,
+    LandmarksReply,
+    LandmarksTask,
     ReadyReply,
     ReadyTask,
     encode_task,
 )
 from shared.operating_point import OperatingPoint, choose
+from shared.own_settings import own_to_list
 from shared.parameters import NamedArrays, cast, digest
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -56,7 +62,8 @@ class Conclusion:
 class StudyRun:
     """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
 
-    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key (None in simulation).
+    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key (None in simulation). `begin` is
+    where a run without checkpoints starts; None is before round 1.
     """
 
     coordinator: Coordinator
@@ -69,6 +76,7 @@ class StudyRun:
     folder: Path
     deadline_seconds: float
     keys: Mapping[str, str] | None = None
+    begin: RunState | None = None
 
     def flows(self) -> dict[str, ReleasedFlow | Refused]:
         """Ask every site for its patient flow."""
@@ -97,8 +105,11 @@ class StudyRun:
             StorageError: a round cannot be saved, or the folder holds another study's checkpoints.
         """
         coordinator, checkpoints = self.coordinator, self.coordinator.checkpoints(self.folder / "checkpoints")
-        state = checkpoints.latest() or coordinator.start()
+        state = checkpoints.latest() or self.begin or coordinator.start()
         roster = self._roster(flows)
+        if coordinator.protocol.images.harmonise == "landmarks" and not state.landmarks:
+            state.landmarks = self._landmarks([site.name for site in roster])
+            checkpoints.save(state)  # a scale that was sent once must not change, whoever answers after a restart
         strategy = coordinator.strategy(
             roster, run_id=self.run_id, min_sites=self.min_sites, state=state, keys=self.keys
         )
@@ -106,15 +117,36 @@ class StudyRun:
 
         def save(state: RunState) -> None:
             checkpoints.save(state)
-            write_rounds(self.folder / "rounds.jsonl", state)
+            write_rounds(self.folder, state.history)
 
-        write_rounds(self.folder / "rounds.jsonl", state)  # a kill may have come between the two
+        write_rounds(self.folder, state.history)  # a kill may have come between the two
         state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
         return self._conclude(state, checkpoints)
 
+    def _landmarks(self, sites: Sequence[str]) -> dict[str, Landmarks | None]:
+        """Ask the sites that train where their images' landmarks lie.
+
+        Raises:
+            FederationError: no site could say.
+        """
+        headers = {site: self._header(site, Kind.LANDMARKS) for site in sites}
+        contents = {site: encode_task(LandmarksTask(header=header)) for site, header in headers.items()}
+        found: dict[str, Landmarks | None] = dict.fromkeys(sites)
+        for site, reply in self._ask(
+            headers, contents, LandmarksReply, group="landmarks", deadline_seconds=self.deadline_seconds
+        ):
+            said = reply.landmarks if isinstance(reply, LandmarksReply) else None
+            found[site] = said if isinstance(said, Landmarks) else None
+        if not any(found.values()):
+            raise FederationError(
+                "no site could say where its images' landmarks lie: fewer training patients without disease than its "
+                "min_cell, or no reply. Set [images] harmonise = 'none'."
+            )
+        return found
+
     def describe(self, conclusion: Conclusion) -> dict[str, Description | Refused]:
         """Ask every site that tests the model how its images look to it."""
-        headers = {site: self._header(site, Kind.DESCRIBE, conclusion.chosen) for site in sorted(self.test_on)}
+        headers = {site: self._about(site, Kind.DESCRIBE, conclusion) for site in sorted(self.test_on)}
         record = record_of(cast(conclusion.model, self.coordinator.protocol.federation.wire))
         contents = {
             site: encode_task(DescribeTask(header=header, arrays={}), arrays=record) for site, header in headers.items()
@@ -131,10 +163,17 @@ class StudyRun:
         """Hand every site the chosen model, its thresholds and the documents; name the sites that stored them."""
         points, targets = conclusion.operating_point, self.coordinator.protocol.task.targets
         thresholds = tuple(points[target].threshold if target in points else math.nan for target in targets)
-        headers = {site: self._header(site, Kind.DELIVER, conclusion.chosen) for site in sorted(self.nodes)}
+        headers = {site: self._about(site, Kind.DELIVER, conclusion) for site in sorted(self.nodes)}
+        found = own_results(self.coordinator.protocol, conclusion.validation, conclusion.test, points)
         contents = {
             site: encode_task(
-                DeliverTask(header=header, arrays=conclusion.model, thresholds=thresholds, documents=documents)
+                DeliverTask(
+                    header=header,
+                    arrays=conclusion.model,
+                    thresholds=thresholds,
+                    documents=documents,
+                    own=tuple(own_to_list(to_apply(found, site), targets)),
+                )
             )
             for site, header in headers.items()
         }
@@ -235,6 +274,10 @@ class StudyRun:
     def _strategy(self, sites: Iterable[str], state: RunState) -> FederatedStrategy:
         roster = [Site(name=site, node_id=self.nodes[site], weight=1.0) for site in sites]
         return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, keys=self.keys)
+
+    def _about(self, site: str, kind: Kind, conclusion: Conclusion) -> Header:
+        """Head a task about the chosen model, with the images as that was trained on."""
+        return replace(self._header(site, kind, conclusion.chosen), standard=conclusion.state.standard)
 
     def _header(self, site: str, kind: Kind = Kind.READY, number: int = 0) -> Header:
         protocol = self.coordinator.protocol.digest()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from server import wording
 from server.receipt import Receipt, Worth
-from server.remedies import OwnPoint, Recalibrated, Remedies
+from server.remedies import OwnPoint, Recalibrated, Remedies, Scale
 
 
 def sentences(one: Remedies, *, finding: str, unit: str, layers: Receipt | None) -> list[str]:
@@ -22,6 +22,23 @@ def _sentences(one: Remedies, finding: str, unit: str, layers: Receipt | None) -
             "Its own normalisation layers (FedBN), because its ROC curve lies lower, which no threshold can change. "
             + _tried(layers)
         )
+
+    if one.scale:
+        yield _SCALES[one.scale]
+
+
+_SCALES = {
+    Scale.PERCENTILE: (
+        "Harmonised intensities: its images' brightness lies apart from that of most other sites, which is consistent "
+        'with another scanner or another window. The study with [images] window = "percentile", each image between '
+        "its own percentiles, would tell. It was not tried here."
+    ),
+    Scale.LANDMARKS: (
+        "Harmonised intensities: its images' brightness lies apart from that of most other sites, which is consistent "
+        'with another contrast curve. The study with [images] harmonise = "landmarks" (Nyúl and Udupa), landmarks '
+        "averaged over sites, would tell. It was not tried here."
+    ),
+}
 
 
 def _own_point(one: OwnPoint, finding: str, unit: str) -> str:

@@ -1,12 +1,13 @@
 """What images, corners and leading patterns say, in words: consistent with, associated with, and never caused by."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from server import wording
 from server.image_shift import Distance, Recognition, SitePair
 from server.leading import Cause, Leading
 from server.results import DomainShift, StudyResult
-from server.shortcuts import CornerFinding
+from server.shortcuts import CornerFinding, MarkFinding
 
 
 def leading_sentence(one: Leading) -> str:
@@ -15,6 +16,14 @@ def leading_sentence(one: Leading) -> str:
         return "No site stands out: neither a gap nor a corner of the images was shown to differ from chance."
     p = f"{wording.p_value(one.p)}, adjusted for all that was tested"
     match one.cause:
+        case Cause.MARK:
+            beside = f" Beside that, {leading_sentence(one.beside)}" if one.beside else ""
+            return (
+                f"What stands out in the {one.corner} corner of {one.site}'s images goes with {_goes_with(one)} "
+                f"(AUC {wording.area(one.area or 0.0)}, {p}). This is consistent with a mark burned in there that goes "
+                "with it at this site. That this model reads it was not shown; a model trained there can come to read "
+                f"it.{beside}"
+            )
         case Cause.MARKER:
             return (
                 f"What lies in the {one.corner} corner of {one.site}'s images speaks for the disease ({p}). This is "
@@ -34,6 +43,36 @@ def leading_sentence(one: Leading) -> str:
     return f"{one.site} stands out ({p}). This is consistent with {reading}."
 
 
+def _goes_with(one: Leading) -> str:
+    return "the disease" if (one.area or 0.0) > 0.5 else "the absence of the disease"
+
+
+def leading_in_short(one: Leading) -> str:
+    """Say the same in few words, for the summary: the pattern, the site, and what it is consistent with."""
+    if one.site is None:
+        return "no site and no corner of the images stands out."
+    match one.cause:
+        case Cause.MARKER:
+            return f"{one.site}'s images are consistent with a mark that the model reads in the {one.corner} corner."
+        case Cause.MARK:
+            beside = f" Beside that, {leading_in_short(one.beside)}" if one.beside else ""
+            return (
+                f"{one.site}'s images are consistent with a mark in the {one.corner} corner that goes with "
+                f"{_goes_with(one)}; that the model reads it was not shown.{beside}"
+            )
+        case Cause.THRESHOLD:
+            reading = "scores that lie elsewhere there"
+        case Cause.DISCRIMINATION:
+            reading = "a model that tells cases apart differently well there"
+        case Cause.BOTH:
+            reading = "another ROC curve and scores that lie elsewhere there"
+        case Cause.PREVALENCE:
+            reading = "another share of positives there"
+        case _:
+            return f"{one.site} stands out, with too few cases to say how."
+    return f"{one.site} stands out, consistent with {reading}."
+
+
 def distance(one: Distance | None, decimals: int) -> str:
     """Write a distance and the null beside it, or why there is none."""
     if one is None:
@@ -50,6 +89,11 @@ def accuracy(one: Recognition) -> str:
     """Write how often a patient's site is told, with its interval."""
     told = one.identifiability
     return f"{wording.percent(told.accuracy)} ({wording.percent_range(told.low, told.high)})"
+
+
+def area(one: MarkFinding) -> str:
+    """Write how well a corner tells the classes apart, with its interval."""
+    return f"{wording.area(one.value)} ({wording.area_range(one.low, one.high)})"
 
 
 def logits(one: CornerFinding) -> str:
@@ -88,3 +132,5 @@ def warnings(result: StudyResult) -> Iterator[tuple[str, str]]:
     for finding, lead in result.domain_shift.leading.items():
         if lead.cause is Cause.MARKER:
             yield f"A corner of {lead.site}'s images speaks for {finding}", leading_sentence(lead)
+        if lead.cause is Cause.MARK:
+            yield f"A corner of {lead.site}'s images goes with {finding}", leading_sentence(replace(lead, beside=None))

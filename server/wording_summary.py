@@ -1,15 +1,17 @@
 """The one-page summary in words: four questions and their answers, each hospital in a line, and where not to use it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server import wording
 from server.explanation import Explanation, Pattern
+from server.leading import Cause
 from server.receipt import Worth
 from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
 from server.wording_explanation import reading
 from server.wording_new_hospital import between
+from server.wording_shift import leading_in_short
 from server.wording_worth import SHORT
 
 STANDINGS = {
@@ -87,9 +89,26 @@ def _why(result: StudyResult, worst: Stand | None) -> Answer:
     question = "Why?"
     told = result.explanations.get(worst.finding, {}).get(worst.site) if worst else None
     if told is None:
-        return Answer(question=question, short="Not known", text="There is not enough evidence to compare hospitals.")
-    text = f"{reading(told)} A pattern in numbers, not a cause."
+        text = "There is not enough evidence to compare hospitals."
+        return Answer(question=question, short="Not known", text=" ".join((text, *_stands_out(result, worst))))
+    text = " ".join((reading(told), *_stands_out(result, worst), "Patterns in numbers, not causes."))
     return Answer(question=question, short=_pattern(told), text=text)
+
+
+def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
+    """Say of every finding what leads; what was said of the least safe site just now is not said twice."""
+    several = len(result.study.findings) > 1
+    for finding in result.study.findings:
+        lead = result.domain_shift.leading.get(finding)
+        if lead is None:
+            continue
+        where = f"Over all hospitals, {finding}" if several else "Over all hospitals"
+        told = (worst.finding, worst.site) if worst else None
+        if told == (finding, lead.site) and lead.cause not in (Cause.MARKER, Cause.MARK):
+            yield f"{where}: nothing stands out more."
+            continue
+        repeated = lead.beside is not None and told == (finding, lead.beside.site)
+        yield f"{where}: {leading_in_short(replace(lead, beside=None) if repeated else lead)}"
 
 
 def _pattern(told: Explanation) -> str:

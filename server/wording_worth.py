@@ -61,6 +61,20 @@ def personal(one: Receipt, *, finding: str, unit: str) -> str:
     }[one.worth]
 
 
+def blended(one: Receipt, *, finding: str, unit: str) -> str:
+    """Say in one sentence whether a site's own head and the federated one, half and half, beat its own alone."""
+    auc = one.auc
+    if auc is None:
+        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
+    pairs = f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} alone ({_difference(auc)})"
+    return {
+        Worth.BETTER: f"better than its own alone: {pairs}.",
+        Worth.WORSE: f"worse than its own alone: {pairs}.",
+        Worth.NOT_SHOWN: f"neither better nor worse than its own alone, as far as is shown: {pairs}.",
+        Worth.TOO_FEW: f"too few {unit}s with {finding} ({one.positives:,}) to say: {pairs}.",
+    }[one.worth]
+
+
 def paired(one: Paired | None) -> str:
     """Write the difference of two rates in percentage points, with its interval."""
     return "–" if one is None else f"{wording.points(one.difference)} ({wording.points_range(one.low, one.high)})"

@@ -58,6 +58,21 @@ def toml_value(text: str) -> Any:
         return text
 
 
+def override_key(data: dict[str, Any], override: str, *, error: type[PolyclinicError]) -> None:
+    """Set one key of a declaration by `section.key=value`.
+
+    Raises:
+        error: the override is not of that form.
+    """
+    place, _, value = override.partition("=")
+    section, _, key = place.strip().partition(".")
+    if not (section and key and value):
+        raise error(f"--set {override}: not of the form section.key=value, e.g. --set federation.rounds=5.")
+    if not isinstance(data.setdefault(section, {}), dict):
+        raise error(f"--set {override}: [{section}] is not a section of the study.")
+    data[section][key] = toml_value(value.strip())
+
+
 def parse(data: Mapping[str, Any], kind: type[D], *, where: str, error: type[PolyclinicError]) -> D:
     """Turn a dictionary into a declaration.
 

@@ -1,4 +1,4 @@
-"""How one site's images look to the model: what its guard lets out of features, brightness and corners, as numbers."""
+"""How one site's images look: what its guard lets out of features, brightness and corners, as numbers."""
 
 import math
 from collections.abc import Mapping
@@ -42,12 +42,28 @@ class CornerTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MarkTest:
+    """Whether one finding goes with what stands out in each corner of the images, whatever the model does with it.
+
+    `areas` holds in the order of CORNERS, one image a patient, the share of pairs of a patient with and one without the
+    finding in which the brightest of the corner stands out more in the one with it: an AUC. It is empty where a class
+    has fewer than two patients. `split` says whose patients they are.
+    """
+
+    split: Split
+    positive_patients: int
+    negative_patients: int
+    areas: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """One site's images without the disease, and the corner test of every finding in the study's order."""
+    """One site's images without the disease, and both corner tests of every finding in the study's order."""
 
     features: FeatureSummary | Withheld
     intensity: IntensitySummary | Withheld
     corners: tuple[CornerTest | Withheld, ...]
+    marks: tuple[MarkTest | Withheld, ...]
 
 
 def description_to_numbers(item: Description) -> dict[str, dict[str, Number]]:
@@ -62,6 +78,7 @@ def description_to_numbers(item: Description) -> dict[str, dict[str, Number]]:
             "split_null": item.intensity.split_null,
         },
         **{f"corners{place}": _corners_to_numbers(one) for place, one in enumerate(item.corners)},
+        **{f"marks{place}": _marks_to_numbers(one) for place, one in enumerate(item.marks)},
     }
 
 
@@ -69,7 +86,7 @@ def _features_to_numbers(features: FeatureSummary | Withheld) -> dict[str, Numbe
     if isinstance(features, Withheld):
         return {"withheld": 1}
     return {
-        "split": list(Split).index(features.split),
+        "split": _split_to_number(features.split),
         "patients": features.patients,
         "mean": list(features.mean),
         "covariance": list(features.covariance),
@@ -86,17 +103,32 @@ def _corners_to_numbers(one: CornerTest | Withheld) -> dict[str, Number]:
     return numbers
 
 
+def _marks_to_numbers(one: MarkTest | Withheld) -> dict[str, Number]:
+    if isinstance(one, Withheld):
+        return {"withheld": 1}
+    return {
+        "split": _split_to_number(one.split),
+        "patients": [one.positive_patients, one.negative_patients],
+        "areas": list(one.areas),
+    }
+
+
+def _split_to_number(split: Split) -> int:
+    return list(Split).index(split)
+
+
 def description_from_numbers(records: Mapping[str, Mapping[str, Number]]) -> Description:
     """Read what `description_to_numbers` wrote.
 
     Raises:
         KeyError, TypeError, ValueError: a number is missing, of the wrong kind, or contradicts another.
     """
-    places = sum(name.startswith("corners") for name in records)
+    corners, marks = (sum(name.startswith(kind) for name in records) for kind in ("corners", "marks"))
     return Description(
         features=_features(records["features"]),
         intensity=_intensity(records["intensity"]),
-        corners=tuple(_corners(records[f"corners{place}"]) for place in range(places)),
+        corners=tuple(_corners(records[f"corners{place}"]) for place in range(corners)),
+        marks=tuple(_marks(records[f"marks{place}"]) for place in range(marks)),
     )
 
 
@@ -110,7 +142,7 @@ def _features(numbers: Mapping[str, Number]) -> FeatureSummary | Withheld:
     if len(covariance) != p * (p + 1) // 2 or len(null) != p - LEAST_DIMENSIONS + 1 or min(null) < 0:
         raise ValueError("the features' covariance or null is not of their dimensions")
     return FeatureSummary(
-        split=Split(dict(enumerate(Split))[_count(numbers["split"])]),
+        split=_split(numbers["split"]),
         patients=patients,
         mean=mean,
         covariance=covariance,
@@ -146,6 +178,27 @@ def _effect(numbers: tuple[float, ...]) -> CornerEffect:
     if error < 0 or freedom < 1 or not (0 <= auc <= 1 and 0 <= without <= 1):
         raise ValueError("a corner's effect is out of range")
     return CornerEffect(value=value, error=error, freedom=int(freedom), auc=auc, auc_without=without)
+
+
+def _marks(numbers: Mapping[str, Number]) -> MarkTest | Withheld:
+    if "withheld" in numbers:
+        return Withheld()
+    positive, negative = numbers["patients"]  # type: ignore[misc]  # a number raises, as the caller says
+    areas = _finite(numbers["areas"])
+    if len(areas) not in (0, len(CORNERS)) or not all(0 <= one <= 1 for one in areas):
+        raise ValueError("the areas are not those of four corners")
+    if areas and min(_count(positive), _count(negative)) < 2:
+        raise ValueError("there are areas of too few patients")
+    return MarkTest(
+        split=_split(numbers["split"]),
+        positive_patients=_count(positive),
+        negative_patients=_count(negative),
+        areas=areas,
+    )
+
+
+def _split(value: object) -> Split:
+    return Split(dict(enumerate(Split))[_count(value)])
 
 
 def _finite(values: object) -> tuple[float, ...]:

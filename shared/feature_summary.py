@@ -127,12 +127,31 @@ def _root(covariance: Floats) -> Floats:
     return root
 
 
-def mahalanobis(one: FeatureSummary, other: FeatureSummary, *, dimensions: int) -> float | None:
-    """Give the squared Mahalanobis distance by the pooled covariance; None where that cannot be inverted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discriminant:
+    """Fisher's linear rule between two sites, by their pooled covariance S (Fisher, Ann Eugen 1936;7:179).
+
+    `distance` is the squared Mahalanobis distance d'S⁻¹d of their means, `spreads` each site's own variance along the
+    rule S⁻¹d where the pooled one is 1, and `chance` the distance that means of equal sites would have by chance,
+    tr(S⁻¹(C1/n1 + C2/n2)): pN/(n1 n2) where the sites spread alike.
+    """
+
+    distance: float
+    spreads: tuple[float, float]
+    chance: float
+
+
+def discriminant(one: FeatureSummary, other: FeatureSummary, *, dimensions: int) -> Discriminant | None:
+    """Give the rule in the first dimensions; None where the pooled covariance cannot be inverted."""
     (mean, covariance), (other_mean, other_covariance) = one.moments(dimensions), other.moments(dimensions)
     freedom = one.patients + other.patients - 2
     pooled = ((one.patients - 1) * covariance + (other.patients - 1) * other_covariance) / freedom
     if np.linalg.cond(pooled) > _CONDITION:
         return None
     apart = mean - other_mean
-    return float(apart @ np.linalg.solve(pooled, apart))
+    rule = np.linalg.solve(pooled, apart)
+    distance = float(apart @ rule)
+    along = [float(rule @ own @ rule) / distance if distance else 1.0 for own in (covariance, other_covariance)]
+    of_means = covariance / one.patients + other_covariance / other.patients
+    chance = float(np.trace(np.linalg.solve(pooled, of_means)))
+    return Discriminant(distance=distance, spreads=(along[0], along[1]), chance=chance)

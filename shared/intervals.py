@@ -159,6 +159,12 @@ class _NewcombeVariance:
         return low, high
 
 
+def area_interval(value: float, *, n_pos: int, n_neg: int, confidence: float) -> tuple[float, float]:
+    """Give the interval of an AUC of which no more is known than the units of each class: Newcombe's alone."""
+    found = _with_interval(value, None, n_pos=n_pos, n_neg=n_neg, confidence=confidence)
+    return found.low, found.high
+
+
 def area(positives: Floats, negatives: Floats) -> float:
     """Give Mann and Whitney's share of pairs of a positive and a negative in the right order, ties by half."""
     return _won(_placements(positives, negatives), negatives)

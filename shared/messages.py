@@ -1,6 +1,5 @@
 """Typed tasks and replies, and their one encoding to and from Flower's RecordDict."""
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -11,10 +10,21 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from shared.description import Description, description_from_numbers, description_to_numbers
 from shared.evidence import Evidence, Withheld, evidence_from_numbers, evidence_to_numbers
+from shared.landmarks import Landmarks, checked
 from shared.parameters import NamedArrays
 from shared.refusal_codes import Refusal as Refusal  # tasks, replies and their codes are read about in one place
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
+from shared.tasks import DOCUMENTS as DOCUMENTS
+from shared.tasks import DeliverTask as DeliverTask
+from shared.tasks import DescribeTask as DescribeTask
+from shared.tasks import EvaluateTask as EvaluateTask
+from shared.tasks import Header as Header
+from shared.tasks import Kind as Kind
+from shared.tasks import LandmarksTask as LandmarksTask
+from shared.tasks import ReadyTask as ReadyTask
+from shared.tasks import Task as Task
+from shared.tasks import TrainTask as TrainTask
 from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
 
 WIRE_VERSION = "1"
@@ -31,92 +41,11 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.()-]{0,127}")
 MOST_ROUNDS = 1_000_000
 
 
-class Kind(StrEnum):
-    """What a task asks for; also Flower's message type."""
-
-    READY = "query"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    DESCRIBE = "query.describe"
-    DELIVER = "query.deliver"
-
-
 class Approval(StrEnum):
     """On whose word a site takes part: a person at the hospital approved the study's digest, or it is a simulation."""
 
     APPROVED = "approved"
     SIMULATED = "simulated"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What every task carries: the approved protocol it belongs to, and its place in the run."""
-
-    protocol_digest: str
-    run_id: str
-    round: int
-    site: str
-    kind: Kind
-    detail: str = ""
-
-    @property
-    def task_id(self) -> str:
-        """H(protocol digest, run, round, kind, site): the same however often the task is sent."""
-        parts = (self.protocol_digest, self.run_id, str(self.round), self.kind + self.detail, self.site)
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyTask:
-    """Ask a site for its patient flow and whether it can take part."""
-
-    header: Header
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainTask:
-    """Ask a site to train one round from the given arrays."""
-
-    header: Header
-    arrays: NamedArrays
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateTask:
-    """Ask a site to score one split; with thresholds (one a target, probabilities), also to count at them."""
-
-    header: Header
-    arrays: NamedArrays
-    split: Split
-    thresholds: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DescribeTask:
-    """Ask a site how its images look to the study's final (or best) model; of whom, and in what form, is not asked."""
-
-    header: Header
-    arrays: NamedArrays
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverTask:
-    """Hand a site the study's final (or best) model, its thresholds, and the report: the last task of a study.
-
-    `arrays` are those that train in any round; the header's round is the one that they come from. `documents` are
-    files by name, of those in DOCUMENTS.
-    """
-
-    header: Header
-    arrays: NamedArrays
-    thresholds: tuple[float, ...]
-    documents: Mapping[str, bytes]
-
-
-DOCUMENTS = ("report.html", "results.json")
-"""What may come with a delivered model; a site makes no file of any other name."""
-
-Task = ReadyTask | TrainTask | EvaluateTask | DescribeTask | DeliverTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +55,13 @@ class ReadyReply:
     flow: ReleasedFlow
     package: str
     approval: Approval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandmarksReply:
+    """Where the intensity landmarks of a site's images lie on average; withheld where too few patients are behind."""
+
+    landmarks: Landmarks | Withheld
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +106,7 @@ class RefusalReply:
     code: Refusal
 
 
-Reply = ReadyReply | TrainReply | EvaluateReply | DescribeReply | DeliverReply | RefusalReply
+Reply = ReadyReply | LandmarksReply | TrainReply | EvaluateReply | DescribeReply | DeliverReply | RefusalReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,13 +142,16 @@ def encode_task(task: Task, *, arrays: ArrayRecord | None = None) -> RecordDict:
         }
     )
     content = RecordDict({"task": config})
-    if not isinstance(task, ReadyTask):
+    if head.standard:
+        config["standard"] = list(head.standard)
+    if not isinstance(task, ReadyTask | LandmarksTask):
         content["arrays"] = record_of(task.arrays) if arrays is None else arrays
     if isinstance(task, EvaluateTask):
         config["split"] = str(task.split)
     if isinstance(task, EvaluateTask | DeliverTask):
         config["thresholds"] = list(task.thresholds)
     if isinstance(task, DeliverTask):
+        config["own"] = list(task.own)
         content["documents"] = documents_record(task.documents)
     return content
 
@@ -234,11 +173,14 @@ def decode_task(content: RecordDict) -> Task:
             site=_text(config, "site"),
             kind=Kind(_text(config, "kind")),
             detail=_text(config, "detail"),
+            standard=checked(config["standard"]) if "standard" in config else (),  # type: ignore[arg-type]
         )
         if config["task_id"] != header.task_id:
             raise MalformedError("task_id")
         if header.kind is Kind.READY:
             return ReadyTask(header=header)
+        if header.kind is Kind.LANDMARKS:
+            return LandmarksTask(header=header)
         arrays = arrays_from_record(records_of(content, ArrayRecord)["arrays"])
         if header.kind is Kind.TRAIN:
             return TrainTask(header=header, arrays=arrays)
@@ -247,7 +189,8 @@ def decode_task(content: RecordDict) -> Task:
         thresholds = tuple(float(value) for value in config["thresholds"])  # type: ignore[union-attr]
         if header.kind is Kind.DELIVER:
             documents = documents_from_record(records_of(content, ArrayRecord)["documents"], known=DOCUMENTS)
-            return DeliverTask(header=header, arrays=arrays, thresholds=thresholds, documents=documents)
+            own = tuple(float(value) for value in config["own"])  # type: ignore[union-attr]
+            return DeliverTask(header=header, arrays=arrays, thresholds=thresholds, documents=documents, own=own)
         return EvaluateTask(header=header, arrays=arrays, split=Split(_text(config, "split")), thresholds=thresholds)
     except MalformedError:
         raise
@@ -279,6 +222,13 @@ def encode_answer(answer: Answer) -> RecordDict:
         case ReadyReply(flow=flow, package=package, approval=approval):
             state |= {"kind": str(Kind.READY), "package": package, "approval": str(approval)}
             content["flow"] = MetricRecord(flow.to_numbers())
+        case LandmarksReply(landmarks=landmarks):
+            state["kind"] = str(Kind.LANDMARKS)
+            content["landmarks"] = MetricRecord(
+                {"withheld": 1}
+                if isinstance(landmarks, Withheld)
+                else {"patients": landmarks.patients, "positions": list(landmarks.positions)}
+            )
         case TrainReply() as reply:
             state["kind"] = str(Kind.TRAIN)
             content["arrays"] = record_of(reply.update)
@@ -331,6 +281,8 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
                 package=_matching(state, "package", PACKAGE_VERSION),
                 approval=Approval(_text(state, "approval")),
             )
+        case Kind.LANDMARKS:
+            return LandmarksReply(landmarks=_landmarks(_numbers(content, "landmarks")))
         case Kind.TRAIN:
             metrics = records_of(content, MetricRecord)["metrics"]
             return TrainReply(
@@ -349,6 +301,15 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
             return DescribeReply(description=description_from_numbers(numbers))
         case Kind.DELIVER:
             return DeliverReply(arrays_digest=_matching(state, "arrays", SHA256))
+
+
+def _landmarks(numbers: Mapping[str, int | float | list[int] | list[float]]) -> Landmarks | Withheld:
+    if "withheld" in numbers:
+        return Withheld()
+    patients = numbers["patients"]
+    if type(patients) is not int or patients < 1:
+        raise ValueError("the landmarks are of nobody")
+    return Landmarks(patients=patients, positions=checked(numbers["positions"]))  # type: ignore[arg-type]
 
 
 def _matching(config: ConfigRecord, key: str, form: re.Pattern[str]) -> str:

@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from shared.declaration import parse
 from shared.errors import StudyError, WeightsError
+from shared.landmarks import Standard, checked
+from shared.own_settings import Own, own_from_list, own_to_list
 from shared.parameters import NamedArrays, digest
-from shared.preprocessing import contract_of
+from shared.preprocessing import Contract, contract_of
 from shared.protocol import StudyProtocol
 
 FORMAT = "polyclinic-model-1"
@@ -21,13 +24,23 @@ its own, those of before round 1, with which nobody tested the model."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a checked file says of its model; a target without a threshold has none that the study could choose."""
+    """What a checked file says of its model; a target without a threshold has none that the study could choose.
+
+    `own` has by site what it may use of its own, where the study switched that on.
+    """
 
     protocol: StudyProtocol
     thresholds: Mapping[str, float]
     round: int
     arrays_sha256: str
     norm_layers: NormLayers
+    standard: Standard
+    own: Mapping[str, Own]
+
+    @property
+    def contract(self) -> Contract:
+        """What makes a prepared image: the study's settings, and what its sites' images were averaged to."""
+        return contract_of(self.protocol, standard=self.standard)
 
 
 def write_facts(
@@ -36,14 +49,17 @@ def write_facts(
     *,
     thresholds: Mapping[str, float],
     number: int,
+    standard: Standard,
     norm_layers: NormLayers,
+    own: Mapping[str, Own] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Say all that one must know to use a model; `arrays` is the whole model, in its own order.
 
     `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit").
-    `preprocessing` is what makes a prepared image, and its digest is the contract's (shared/preprocessing.py).
+    `preprocessing` is what makes a prepared image, and its digest is the contract's (shared/preprocessing.py); it has
+    the standard scale, which `standard` repeats.
     """
-    contract = contract_of(protocol)
+    contract = contract_of(protocol, standard=standard)
     return {
         "format": FORMAT,
         "arch": protocol.model.backbone,
@@ -53,7 +69,9 @@ def write_facts(
         "targets": json.dumps(protocol.task.targets),
         "activation": "softmax" if protocol.task.exclusive else "sigmoid",
         "thresholds": json.dumps(dict(thresholds)),
+        "own": json.dumps({site: own_to_list(one, protocol.task.targets) for site, one in own.items()}),
         "intended_use": protocol.study.intended_use,
+        "standard": json.dumps(standard),
         "preprocessing": contract.canonical(),
         "preprocessing_sha256": contract.digest(),
         "protocol": protocol.canonical(),
@@ -78,7 +96,9 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         text, promised = facts["protocol"], facts["protocol_sha256"]
         preprocessing, thresholds = facts["preprocessing_sha256"], json.loads(facts["thresholds"])
         number, arrays, norm_layers = int(facts["round"]), facts["arrays_sha256"], facts["norm_layers"]
-    except (KeyError, ValueError) as fault:
+        averaged = json.loads(facts.get("standard", "[]"))
+        standard = checked(averaged) if averaged else ()
+    except (KeyError, ValueError, TypeError) as fault:
         raise WeightsError(
             f"{where}: the file does not say all that is needed to use it ({fault}). It is of another version of "
             "Polyclinic: run the study again, or use the version that made it."
@@ -89,10 +109,18 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         protocol = parse(json.loads(text), StudyProtocol, where=where, error=StudyError)
     except StudyError as fault:
         raise WeightsError(f"{where}: the file's study is not one of this version of Polyclinic.\n{fault}") from None
-    if contract_of(protocol).digest() != preprocessing:
+    try:
+        listed = json.loads(facts.get("own", "{}"))
+        own = {str(site): own_from_list(numbers, protocol.task.targets) for site, numbers in listed.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise WeightsError(
+            f"{where}: the sites' own settings in the file are no such numbers. Get a whole copy."
+        ) from None
+    contract = contract_of(protocol, standard=standard)
+    if contract.digest() != preprocessing:
         raise WeightsError(
             f"{where}: its preprocessing digest is {preprocessing[:12]}, and this version of Polyclinic prepares "
-            f"images with {contract_of(protocol).digest()[:12]}. Its scores would not be those that the study tested: "
+            f"images with {contract.digest()[:12]}. Its scores would not be those that the study tested: "
             "use the version that made it."
         )
     return ModelFacts(
@@ -100,6 +128,8 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         thresholds={str(name): float(value) for name, value in thresholds.items()},
         round=number,
         arrays_sha256=arrays,
+        standard=standard,
+        own=own,
         norm_layers="initial" if norm_layers == "initial" else "site" if norm_layers == "site" else "trained",
     )
 

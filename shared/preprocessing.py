@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.errors import DataError
+from shared.landmarks import Standard, harmonise
 from shared.protocol import StudyProtocol
 
 ALGORITHM_VERSION = 1
@@ -51,6 +52,7 @@ class Contract:
 
     `window` is "dicom" (the file's own, else "percentile"), "percentile", or (centre, width) in physical units,
     read as LINEAR_EXACT (PS3.3 C.11.2.1.3.2): centre - width / 2 becomes black, centre + width / 2 white.
+    `standard` is what the landmarks of every image are moved to (shared/landmarks.py); empty: they stay where they are.
     `spacing_mm` is 0 for "as acquired". `channels` 1 turns colour into luminance, 3 repeats grey.
     """
 
@@ -60,6 +62,7 @@ class Contract:
     fit: Literal["pad", "crop"]
     depth: Literal["uint8", "uint16"]
     channels: Literal[1, 3]
+    standard: Standard = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -72,8 +75,10 @@ class Contract:
         return (self.channels, self.size, self.size)
 
     def canonical(self) -> str:
-        """Write the fields and the algorithm's version as JSON, sorted."""
+        """Write the fields and the algorithm's version as JSON, sorted; without a standard, as before there was one."""
         fields = dataclasses.asdict(self) | {"spacing_mm": float(self.spacing_mm)}
+        if not self.standard:
+            del fields["standard"]
         if not isinstance(self.window, str):
             fields["window"] = [float(limit) for limit in self.window]
         return json.dumps(fields | {"algorithm": ALGORITHM_VERSION}, sort_keys=True, separators=(",", ":"))
@@ -83,8 +88,8 @@ class Contract:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
-def contract_of(study: StudyProtocol) -> Contract:
-    """Give the study's preprocessing contract."""
+def contract_of(study: StudyProtocol, *, standard: Standard) -> Contract:
+    """Give the study's preprocessing contract; `standard` is what its sites' images were averaged to, if asked for."""
     images = study.images
     return Contract(
         size=images.size,
@@ -93,6 +98,7 @@ def contract_of(study: StudyProtocol) -> Contract:
         fit=images.fit,
         depth=images.depth,
         channels=images.channels,
+        standard=standard,
     )
 
 
@@ -110,7 +116,7 @@ def prepare(
     beyond is cut. With a `spacing_mm` in the contract, the image is resampled to it in the same step and is then
     padded or cut, never scaled again. Downscaling is antialiased with a triangle filter, upscaling is bilinear.
     The window comes after, on the image without its background. A constant image becomes zeros under
-    "percentile".
+    "percentile". Last, where the contract has a standard, landmarks are moved to it.
 
     Args:
         pixels_HWC: any height and width from 1; C is 1 or 3.
@@ -129,7 +135,7 @@ def prepare(
     image_CHW = _with_channels(resampled_WHC, contract.channels).transpose(2, 1, 0)
     prepared = np.zeros(contract.shape, dtype=contract.dtype)
     prepared[:, rows, columns] = _quantise(image_CHW, window=window, contract=contract)
-    return prepared
+    return harmonise(prepared[np.newaxis], contract.standard)[0] if contract.standard else prepared
 
 
 def normalise(images_NCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:

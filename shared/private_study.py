@@ -42,6 +42,12 @@ _REFUSED: Final[tuple[tuple[str, object, str], ...]] = (
         "does not take. Use 'fedavg', or a strategy that differs at the server alone: fedavgm, fedadam, fedyogi.",
     ),
     (
+        "images.harmonise",
+        "landmarks",
+        "[images] harmonise = 'landmarks' averages over training patients where grey levels lie, and that is not "
+        "noised. Remove the key: window = 'percentile' scales each image by itself, and tells nobody.",
+    ),
+    (
         "federation.local_norm",
         True,
         "[federation] local_norm = true trains layers that are neither clipped nor noised, and a site's evidence "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
-from shared.declaration import Declaration, load_toml, parse, toml_value
+from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
 from shared.private_study import UNDER_PRIVACY, refusals, warnings
 
@@ -97,11 +97,14 @@ class Images(Declaration):
     frames: Literal["first", "middle", "all"] = "first"
     depth: Literal["uint8", "uint16"] = "uint8"
     channels: Literal[1, 3] = 3
+    harmonise: Literal["none", "landmarks"] = "none"
 
     @model_validator(mode="after")
     def _window_has_width(self) -> Self:
         if isinstance(self.window, tuple) and self.window[1] < 1:
             raise ValueError("a window's width is at least 1 (DICOM PS3.3 C.11.2.1.2). Give [centre, width].")
+        if self.harmonise == "landmarks" and self.window != "percentile":
+            raise ValueError("harmonise = 'landmarks' begins with each image's own percentiles: window = 'percentile'.")
         return self
 
 
@@ -239,6 +242,9 @@ class Federation(Declaration):
 Axis = Literal["sex", "age", "view", "manufacturer", "device"]
 """By what a study may divide its patients (`shared/subgroups.py`)."""
 
+OwnSetting = Literal["threshold", "calibration"]
+"""What a site may have of its own beside what is shared (shared/own_settings.py)."""
+
 SUBGROUPS: tuple[Axis, ...] = get_args(Axis)
 
 
@@ -251,12 +257,17 @@ class Evaluation(Declaration):
     min_positives_to_rank: Annotated[int, Field(ge=1)] = 30
     score_bins: Annotated[int, Field(ge=8, le=4096)] = 64
     subgroups: Names = ()
+    own_settings: Annotated[tuple[OwnSetting, ...], BeforeValidator(_as_tuple)] = ()
 
     @model_validator(mode="after")
     def _known_subgroups(self) -> Self:
         if unknown := sorted(set(self.subgroups) - set(SUBGROUPS)):
             raise ValueError(f"'subgroups' has no '{unknown[0]}'. Known: {', '.join(SUBGROUPS)}.")
         return self
+
+
+_LATER = (("model", "features"), ("images", "harmonise"), ("evaluation", "own_settings"))
+"""Keys that came after others; the default of each says what was so before it."""
 
 
 class StudyProtocol(Declaration):
@@ -287,15 +298,17 @@ class StudyProtocol(Declaration):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.training.feature_views and self.model.trains_from(1) == "stem":
-            raise ValueError(
-                "[training] feature_views needs a frozen backbone; [model] unfreeze trains it from round 1."
-            )
+            raise ValueError("[training] feature_views needs a frozen backbone, and [model] unfreeze trains it.")
         if self.training.feature_views and self.augmentation.is_off:
             raise ValueError("[training] feature_views are augmented views, and [augmentation] is off. Set it to 0.")
         if self.federation.local_norm and self.model.norm == "folded":
             raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
         if self.training.loss == "weighted_bce" and self.task.exclusive:
             raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
+        if "calibration" in self.evaluation.own_settings and self.task.exclusive:
+            raise ValueError(
+                "[evaluation] own_settings = ['calibration'] is for findings: scores of classes add up to 1."
+            )
         if self.privacy and (refused := refusals(self._settings())):
             raise ValueError(" ".join(refused))
         return self
@@ -317,14 +330,15 @@ class StudyProtocol(Declaration):
     def canonical(self) -> str:
         """Write the study as canonical JSON: every key with its value, sorted.
 
-        Keys that came with [privacy] are left out where they say what was so before them: these studies keep their
-        digests.
+        Keys that came later are left out where they say what was so before them: these studies keep their digests.
         """
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
-        if self.model.features == "pooled":
-            del declared["model"]["features"]
+        for section, key in _LATER:
+            part = getattr(self, section)
+            if getattr(part, key) == type(part).model_fields[key].default:
+                del declared[section][key]
         return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 
     def to_toml(self) -> str:
@@ -351,15 +365,5 @@ def read_protocol(path: Path, *, overrides: Sequence[str] = ()) -> StudyProtocol
     """
     data = load_toml(path, error=StudyError)
     for override in overrides:
-        _apply(data, override)
+        override_key(data, override, error=StudyError)
     return parse(data, StudyProtocol, where=path.name, error=StudyError)
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    place, _, value = override.partition("=")
-    section, _, key = place.strip().partition(".")
-    if not (section and key and value):
-        raise StudyError(f"--set {override}: not of the form section.key=value, e.g. --set federation.rounds=5.")
-    if not isinstance(data.setdefault(section, {}), dict):
-        raise StudyError(f"--set {override}: [{section}] is not a section of the study.")
-    data[section][key] = toml_value(value.strip())

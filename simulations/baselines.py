@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.agent import Agent
+from client.agent import Agent, Harmonised
 from client.evaluation import nobody
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from shared.audit import AuditLog
 from shared.declaration import parse
 from shared.errors import StudyError
+from shared.parameters import Array, NamedArrays
 from shared.protocol import StudyProtocol
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 
@@ -71,10 +72,18 @@ def pool(agents: Sequence[Agent], *, folder: Path) -> Agent:
         site=POOLED,
         records=pool_records([agent.records for agent in agents]),
         inputs=PooledInputs(parts=[agent.inputs for agent in agents], first_row=first_row),
+        harmonised=_pool_harmonised([agent.harmonised for agent in agents if agent.harmonised], first_row),
         flow=pool_flows([agent.flow for agent in agents]),
         witness=nobody,
         guard=replace(agents[0].guard, audit=AuditLog(folder / "audit.jsonl")),
     )
+
+
+def _pool_harmonised(parts: Sequence[Harmonised], first_row: Rows) -> Harmonised | None:
+    """Put sites' images on one standard scale together, where the study has one."""
+    if not parts:
+        return None
+    return lambda standard: PooledInputs(parts=[part(standard) for part in parts], first_row=first_row)
 
 
 def pool_records(sites: Sequence[Records]) -> Records:
@@ -119,6 +128,16 @@ def _total(counts: Iterable[Count]) -> int:
 def _renumbered(numbers: Sequence[Rows]) -> Rows:
     first = np.cumsum([0, *(int(own.max(initial=-1)) + 1 for own in numbers)])
     return np.concatenate([own + offset for own, offset in zip(numbers, first, strict=False)])
+
+
+def half_and_half(one: NamedArrays, other: NamedArrays) -> dict[str, Array]:
+    """Average two heads on the same features: each image's log-odds is then the mean of both models'.
+
+    Model interpolation, one way to a model that is a site's own (Mansour et al. 2020, "Three Approaches for
+    Personalization"; Deng et al. 2020, "Adaptive Personalized Federated Learning"). Half and half is fixed: no patient
+    is needed to choose it.
+    """
+    return {name: ((array.astype(np.float64) + other[name]) / 2).astype(array.dtype) for name, array in one.items()}
 
 
 def with_own_layers(protocol: StudyProtocol) -> StudyProtocol:

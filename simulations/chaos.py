@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.coordinator import run_name
+from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from server.run_status import read_status
 from shared.errors import FederationError
@@ -17,7 +18,7 @@ from simulations.namespaces import Namespaces
 
 Say = Callable[[str], None]
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,21 +131,15 @@ class Storm:
             raise end
         return happened
 
-    def rounds(self) -> list[str]:
-        """Give the finished rounds' records as they stand in the file."""
-        file = self.run.path / "rounds.jsonl"
-        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-
     def log(self, program: str) -> str:
         """Give what a program has said so far."""
         return (self._federation.programs.logs / f"{program}.log").read_text(encoding="utf-8", errors="replace")
 
     def _in_round(self, number: int) -> bool:
-        status = read_status(self.run.status)
-        return status is not None and status.stage == "rounds" and len(self.rounds()) >= number - 1
+        return stage(self.run) == "rounds" and len(read_rounds(self.run.path)) >= number - 1
 
     def _strike(self, fault: Fault, number: int, following: Following) -> Happened:
-        began, before, said = boot_seconds(), self.rounds(), len(self._said)
+        began, before, said = boot_seconds(), read_rounds(self.run.path), len(self._said)
         time.sleep(fault.after_seconds)
         if fault.victim == NETWORK:
             struck = boot_seconds()
@@ -155,7 +150,7 @@ class Storm:
             self._await(lambda: kill(self._federation, fault), following)
             struck = boot_seconds()
         again = boot_seconds()
-        self._await(lambda: len(self.rounds()) >= number and self._runs(fault), following)
+        self._await(lambda: len(read_rounds(self.run.path)) >= number and self._runs(fault), following)
         ended = boot_seconds()
         if (pid := process(self._federation, fault)) is not None:
             again = started_seconds(pid)
@@ -165,7 +160,7 @@ class Storm:
             into_round_seconds=struck - began,
             again_seconds=again - struck,
             round_seconds=ended - struck,
-            kept=self.rounds()[: len(before)] == before,
+            kept=read_rounds(self.run.path)[: len(before)] == before,
             said=self._said[said:],
         )
 
@@ -179,6 +174,25 @@ class Storm:
                 why = following.fault or "nothing happened for too long"
                 raise FederationError(f"the disturbed run did not go on ({why}). Said last: {self._said[-8:]}.")
             time.sleep(POLL_SECONDS)
+
+
+def stage(run: RunFolder) -> str:
+    """Tell the stage of a run; "" before its first."""
+    status = read_status(run.status)
+    return status.stage if status else ""
+
+
+def await_that(moment: Callable[[], bool], what: str, *, patience_seconds: float) -> None:
+    """Wait until something is so.
+
+    Raises:
+        FederationError: it does not come about in time.
+    """
+    give_up = time.monotonic() + patience_seconds
+    while not moment():
+        if time.monotonic() > give_up:
+            raise FederationError(f"waited in vain, for {patience_seconds:.0f} s, until {what}.")
+        time.sleep(POLL_SECONDS)
 
 
 def boot_seconds() -> float:

@@ -46,7 +46,8 @@ def simulate(
         str,
         typer.Option(
             help="Also train for comparison, separated by commas: local (each site alone), pooled, personal (each site "
-            "keeps its own normalisation layers), twin (a private study without noise)."
+            "keeps its own normalisation layers), blend (each site's own head and the federated one, half and half), "
+            "twin (a private study without noise)."
         ),
     ] = "",
     leave_one_out: Annotated[

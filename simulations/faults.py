@@ -59,6 +59,11 @@ def process(federation: LocalFederation, fault: Fault) -> int | None:
     return next(iter(children(running.pid, child)), None) if child else running.pid
 
 
+def courier_at_work(federation: LocalFederation, site: str) -> bool:
+    """Tell whether a site's courier has a task in hand: Flower starts a process for each."""
+    return bool(children(federation.programs.running[f"{site}-courier"].pid, "flwr-clientapp"))
+
+
 def kill(federation: LocalFederation, fault: Fault) -> bool:
     """Kill one process without a word to it (SIGKILL); what it started goes on. False where it does not run now."""
     if (found := process(federation, fault)) is None:

@@ -17,6 +17,7 @@ from client.workbench import Workbench
 from server.admission import Refused
 from server.asking import Desk
 from server.bootstrap import Coordinator, compose
+from server.checkpoint import RunState
 from server.rounds import Progress as RoundProgress
 from server.study_run import Conclusion, StudyRun
 from shared.audit import AuditLog
@@ -88,11 +89,19 @@ class Federation:
         return tuple(sorted(site.name for site in self.sites))
 
     def run(
-        self, run_id: str, *, train_on: Sequence[str], min_sites: int, folder: Path, progress: RoundProgress
+        self,
+        run_id: str,
+        *,
+        train_on: Sequence[str],
+        min_sites: int,
+        folder: Path,
+        progress: RoundProgress,
+        begin: RunState | None = None,
     ) -> Run:
         """Run the study with a model of its own: the sites in `train_on` make it, all sites test it.
 
         `train_on` may be (POOLED,): one agent that has all sites' patients, for the baseline of the same name.
+        With `begin` the rounds go on from there: after the last one nobody trains, and the model is tested as it is.
 
         Raises:
             WeightsError: the pretrained weights are missing or contradict the study.
@@ -105,7 +114,9 @@ class Federation:
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
             own = self.folder / "sites" / site.name / run_id
-            agent = compose_agent(site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own))
+            agent = compose_agent(
+                site, self.protocol, bench, inputs, folder=own, vault=self._vault(site, own), progress=self.progress
+            )
             agent = replace(agent, guard=replace(agent.guard, digest=not_digested))
             agents[site.name] = self.adapt(replace(agent, witness=partial(_keep, test_units, site.name)))
         tested = {name: number for number, name in enumerate(sorted(agents), start=1)}
@@ -123,6 +134,7 @@ class Federation:
             min_sites=min_sites,
             folder=folder,
             deadline_seconds=NO_DEADLINE,
+            begin=begin,
         )
         flows = study.flows()
         conclusion = study.run(flows, progress=progress)

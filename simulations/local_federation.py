@@ -174,7 +174,8 @@ class LocalFederation:
         coordinator.invite(self.place, name, self.protocol, invitation)
         weights = self.config.pretrained.file
         try:
-            approve_study(config, look_at(config, invitation, weights_file=weights), approved_by=APPROVER)
+            offer = look_at(config, invitation, weights_file=weights, progress=lambda *_: None)
+            approve_study(config, offer, approved_by=APPROVER)
         except SiteError:
             if not any((config.link.state / "studies").glob("*/")):
                 raise  # a study that was approved before stays so

@@ -20,7 +20,7 @@ from shared.errors import DataError
 from shared.intervals import wilson
 from shared.metrics import Count
 from shared.model import Classifier
-from shared.preprocessing import Contract, contract_of, normalise, prepare
+from shared.preprocessing import Contract, normalise, prepare
 from shared.saved_model import SavedModel
 from simulations.dicom_writer import made_up_uid
 from simulations.phantom import draw_anatomy, draw_film, draw_finding, draw_pose
@@ -55,7 +55,7 @@ def play(saved: SavedModel, *, films: int, seed: int) -> Iterator[Pointing]:
     Raises:
         DataError: the study is of classes, one of which is to have none.
     """
-    task, contract = saved.facts.protocol.task, contract_of(saved.facts.protocol)
+    task, contract = saved.facts.protocol.task, saved.facts.contract
     if task.exclusive:
         raise DataError("the pointing game is for findings, each drawn or not, and this study has classes.")
     stage = map_stage(contract.size)

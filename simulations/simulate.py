@@ -12,19 +12,21 @@ from client.bootstrap import PreparedSite, prepare
 from client.site import read_site
 from client.workbench import Device, pick_device
 from server.alternatives import Alternatives
+from server.checkpoint import RunState
 from server.finish import write_findings
 from server.model_file import write_model
+from server.receipt import Receipt, Receipts
 from server.run_folder import RunFolder
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
-from simulations.baselines import POOLED, with_own_layers
+from simulations.baselines import POOLED, half_and_half, with_own_layers
 from simulations.console import Console
 from simulations.federation import Federation, Run, without_noise
 from simulations.receipts import receipts
 from simulations.synthetic_site import write
 from simulations.synthetic_study import hospitals
 
-BASELINES = ("local", "pooled", "personal", "twin")
+BASELINES = ("local", "pooled", "personal", "blend", "twin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ def simulate(job: Simulation, console: Console) -> None:
     unseen = _by_site(federation, "without", others, job, console)
     pooled = _baseline(federation, "pooled", (POOLED,), job, console) if "pooled" in job.baselines else None
     personal = _personal(federation, job, console) if "personal" in job.baselines else None
+    blended = _blended(federation, federated, alone, job, console) if "blend" in job.baselines else {}
     unnoised = replace(federation, adapt=without_noise)
     twin = _baseline(unnoised, "twin", names, job, console) if "twin" in job.baselines else None
     write_findings(
@@ -83,6 +86,7 @@ def simulate(job: Simulation, console: Console) -> None:
             unseen={name: run.conclusion for name, run in unseen.items()},
             receipts=receipts(protocol, federated, alone),
             personal=receipts(protocol, personal, dict.fromkeys(names, federated)) if personal else {},
+            blended=blended,
         ),
         seeded=True,
     )
@@ -109,6 +113,8 @@ def refuse_impossible(job: Simulation) -> None:
                 "out."
             )
         with_own_layers(job.protocol)
+    if "blend" in job.baselines:
+        _refuse_blend(job)
     if job.leave_one_out and job.protocol.federation.local_norm:
         raise StudyError(
             "--leave-one-out tests a model where it was not trained, and with [federation] local_norm = true a part of "
@@ -182,10 +188,19 @@ def synthetic_hospitals(job: Simulation, console: Console) -> Path:
 
 
 def _run(
-    federation: Federation, run_id: str, train_on: Sequence[str], min_sites: int, folder: Path, console: Console
+    federation: Federation,
+    run_id: str,
+    train_on: Sequence[str],
+    min_sites: int,
+    folder: Path,
+    console: Console,
+    *,
+    begin: RunState | None = None,
 ) -> Run:
     console.begin(run_id)
-    return federation.run(run_id, train_on=train_on, min_sites=min_sites, folder=folder, progress=console.round)
+    return federation.run(
+        run_id, train_on=train_on, min_sites=min_sites, folder=folder, progress=console.round, begin=begin
+    )
 
 
 def _by_site(
@@ -202,12 +217,47 @@ def _personal(federation: Federation, job: Simulation, console: Console) -> Run 
     return _baseline(own_layers, "personal", federation.names, job, console)
 
 
+def _blended(
+    federation: Federation, federated: Run, alone: Mapping[str, Run], job: Simulation, console: Console
+) -> Receipts:
+    """Test each site's own head and the federated one, half and half, at that site, against its own alone."""
+    found: dict[str, dict[str, Receipt]] = {target: {} for target in job.protocol.task.targets}
+    for name, own in alone.items():
+        begin = RunState(
+            round=job.protocol.federation.rounds, model=half_and_half(federated.conclusion.model, own.conclusion.model)
+        )
+        run = _baseline(federation, f"blend-{name}", (name,), job, console, begin=begin)
+        for target, owed in receipts(job.protocol, run, {name: own}).items() if run else ():
+            found[target] |= owed
+    return found
+
+
+def _refuse_blend(job: Simulation) -> None:
+    """Refuse to average models of which more than the head differs, or whose images do."""
+    if "local" not in job.baselines:
+        raise StudyError(
+            "--baselines blend averages each site's own head with the federated one, and none of its own was asked "
+            "for. Add local: --baselines local,blend."
+        )
+    if job.protocol.model.unfreeze or job.protocol.images.harmonise == "landmarks":
+        raise StudyError(
+            "--baselines blend averages two heads on the same features, and in this study each model has features of "
+            "its own ([model] unfreeze, or [images] harmonise = 'landmarks'). Leave it out."
+        )
+
+
 def _baseline(
-    federation: Federation, run_id: str, train_on: Sequence[str], job: Simulation, console: Console
+    federation: Federation,
+    run_id: str,
+    train_on: Sequence[str],
+    job: Simulation,
+    console: Console,
+    *,
+    begin: RunState | None = None,
 ) -> Run | None:
     """Run a baseline; where its site cannot train, it is left out, and the study's result stands without it."""
     try:
-        return _run(federation, run_id, train_on, 1, job.run.baseline(run_id), console)
+        return _run(federation, run_id, train_on, 1, job.run.baseline(run_id), console, begin=begin)
     except FederationError as fault:
         console.say(f"  left out: {fault}")
         return None

@@ -85,6 +85,18 @@ class TinyStudy:
         _, model = compose(protocol, weights_file=None)
         return Workbench(model, device=torch.device("cpu"), precision="fp32")
 
+    def private_protocol(self, *, federation: Any = None, **privacy: Any) -> StudyProtocol:
+        """Give a private study that takes every patient in every step: its plan is computed in closed form."""
+        from shared.protocol import StudyProtocol
+
+        training = {"batch_size": 64, "optimiser": "sgd", "lr_head": 0.4, "momentum": 0.0}
+        plain = self.protocol(training=training, federation=federation or {})
+        data = plain.model_dump(mode="json", by_alias=True, exclude_none=True)
+        del data["task"]["classes"]
+        data["model"] |= {"norm": "folded", "features": "unit"}
+        data["training"]["loss"] = "bce"
+        return StudyProtocol.model_validate(data | {"privacy": privacy})
+
     def hospital(
         self,
         protocol: StudyProtocol,

@@ -18,6 +18,7 @@ from shared import (
     evidence,
     feature_summary,
     intensity,
+    landmarks,
     messages,
     metrics,
     protocol,
@@ -45,8 +46,10 @@ LEAVES = (
     metrics.Confusion,
     feature_summary.FeatureSummary,
     intensity.IntensitySummary,
+    landmarks.Landmarks,
     description.CornerTest,
     description.CornerEffect,
+    description.MarkTest,
     subgroups.GroupEvidence,
 )
 """Everything that a reply is made of."""
@@ -153,9 +156,17 @@ def test_what_may_leave_is_all_that_a_reply_can_hold(house):
 def test_the_replies_are_made_of_what_is_listed_here():
     """A new kind of reply cannot be forgotten in the test above."""
     replies = {kind.__name__ for kind in typing.get_args(messages.Reply)}
-    assert replies == {"ReadyReply", "TrainReply", "EvaluateReply", "DescribeReply", "DeliverReply", "RefusalReply"}
+    assert replies == {
+        *("ReadyReply", "LandmarksReply", "TrainReply", "EvaluateReply"),
+        *("DescribeReply", "DeliverReply", "RefusalReply"),
+    }
     assert [field.name for field in dataclasses.fields(messages.EvaluateReply)] == ["evidence"]
-    assert [field.name for field in dataclasses.fields(description.Description)] == ["features", "intensity", "corners"]
+    assert [field.name for field in dataclasses.fields(description.Description)] == [
+        "features",
+        "intensity",
+        "corners",
+        "marks",
+    ]
 
 
 def test_the_table_of_exit_codes_is_complete_and_true(house):

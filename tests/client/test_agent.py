@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from client.agent import Agent
+from client.bootstrap import compose_agent, site_inputs
 from client.workbench import Workbench
 from shared.audit import verify
 from shared.errors import DataError, StorageError
+from shared.landmarks import Landmarks, harmonise
 from shared.messages import (
     Answer,
     DeliverTask,
@@ -21,6 +23,8 @@ from shared.messages import (
     EvaluateTask,
     Header,
     Kind,
+    LandmarksReply,
+    LandmarksTask,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -168,6 +172,7 @@ def test_another_study_or_address_is_refused(
     arrays = initial(agent.bench)
     task: Task = {
         Kind.READY: ReadyTask(header=header(protocol, kind, **changes)),
+        Kind.LANDMARKS: LandmarksTask(header=header(protocol, kind, **changes)),
         Kind.TRAIN: train_task(protocol, arrays, **changes),
         Kind.EVALUATE: evaluate_task(protocol, arrays, **changes),
         Kind.DESCRIBE: DescribeTask(header=header(protocol, kind, **changes), arrays=arrays),
@@ -176,6 +181,57 @@ def test_another_study_or_address_is_refused(
     answer = ask(agent, task)
     assert (code(answer), answer.task_id) == (expected, task.header.task_id)
     assert digest(initial(agent.bench)) == digest(arrays)
+
+
+SCALE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.8)
+
+
+def test_landmarks_are_those_of_training_patients_without_disease(tiny: Any, tmp_path: Path) -> None:
+    """One image a patient, of the training side, without the finding, before any harmonising: as computed by hand."""
+    protocol = tiny.protocol(images={"harmonise": "landmarks"})
+    agent = tiny.agent(protocol, tmp_path)
+    reply = ask(agent, LandmarksTask(header=header(protocol, Kind.LANDMARKS, round=0))).reply
+    site = tiny.hospital(protocol, tmp_path)
+    clear = [
+        row
+        for row, image in enumerate(site.cohort.images)
+        if image.split is Split.TRAIN and image.labels == (0.0,) and image.path.name.endswith("-0.dcm")
+    ]
+    own = [
+        np.percentile(film[film > 0], range(10, 100, 10), method="inverted_cdf") for film in site.pixels.cached[clear]
+    ]
+    assert isinstance(reply, LandmarksReply)
+    assert isinstance(reply.landmarks, Landmarks)
+    assert reply.landmarks.patients == len(clear) > 1
+    assert reply.landmarks.positions == pytest.approx(np.mean(own, axis=0) / 255)
+
+
+def test_a_study_that_does_not_harmonise_tells_no_landmarks(tiny: Any, tmp_path: Path) -> None:
+    """Neither the question nor a scale of a study that was not approved with it gets anything."""
+    protocol = tiny.protocol()
+    agent = tiny.agent(protocol, tmp_path)
+    assert code(ask(agent, LandmarksTask(header=header(protocol, Kind.LANDMARKS)))) == Refusal.WRONG_FORM
+    assert code(ask(agent, train_task(protocol, initial(agent.bench), standard=SCALE))) == Refusal.WRONG_FORM
+
+
+def test_training_and_evaluation_see_harmonised_images(tiny: Any, tmp_path: Path) -> None:
+    """Without a scale nothing is trained or scored; with one, the images are those of the contract with it."""
+    protocol = tiny.protocol(images={"harmonise": "landmarks"})
+    agent = tiny.agent(protocol, tmp_path)
+    arrays = initial(agent.bench)
+    assert code(ask(agent, train_task(protocol, arrays))) == Refusal.WRONG_FORM
+    assert code(ask(agent, evaluate_task(protocol, arrays))) == Refusal.WRONG_FORM
+    site = tiny.hospital(protocol, tmp_path)
+    moved = replace(site, pixels=replace(site.pixels, cached=harmonise(site.pixels.cached, SCALE), digest="harmonised"))
+    plain = tiny.protocol()
+    bench = tiny.bench(plain)
+    inputs = site_inputs(moved, plain, bench, progress=lambda *_: None)
+    by_hand = compose_agent(moved, plain, bench, inputs, folder=tmp_path / "by hand")
+    update = trained(agent, train_task(protocol, arrays, standard=SCALE)).update
+    expected = trained(by_hand, train_task(plain, arrays)).update
+    assert digest(update) == digest(expected)
+    raw = tiny.agent(plain, tmp_path / "raw")
+    assert digest(update) != digest(trained(raw, train_task(plain, arrays)).update)
 
 
 def frames_of(task: Task) -> list[bytes]:

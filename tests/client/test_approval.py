@@ -135,7 +135,7 @@ def test_a_private_study_is_asked_for_with_its_promise_and_its_prices(tiny: Any,
     told = words(tiny, tmp_path, privacy=private, training={"loss": "bce"}, **sections)
     for said in (
         "epsilon 3 at delta 1e-05",
-        "reserved in this site's ledger",
+        "reserves the whole of it in the site's ledger",
         "rounded to a multiple of 50",
         "all noised (epsilon 0.5 for each release)",
         "fewer than 7 patients",
@@ -163,3 +163,7 @@ def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> N
     half = words(tiny, tmp_path / "half", task={"classes": ["a", "b"]}, federation={"wire": "fp16"})
     assert "up to 1.0 MB" in half
     assert "Which one of these is true: a, b" in half
+    assert "grey levels" not in half
+    harmonised = words(tiny, tmp_path / "harmonised", images={"harmonise": "landmarks"})
+    assert "Before round 1 leaves, once, where grey levels of images lie on average" in harmonised
+    assert "unless they are fewer than 7" in harmonised

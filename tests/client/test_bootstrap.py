@@ -44,7 +44,7 @@ def site(hospital: Any, tiny: Any) -> Callable[[], PreparedSite]:
 def test_records_and_pixels_are_of_the_same_images(site: Callable[[], PreparedSite], tiny: Any) -> None:
     """Image i of the pixels is image i of the cohort, also after one that could not be prepared was dropped."""
     prepared = site()
-    images, study = prepared.cohort.images, contract_of(tiny.protocol(**SPACED))
+    images, study = prepared.cohort.images, contract_of(tiny.protocol(**SPACED), standard=())
     assert (prepared.name, len(images), len(prepared.pixels), len(prepared.records)) == ("north", 15, 15, 15)
     pixels = prepared.pixels.read(np.arange(15)).numpy()
     for place, image in enumerate(images):
@@ -83,7 +83,7 @@ def test_the_contract_is_the_studys(tiny: Any) -> None:
         "depth": "uint16",
         "channels": 3,
     }
-    made = contract_of(tiny.protocol(images=settings))
+    made = contract_of(tiny.protocol(images=settings), standard=())
     assert {key: getattr(made, key) for key in settings} == settings | {"window": (40.0, 400.0)}
 
 

@@ -57,6 +57,12 @@ def test_what_goes_in_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(to_frames(back)) == list(to_frames(content))
 
 
+def test_every_kind_of_task_is_relayed() -> None:
+    """A kind that the courier does not know would end at Flower, and no site would ever see it."""
+    known = set(courier.app._registered_funcs)
+    assert known == {str(kind) if "." in kind else f"{kind}.default" for kind in Kind}
+
+
 def test_an_agent_that_restarts_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is not there yet, or dies in the middle: the same task is sent again."""
     monkeypatch.setattr(courier, "FIRST_PAUSE_SECONDS", 0.05)

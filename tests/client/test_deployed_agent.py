@@ -25,6 +25,7 @@ from shared.messages import (
     Kind,
     ReadyReply,
     ReadyTask,
+    Refusal,
     RefusalReply,
     Task,
     TrainTask,
@@ -32,8 +33,10 @@ from shared.messages import (
     encode_task,
 )
 from shared.model import exchanged
+from shared.own_settings import OwnSettings
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
+from shared.saved_model import open_model
 from shared.signing import SigningKey, is_signed_by
 from shared.wire import from_frames, to_frames
 
@@ -65,7 +68,7 @@ def deploy(tiny: Any, tmp_path: Path) -> Callable[..., Agent]:
             guard=replace(agent.guard, key=KEY),
             approval=Approval.APPROVED,
             store=TaskStore(tmp_path / "tasks", now=now),
-            deliveries=Deliveries(folder=tmp_path / "model", protocol=protocol),
+            deliveries=Deliveries(site="north", folder=tmp_path / "model", protocol=protocol),
         )
 
     return deployed
@@ -89,6 +92,26 @@ def test_a_task_that_comes_again_gets_the_same_bytes_without_training(
     lines = list(verify(tmp_path / "sites" / "north" / "audit.jsonl"))
     assert [line["what"] for line in lines[1:]] == [["the same reply again"]] * 2
     assert len({line["sha256"] for line in lines}) == 1
+
+
+def test_a_delivered_model_has_this_sites_own_settings_alone(tiny: Any, deploy: Any, tmp_path: Path) -> None:
+    """They stand in its file under the site's name; a study that switched none on takes none, nor malformed ones."""
+    agent = deploy(tiny.protocol(evaluation={"own_settings": ["threshold", "calibration"]}))
+
+    def deliver(number: int, own: tuple[float, ...], agent: Agent = agent) -> Any:
+        head = header(agent.protocol, Kind.DELIVER, number)
+        task = DeliverTask(header=head, arrays=head_of(agent), thresholds=(0.5,), documents={}, own=own)
+        return reply(ask(agent, task))
+
+    assert isinstance(deliver(1, (0.25, -0.5, 1.25)), DeliverReply)
+    facts = open_model(tmp_path / "model" / "model.safetensors").facts
+    assert facts.own == {"north": {"opacity": OwnSettings(threshold=0.25, calibration=(-0.5, 1.25))}}
+    assert facts.thresholds == {"opacity": 0.5}
+    assert deliver(2, (0.25, -0.5, -1.25)).code == Refusal.WRONG_FORM
+    without = deploy(tiny.protocol())
+    assert deliver(1, (0.25, -0.5, 1.25), without).code == Refusal.WRONG_FORM
+    assert isinstance(deliver(2, (), without), DeliverReply)
+    assert open_model(tmp_path / "model" / "model.safetensors").facts.own == {}
 
 
 def test_the_same_task_id_with_other_weights_is_refused(tiny: Any, deploy: Any) -> None:

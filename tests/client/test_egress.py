@@ -15,15 +15,17 @@ import pytest
 
 from client.egress import CODES, EgressGuard
 from client.patient_flow import FILE_REASONS
+from client.private_release import PrivateRelease
 from shared import errors
 from shared.audit import AuditLog, verify
-from shared.description import CORNERS, CornerEffect, CornerTest, Description
+from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
 from shared.errors import DataError, EgressError, PolyclinicError, StorageError, TaskError
 from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import BINS
 from shared.intensity import summarise as summarise_intensity
+from shared.landmarks import Landmarks
 from shared.messages import (
     Answer,
     Approval,
@@ -35,6 +37,8 @@ from shared.messages import (
     EvaluateTask,
     Header,
     Kind,
+    LandmarksReply,
+    LandmarksTask,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -58,15 +62,18 @@ MAY_LEAVE = {
     "ReleasedFlow": {"found", "excluded", "splits"},
     "SplitCounts": {"patients", "exams", "classes"},
     "ClassCounts": {"positive_patients", "negative_patients", "positive_exams", "negative_exams"},
+    "LandmarksReply": {"landmarks"},
+    "Landmarks": {"patients", "positions"},
     "TrainReply": {"update", "loss_by_epoch", "update_norm", "images_per_second", "seconds"},
     "EvaluateReply": {"evidence"},
     "DeliverReply": {"arrays_digest"},
     "DescribeReply": {"description"},
-    "Description": {"features", "intensity", "corners"},
+    "Description": {"features", "intensity", "corners", "marks"},
     "FeatureSummary": {"split", "patients", "mean", "covariance", "split_null"},
     "IntensitySummary": {"patients", "shares", "split_null"},
     "CornerTest": {"positive_patients", "negative_patients", "effects"},
     "CornerEffect": {"value", "error", "freedom", "auc", "auc_without"},
+    "MarkTest": {"split", "positive_patients", "negative_patients", "areas"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
         *("histogram", "confusion", "auc", "brier", "quality", "subgroups"),
@@ -88,6 +95,7 @@ MAY_LEAVE = {
 
 ON_THE_WIRE = {
     "query": {"flow": {"found", "excluded/*", "split/*"}},
+    "query.landmarks": {"landmarks": {"patients", "positions", "withheld"}},
     "train": {"metrics": {"loss_by_epoch", "update_norm", "images_per_second", "seconds"}},
     "evaluate": {
         "evidence*": {
@@ -100,6 +108,7 @@ ON_THE_WIRE = {
         "features": {"split", "patients", "mean", "covariance", "split_null", "withheld"},
         "intensity": {"patients", "shares", "split_null", "withheld"},
         "corners*": {"patients", *CORNERS, "withheld"},
+        "marks*": {"split", "patients", "areas", "withheld"},
     },
     "query.deliver": {},
     "refusal": {},
@@ -118,6 +127,8 @@ SENT = {"fc.weight": np.zeros((1, 4), np.float32), "fc.bias": np.zeros(1, np.flo
 READY = ReadyTask(header=header(Kind.READY))
 TRAIN = TrainTask(header=header(Kind.TRAIN), arrays=SENT)
 DELIVER = DeliverTask(header=header(Kind.DELIVER), arrays=SENT, thresholds=(0.5,), documents={})
+SCALE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LANDMARKS = LandmarksTask(header=header(Kind.LANDMARKS))
 DESCRIBE = DescribeTask(header=header(Kind.DESCRIBE), arrays=SENT)
 EVALUATE = EvaluateTask(header=header(Kind.EVALUATE), arrays=SENT, split=Split.TEST, thresholds=(0.5,))
 
@@ -156,7 +167,7 @@ def evidence(patients: int) -> Evidence:
 
 
 def description(patients: int, *, positives: int = 20) -> DescribeReply:
-    """Describe as many patients' images, with a corner test of so many positives."""
+    """Describe as many patients' images, with both corner tests of so many positives."""
     drawn = np.random.default_rng(0)
     effect = CornerEffect(value=0.5, error=0.1, freedom=9, auc=0.9, auc_without=0.8)
     return DescribeReply(
@@ -166,6 +177,10 @@ def description(patients: int, *, positives: int = 20) -> DescribeReply:
             corners=(
                 CornerTest(positive_patients=positives, negative_patients=60, effects=(effect,) * 4),
                 CornerTest(positive_patients=60, negative_patients=60, effects=()),
+            ),
+            marks=tuple(
+                MarkTest(split=Split.TRAIN, positive_patients=count, negative_patients=60, areas=(0.5,) * 4)
+                for count in (positives, 60)
             ),
         )
     )
@@ -238,13 +253,27 @@ def test_sums_over_images_leave_of_enough_patients_alone(
     assert isinstance(reply.description.intensity, Withheld) is not intensity
 
 
+@pytest.mark.parametrize(("patients", "leaves"), [(0, False), (9, False), (10, True)])
+def test_landmarks_leave_of_min_cell_patients_and_never_under_privacy(audit: Path, patients: int, leaves: bool) -> None:
+    """The mean of fewer patients than the hospital's min_cell is withheld; under [privacy] every mean is."""
+    guard = EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=False, wire="fp32")
+    said = LandmarksReply(landmarks=Landmarks(patients=patients, positions=SCALE))
+    reply = read(guard.release(LANDMARKS, said))
+    assert isinstance(reply, LandmarksReply)
+    assert isinstance(reply.landmarks, Withheld) is not leaves
+    private = dataclasses.replace(guard, private=PrivateRelease(public_size=50, images_a_round=50.0))
+    hidden = read(private.release(LANDMARKS, said))
+    assert hidden == LandmarksReply(landmarks=Withheld())
+
+
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_a_corner_test_is_withheld_like_its_findings_evidence(audit: Path, exclusive: bool) -> None:
-    """With nine positive patients it does not leave at min_cell 10; of classes, none does then."""
+def test_corner_tests_are_withheld_like_their_findings_evidence(audit: Path, exclusive: bool) -> None:
+    """With nine positive patients neither leaves at min_cell 10; of classes, none does then."""
     guard = EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=exclusive, wire="fp32")
     reply = read(guard.release(DESCRIBE, description(80, positives=9)))
     assert isinstance(reply, DescribeReply)
-    assert [isinstance(one, Withheld) for one in reply.description.corners] == [True, exclusive]
+    for tests in (reply.description.corners, reply.description.marks):
+        assert [isinstance(one, Withheld) for one in tests] == [True, exclusive]
 
 
 def test_features_in_too_many_dimensions_do_not_leave(guard: EgressGuard) -> None:
@@ -286,6 +315,7 @@ def test_half_precision_travels_only_where_the_study_says_so(audit: Path) -> Non
 
 REPLIES: dict[str, Any] = {
     "flow": ready(flow()),
+    "landmarks": LandmarksReply(landmarks=Landmarks(patients=20, positions=SCALE)),
     "update": update(),
     "evidence": EvaluateReply(evidence=(evidence(20),)),
     "description": description(80),
@@ -298,8 +328,8 @@ REPLIES: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("task", "own"),
-    [(READY, "flow"), (TRAIN, "update"), (EVALUATE, "evidence"), (DESCRIBE, "description")],
-    ids=["ready", "train", "evaluate", "describe"],
+    [(READY, "flow"), (LANDMARKS, "landmarks"), (TRAIN, "update"), (EVALUATE, "evidence"), (DESCRIBE, "description")],
+    ids=["ready", "landmarks", "train", "evaluate", "describe"],
 )
 def test_a_task_is_answered_by_its_own_kind_of_reply_alone(guard: EgressGuard, task: Task, own: str) -> None:
     """Default-deny: another reply, or an object that is none, does not leave."""
@@ -348,6 +378,7 @@ def test_every_field_that_a_reply_can_have_is_on_the_list() -> None:
 
 FULL: list[tuple[Task, Any]] = [
     (READY, ready(flow(excluded={"truncated": 30}))),
+    (LANDMARKS, LandmarksReply(landmarks=Landmarks(patients=20, positions=SCALE))),
     (TRAIN, update()),
     (EVALUATE, EvaluateReply(evidence=(evidence(20), evidence(5)))),
     (DESCRIBE, description(80, positives=9)),
@@ -355,7 +386,7 @@ FULL: list[tuple[Task, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("task", "reply"), FULL, ids=["ready", "train", "evaluate", "describe", "deliver"])
+@pytest.mark.parametrize(("task", "reply"), FULL, ids=[str(task.header.kind) for task, _ in FULL])
 def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, reply: Any) -> None:
     """The encoding adds the task's id, a version, a kind, and numbers under known keys; nothing else."""
     content = json.loads(guard.release(task, reply)[0])
@@ -453,9 +484,10 @@ def test_each_departure_is_a_line_with_size_and_digest(guard: EgressGuard, audit
     """The log says of each departure what kind it is, what is in it, and size and SHA-256 of its very bytes."""
     sent = departures(guard)
     lines = list(verify(audit))
-    assert [line["event"] for line in lines] == ["departure"] * 6
+    assert [line["event"] for line in lines] == ["departure"] * 7
     assert [line["kind"] for line in lines] == [
         "query",
+        "query.landmarks",
         "train",
         "evaluate",
         "query.describe",
@@ -467,9 +499,10 @@ def test_each_departure_is_a_line_with_size_and_digest(guard: EgressGuard, audit
     assert [line["sha256"] for line in lines] == [hashlib.sha256(b"".join(frames)).hexdigest() for frames in sent]
     assert [line["what"] for line in lines] == [
         ["patient flow", "version", "approval"],
+        ["landmarks"],
         ["trainable arrays", "loss by epoch", "update norm", "images per second", "seconds"],
         ["test: evidence", "test: withheld"],
-        ["features", "intensity", "corners: withheld", "corners"],
+        ["features", "intensity", "corners: withheld", "corners", "marks: withheld", "marks"],
         ["digest of the delivered arrays"],
         ["data_unusable"],
     ]

@@ -1,6 +1,7 @@
 """An approved study may ask what was approved and no more, and hand over only a model that it can have come to."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,18 @@ import pytest
 from client.intake import MOST_DELIVERIES, Intake, Limits
 from client.task_store import TaskStore
 from shared.errors import TaskError
-from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Header, Kind, ReadyTask, Refusal, Task, TrainTask
+from shared.messages import (
+    DeliverTask,
+    DescribeTask,
+    EvaluateTask,
+    Header,
+    Kind,
+    LandmarksTask,
+    ReadyTask,
+    Refusal,
+    Task,
+    TrainTask,
+)
 from shared.split import Split
 
 MORNING = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -122,6 +134,27 @@ def test_images_are_described_once(open_intake: Any) -> None:
     for number, run in ((3, "run"), (4, "other")):
         again = DescribeTask(header=header(Kind.DESCRIBE, number, run), arrays=HEAD)
         assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
+
+
+def test_landmarks_are_asked_for_once(open_intake: Any) -> None:
+    """A second question where landmarks lie is refused, whatever run it names."""
+    intake = open_intake()
+    work_on(intake, LandmarksTask(header=header(Kind.LANDMARKS, 0, "run")))
+    again = LandmarksTask(header=header(Kind.LANDMARKS, 0, "other"))
+    assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
+
+
+def test_a_run_keeps_the_scale_that_it_began_with(open_intake: Any) -> None:
+    """Another standard scale is refused for the rest of the run, also after a restart; another run may have its own."""
+
+    def on(scale: float, number: int, run_id: str = "run") -> TrainTask:
+        task = train(number, run_id=run_id)
+        return replace(task, header=replace(task.header, standard=(scale,) * 9))
+
+    work_on(open_intake(), on(0.5, 1))
+    assert refused(open_intake(), on(0.6, 2)) == Refusal.WRONG_FORM
+    work_on(open_intake(), on(0.5, 2))
+    work_on(open_intake(), on(0.6, 1, "other"))
 
 
 def test_deliveries_are_limited(open_intake: Any) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.ledger_words import export_ledger, find_account, ledger_lines
-from client.privacy_account import CountPlan
+from client.privacy_account import Account, CountPlan
 from client.privacy_ledger import PrivacyLedger
 from shared.audit import AuditLog, verify
 from shared.errors import PrivacyError
@@ -47,9 +47,9 @@ max_epsilon = 6
 def filled(folder: Path, limit: PrivacyLimit | None) -> PrivacyLedger:
     """Make a ledger with one study that is closed after two rounds, and one that has run one."""
     ledger, audit = PrivacyLedger(folder=folder, limit=limit), AuditLog(folder / "audit.jsonl")
-    ledger.reserve(A, PLAN, name="Films", accountant="prv")
+    ledger.reserve(Account(study=A, plan=PLAN, name="Films", accountant="prv"))
     counts = CountPlan(epsilon=0.1, releases=3)
-    ledger.reserve(B, replace(PLAN, rounds=5), name="Scans", accountant="rdp", counts=counts)
+    ledger.reserve(Account(study=B, plan=replace(PLAN, rounds=5), name="Scans", accountant="rdp", counts=counts))
     for study, number in ((A, 1), (A, 2), (B, 1)):
         ledger.charge(study, number=number, task_id=f"{study}{number}", arrays="x", audit=audit)
     ledger.charge_counts(B, side=Split.VALIDATION, number=1, task_id="v", request="x", audit=audit)

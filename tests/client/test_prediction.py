@@ -3,11 +3,13 @@
 import csv
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from typer.testing import CliRunner
 
 from client import prediction_cli
@@ -22,7 +24,9 @@ from server.bootstrap import compose
 from server.checkpoint import save_tensors
 from shared.cli import application
 from shared.errors import DataError, WeightsError
+from shared.landmarks import Standard
 from shared.model_facts import write_facts
+from shared.own_settings import OwnSettings
 from shared.protocol import StudyProtocol
 from shared.split import Split
 
@@ -33,11 +37,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def model(tiny: Any, tmp_path: Path) -> Callable[..., tuple[StudyProtocol, Path]]:
     """Give `model(threshold, sections)`: a study, and its untrained model as a file."""
 
-    def write(threshold: float | None, sections: dict[str, Any]) -> tuple[StudyProtocol, Path]:
+    def write(threshold: float | None, sections: dict[str, Any], standard: Standard = ()) -> tuple[StudyProtocol, Path]:
         protocol = tiny.protocol(**sections)
         coordinator, _ = compose(protocol, weights_file=None)
         thresholds = {} if threshold is None else dict.fromkeys(protocol.task.targets, threshold)
-        facts = write_facts(protocol, coordinator.initial, thresholds=thresholds, number=1, norm_layers="trained")
+        facts = write_facts(
+            protocol, coordinator.initial, thresholds=thresholds, number=1, standard=standard, norm_layers="trained"
+        )
         save_tensors(tmp_path / "model.safetensors", coordinator.initial, facts=facts)
         return protocol, tmp_path / "model.safetensors"
 
@@ -120,6 +126,27 @@ def test_files_of_one_exam_share_a_unit_and_its_highest_score(
     assert len({images[0].unit for images in exams.values()}) == len(exams)
 
 
+def test_a_harmonised_studys_model_scores_harmonised_images(
+    hospitals_on_disk: Path, tiny: Any, tmp_path: Path, model: Any
+) -> None:
+    """The scale that the study averaged is in the model's file: scores are those of images that were brought to it."""
+    scale = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
+    protocol, path = model(0.5, {"images": {"harmonise": "landmarks"}}, scale)
+    site = site_of(hospitals_on_disk / "north", protocol, tmp_path / "cache")
+    bench: Workbench = tiny.bench(protocol)
+    rows = np.arange(len(site.records))
+    scores = {}
+    for standard in ((), scale):
+        moved = replace(site, pixels=site.pixels.harmonised(standard))
+        inputs = site_inputs(moved, protocol, bench, progress=lambda *_: None)
+        scores[standard] = score_split(bench, inputs, rows, start="head", exclusive=False, targets=1)[:, 0]
+    by_file = {one.file: one for one in run(hospitals_on_disk / "north" / "dicom", path, tmp_path / "other").images}
+    files = [image.path.relative_to(site.cohort.folder).as_posix() for image in site.cohort.images]
+    found = [by_file[name].scores[0] for name in files]
+    np.testing.assert_allclose(found, scores[scale], rtol=0, atol=1e-6)
+    assert np.abs(scores[scale] - scores[()]).max() > 1e-3
+
+
 def test_every_file_is_scored_or_left_out_for_a_reason(hospital: Any, tmp_path: Path, model: Any) -> None:
     """What the study would leave out is left out: other modality, no patient, a copy, no DICOM, a broken image."""
     hospital.image("a.dcm", patient="P1", exam="1")
@@ -197,6 +224,46 @@ def test_the_command_writes_both_tables_for_this_user_alone(hospital: Any, tmp_p
     assert "not a diagnosis" in done.output
 
 
+def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path, tiny: Any) -> None:
+    """Its threshold in the place of the study's, its probabilities in a column; another site is refused."""
+    for number in range(6):
+        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=f"{number + 1}", seed=number)
+    protocol = tiny.protocol()
+    coordinator, _ = compose(protocol, weights_file=None)
+    path = tmp_path / "model.safetensors"
+
+    def table(own: OwnSettings, *wish: str) -> tuple[str, list[dict[str, str]]]:
+        facts = write_facts(
+            protocol,
+            coordinator.initial,
+            thresholds={"opacity": 0.0},
+            number=1,
+            standard=(),
+            norm_layers="trained",
+            own={"south": {"opacity": own}},
+        )
+        save_tensors(path, coordinator.initial, facts=facts)
+        command = ["predict", str(path), str(hospital.dicom), "--out", str(tmp_path / "s.csv"), *wish]
+        done = CliRunner().invoke(application(), command)
+        assert done.exit_code == 0, done.output
+        return done.output, list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
+
+    said, shared = table(OwnSettings(threshold=1.0, calibration=(-0.5, 2.0)))
+    assert {row["opacity_above"] for row in shared} == {"yes"}
+    assert "opacity_calibrated" not in shared[0]
+    assert "reach the study's threshold, 0" in said
+    said, own = table(OwnSettings(threshold=1.0, calibration=(-0.5, 2.0)), "--site", "south")
+    assert {row["opacity_above"] for row in own} == {"no"}
+    assert "reach south's own threshold, 1" in said
+    scores = np.array([float(row["opacity_exam_score"]) for row in own])
+    expected = expit(-0.5 + 2.0 * logit(scores))
+    np.testing.assert_allclose([float(row["opacity_calibrated"]) for row in own], expected)
+    said, half = table(OwnSettings(threshold=None, calibration=(-0.5, 2.0)), "--site", "south")
+    assert {row["opacity_above"] for row in half} == {"yes"}
+    with pytest.raises(WeightsError, match="It has: south"):
+        prediction_cli._own(open_scorer(path, device="cpu")[0], "north", where="m")
+
+
 def test_a_unit_that_is_the_image_has_no_columns_of_its_own(hospital: Any, tmp_path: Path, model: Any) -> None:
     """Each frame has its row; a finding without a threshold has no call, and the command says so."""
     hospital.image("a.dcm", patient="P1", exam="1", NumberOfFrames=2)
@@ -234,7 +301,7 @@ def test_a_model_that_no_site_tested_is_not_used(tiny: Any, tmp_path: Path) -> N
     """The coordinator's file of a study whose sites keep their normalisation layers is refused."""
     protocol = tiny.protocol(federation={"local_norm": True})
     coordinator, _ = compose(protocol, weights_file=None)
-    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, norm_layers="initial")
+    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, standard=(), norm_layers="initial")
     save_tensors(tmp_path / "m.safetensors", coordinator.initial, facts=facts)
     with pytest.raises(WeightsError, match="local_norm"):
         open_scorer(tmp_path / "m.safetensors", device="cpu")

@@ -16,7 +16,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from client.egress import EgressGuard
-from client.privacy_account import CountPlan
+from client.privacy_account import Account, CountPlan
 from client.privacy_ledger import EVENT, PrivacyLedger
 from shared.audit import AuditLog, verify
 from shared.errors import PolyclinicError, PrivacyError, StorageError, TaskError
@@ -55,7 +55,7 @@ def audit(tmp_path: Path) -> AuditLog:
 
 def reserved(ledger: PrivacyLedger, study: str = A, plan: PrivacyPlan = PLAN, **more: object) -> PrivacyLedger:
     """Reserve a plan, and give the ledger back."""
-    ledger.reserve(study, plan, name=f"study {study[0]}", accountant="prv", **more)
+    ledger.reserve(Account(study=study, plan=plan, name=f"study {study[0]}", accountant="prv", **more))
     return ledger
 
 
@@ -331,7 +331,9 @@ def test_the_ledgers_figures_equal_an_independent_composition(tmp_path: Path, se
     done: dict[str, set[int]] = {}
     for study, plan in plans.items():
         try:
-            PrivacyLedger(folder=tmp_path, limit=limit).reserve(study, plan, name="a study", accountant="prv")
+            PrivacyLedger(folder=tmp_path, limit=limit).reserve(
+                Account(study=study, plan=plan, name="a study", accountant="prv")
+            )
             done[study] = set()
         except PrivacyError:
             continue

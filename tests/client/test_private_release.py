@@ -14,11 +14,12 @@ from client.patient_flow import FILE_REASONS
 from client.private_release import FIELDS, PrivateRelease, Release
 from shared import evidence, messages, metrics, released_flow
 from shared.audit import AuditLog
-from shared.description import CornerTest, Description
+from shared.description import CornerTest, Description, MarkTest
 from shared.errors import EgressError
 from shared.evidence import Withheld
 from shared.feature_summary import summarise
 from shared.intensity import BINS, IntensitySummary
+from shared.landmarks import Landmarks
 from shared.messages import Header, Kind, ReadyReply, ReadyTask, TrainReply, TrainTask, decode_answer
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
@@ -38,10 +39,12 @@ BOXES = {
     "GroupEvidence.confusion",
     "GroupEvidence.auc",
     "ScoreQuality.calibration",
+    "LandmarksReply.landmarks",
     "DescribeReply.description",
     "Description.features",
     "Description.intensity",
     "Description.corners",
+    "Description.marks",
     "CornerTest.effects",
 }
 """Fields that hold another of these kinds; what is inside has its own class."""
@@ -160,8 +163,13 @@ def test_what_never_leaves_is_gone_from_the_rebuilt_reply(guard: EgressGuard) ->
     task = messages.DescribeTask(header=head(Kind.DESCRIBE), arrays=SENT)
     left = decode_answer(from_frames(guard.release(task, described(Split.VALIDATION)))).reply
     assert isinstance(left, messages.DescribeReply)
+    mean = messages.LandmarksReply(landmarks=Landmarks(patients=90, positions=(0.5,) * 9))
+    landmarks = guard.release(messages.LandmarksTask(header=head(Kind.LANDMARKS)), mean)
+    asked = decode_answer(from_frames(landmarks)).reply
+    assert isinstance(asked, messages.LandmarksReply)
     by_kind = {
         "IntensitySummary": left.description.intensity,
+        "Landmarks": asked.landmarks,
         "TrainReply": trained,
         "ReleasedFlow": ready.flow,
         "SplitCounts": split,
@@ -181,6 +189,7 @@ def described(split: Split) -> messages.DescribeReply:
             features=summarise(drawn.standard_normal((100, 32)), split=split, seed=0),
             intensity=IntensitySummary(patients=100, shares=(1 / BINS,) * BINS, split_null=0.01),
             corners=(),
+            marks=(),
         )
     )
 
@@ -196,11 +205,32 @@ def test_of_images_only_validation_patients_features_leave(guard: EgressGuard) -
         guard.release(task, described(Split.TRAIN))
 
 
+def marks_of(split: Split) -> Description:
+    mark = MarkTest(split=split, positive_patients=50, negative_patients=50, areas=(0.9, 0.5, 0.5, 0.5))
+    return dataclasses.replace(described(Split.VALIDATION).description, marks=(mark,))
+
+
+@pytest.mark.parametrize("split", list(Split))
+def test_of_marks_only_those_of_validation_patients_leave(guard: EgressGuard, split: Split) -> None:
+    """Under [privacy] what stands out in training patients' corners is refused: it was not noised."""
+    task = messages.DescribeTask(header=head(Kind.DESCRIBE), arrays=SENT)
+    reply = messages.DescribeReply(description=marks_of(split))
+    if split is Split.VALIDATION:
+        left = decode_answer(from_frames(guard.release(task, reply))).reply
+        assert isinstance(left, messages.DescribeReply)
+        assert left.description.marks == marks_of(split).marks
+    else:
+        with pytest.raises(EgressError, match="marks"):
+            guard.release(task, reply)
+
+
 def test_where_counts_are_noised_no_sum_of_images_leaves(guard: EgressGuard) -> None:
     """There is no noise for these sums: with count_noise_epsilon the whole description is withheld."""
     assert guard.private is not None
     noising = dataclasses.replace(guard.private, counts=typing.cast(CountRelease, object()))
     corner = CornerTest(positive_patients=50, negative_patients=50, effects=())
-    full = dataclasses.replace(described(Split.VALIDATION).description, corners=(corner,))
+    full = dataclasses.replace(marks_of(Split.VALIDATION), corners=(corner,))
     assert guard.private.description(full).corners == (corner,)
-    assert noising.description(full) == Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(),))
+    assert noising.description(full) == Description(
+        features=Withheld(), intensity=Withheld(), corners=(Withheld(),), marks=(Withheld(),)
+    )

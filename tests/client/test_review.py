@@ -45,7 +45,9 @@ def model_file(tiny: Any, folder: Path, *, threshold: float | None) -> Path:
     protocol = tiny.protocol(split={"train": 0.2, "validation": 0.2, "test": 0.6})
     coordinator, _ = compose(protocol, weights_file=None)
     thresholds = {} if threshold is None else {"opacity": threshold}
-    facts = write_facts(protocol, coordinator.initial, thresholds=thresholds, number=1, norm_layers="trained")
+    facts = write_facts(
+        protocol, coordinator.initial, thresholds=thresholds, number=1, standard=(), norm_layers="trained"
+    )
     save_tensors(folder / "model.safetensors", coordinator.initial, facts=facts)
     return folder / "model.safetensors"
 

@@ -1,6 +1,5 @@
 """`make chaos`: studies of six rounds with a fault in each, over all six programs and the network between them."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from server.round_records import read_rounds
 from shared.protocol import StudyProtocol
 from simulations.chaos import HEADING, Storm
 from simulations.faults import COORDINATOR, NETWORK, SITE, draw
@@ -106,7 +106,7 @@ def test_a_study_of_six_rounds_survives_six_faults(
     faults = FAULTS[ROUNDS * number : ROUNDS * (number + 1)]
     disturbed, said = storm
     happened = disturbed.rage(faults, say)
-    records = [json.loads(line) for line in disturbed.rounds()]
+    records = read_rounds(disturbed.run.path)
     assert all(one.kept for one in happened), "\n".join(said)
     assert [(record["round"], record["lost"]) for record in records] == [(n + 1, False) for n in range(ROUNDS)]
     assert disturbed.run.model.read_bytes() == undisturbed.read_bytes()

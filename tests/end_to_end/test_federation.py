@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from safetensors.numpy import load_file
 
 from client.delivery import MODEL
 from server.backup import backup, restore
+from server.round_records import read_rounds
 from server.run_folder import RunFolder
+from simulations import chaos
 from simulations.chaos import Following
 from simulations.compartments import OneUser
-from simulations.faults import Fault, children, kill
+from simulations.faults import Fault, courier_at_work, kill
 from simulations.local_federation import LocalFederation
 
 pytestmark = [
@@ -38,14 +41,6 @@ QUICK = {
 }
 DEADLINES = {"deadlines": {"ready_minutes": 5.0, "round_minutes": 8.0, "deliver_minutes": 3.0}}
 PATIENCE_SECONDS = 400
-
-
-def await_that(moment: Callable[[], bool], what: str) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not moment():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ class Story:
     run: RunFolder
     sites: Path
     faults: list[str]
-    finished: list[str]
+    finished: Sequence[Mapping[str, Any]]
     said: list[str]
 
 
@@ -106,6 +101,7 @@ def story(
     faults: list[str] = []
     capture = request.config.pluginmanager.getplugin("capturemanager")
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    await_that = partial(chaos.await_that, patience_seconds=PATIENCE_SECONDS)
     with LocalFederation(
         folder / "all",
         read_protocol(tiny_study),
@@ -126,21 +122,21 @@ def story(
             with capture.global_and_fixture_disabled():
                 terminal.write_line(
                     f"\nkill -9 of {fault}, {fault.after_seconds:.2f} s after it was at work; "
-                    f"stage {stage(run)}, {len(rounds(run))} rounds finished"
+                    f"stage {chaos.stage(run)}, {len(read_rounds(run.path))} rounds finished"
                 )
 
         following = Following(federation, said)
-        await_that(lambda: stage(run) == "rounds", "the rounds begin")
-        strike("courier", "south", lambda: at_work(federation, "south"))
-        strike("agent", "north", lambda: at_work(federation, "north"))
+        await_that(lambda: chaos.stage(run) == "rounds", "the rounds begin")
+        strike("courier", "south", lambda: courier_at_work(federation, "south"))
+        strike("agent", "north", lambda: courier_at_work(federation, "north"))
         strike("ServerApp", "", lambda: True)
-        await_that(lambda: len(rounds(run)) == 1, "round 1 is finished")
+        await_that(lambda: len(read_rounds(run.path)) == 1, "round 1 is finished")
         backup(federation.place, folder / "backup.tar.gz")
-        await_that(lambda: at_work(federation, "north"), "round 2 is under way")
+        await_that(lambda: courier_at_work(federation, "north"), "round 2 is under way")
         run.stopped.touch()  # so that nobody waits for the SuperLink to come back; the backup has it not
         federation.stop_coordinator()
         assert following.ended(PATIENCE_SECONDS) is None, "\n".join(said)
-        finished = rounds(run)
+        finished = read_rounds(run.path)
         shutil.rmtree(federation.place.path)
         restore(folder / "backup.tar.gz", federation.place)
         faults.append("coordinator lost and restored")
@@ -150,23 +146,10 @@ def story(
     return Story(run=run, sites=folder / "all" / "sites", faults=faults, finished=finished, said=said)
 
 
-def at_work(federation: LocalFederation, site: str) -> bool:
-    return bool(children(federation.programs.running[f"{site}-courier"].pid, "flwr-clientapp"))
-
-
 def next_run(federation: LocalFederation) -> Path:
     from server.coordinator import run_name
 
     return federation.place.runs / run_name(federation.protocol)
-
-
-def stage(run: RunFolder) -> str:
-    return json.loads(run.status.read_text())["stage"] if run.status.exists() else ""
-
-
-def rounds(run: RunFolder) -> list[str]:
-    file = run.path / "rounds.jsonl"
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def facts(results: Path) -> dict[str, Any]:
@@ -189,9 +172,9 @@ def test_the_metrics_of_each_site_are_the_simulations(story: Story, simulated: P
 
 def test_a_backup_restored_on_an_empty_folder_goes_on_in_the_middle(story: Story) -> None:
     """The copy was made while the run went on; after the loss round 1 stays as it was, and round 2 is played again."""
-    records = rounds(story.run)
+    records = read_rounds(story.run.path)
     assert story.finished == records[:1]
-    assert [(json.loads(record)["round"], json.loads(record)["lost"]) for record in records] == [(1, False), (2, False)]
+    assert [(record["round"], record["lost"]) for record in records] == [(1, False), (2, False)]
     assert sum("died" in line for line in story.said) >= 1
 
 

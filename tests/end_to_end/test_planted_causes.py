@@ -3,12 +3,13 @@
 Films, scores, evidence, guard-side sums and statements are the project's own; only the model is small: films in coarse
 pixels, random rectified mixtures of them, and a head that is fitted on all sites' training patients together. Sizes and
 causes were settled on seeds from 1000 on. After seeds 0 to 30 were seen, two things were changed: the contrast curve
-was made stronger (it was missed at four of eleven), and a corner leads only where it adds half a logit for sure.
+was made stronger (it was missed at four of eleven), and a corner leads only where it adds half a logit for sure. What
+followed was tried on seeds 100 to 119, and 1000 to 1060 without a cause, and fixed before `make nightly` was first run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ PLANTS = {
         scanner=replace(SCANNER, gamma=1.5, steepness=8.0, noise=0.3),
     ),
     "miscalibration": Plant(expected=frozenset({Cause.THRESHOLD}), bias=-3.0),
-    "marker": Plant(expected=frozenset({Cause.MARKER}), marked=(0.9, 0.1)),
+    "marker": Plant(expected=frozenset({Cause.MARKER, Cause.MARK}), marked=(0.9, 0.1)),
 }
 
 
@@ -118,9 +119,12 @@ class Films:
         return self.evaluation(rows, start=start)
 
 
-@cache
+@lru_cache(maxsize=len(SITES) * 20)
 def drawn(site: str, seed: int, prevalence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one film a patient, before any scanner: (N, H, W) and whether the finding is there."""
+    """Draw one film a patient, before any scanner: (N, H, W) and whether the finding is there.
+
+    Kept for the next cause of twenty seeds: 400 MB; two hundred seeds would fill a machine.
+    """
     rng = np.random.default_rng([seed, *site.encode(), round(100 * prevalence)])
     positive = rng.random(PATIENTS) < prevalence
     films = []
@@ -223,7 +227,7 @@ def agrees(lead: Leading, plant: Plant) -> bool:
     """Tell whether a statement is consistent with what was planted: its kind, its site, and a mark's corner."""
     if Cause.NONE_SHOWN in plant.expected:
         return lead.cause is Cause.NONE_SHOWN
-    corner = lead.corner == "upper left" if lead.cause is Cause.MARKER else True
+    corner = lead.corner in (None, "upper left")
     return lead.cause in plant.expected and lead.site == PLANTED and corner
 
 
@@ -252,14 +256,22 @@ def test_where_nothing_is_planted_nothing_is_said(protocol: StudyProtocol) -> No
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in PLANTS if name != "nothing"])
-def test_in_eighteen_of_twenty_seeds_the_cause_leads(protocol: StudyProtocol, name: str) -> None:
+def test_in_eighteen_of_twenty_seeds_the_cause_leads(
+    protocol: StudyProtocol, name: str, record_property: Callable[[str, object], None]
+) -> None:
     """One planted cause at one hospital of four, twenty fixed seeds."""
     found = [said_first(protocol, seed, PLANTS[name]) for seed in range(20)]
-    assert sum(agrees(lead, PLANTS[name]) for lead in found) >= 18, found
+    wrong = {seed: lead for seed, lead in enumerate(found) if not agrees(lead, PLANTS[name])}
+    record_property("wrong", wrong)
+    assert len(wrong) <= 2, wrong
 
 
 @pytest.mark.nightly
-def test_without_a_cause_alarms_are_rare(protocol: StudyProtocol) -> None:
+def test_without_a_cause_alarms_are_rare(
+    protocol: StudyProtocol, record_property: Callable[[str, object], None]
+) -> None:
     """Four hospitals that are alike: at most 16 of 200 fixed seeds (5 % and twice their standard error) raise one."""
     found = [said_first(protocol, seed, PLANTS["nothing"]) for seed in range(200)]
-    assert sum(not agrees(lead, PLANTS["nothing"]) for lead in found) <= 16
+    alarms = {seed: lead for seed, lead in enumerate(found) if not agrees(lead, PLANTS["nothing"])}
+    record_property("alarms", alarms)
+    assert len(alarms) <= 16, alarms

@@ -52,16 +52,10 @@ class Story:
 
 @pytest.fixture(scope="module")
 def protocol(tiny: Any) -> StudyProtocol:
-    """Give a private study of one round that takes every patient in every step: its plan has a closed form."""
-    plain = tiny.protocol(
-        training={"batch_size": 64, "optimiser": "sgd", "lr_head": 0.4, "momentum": 0.0},
-        federation={"rounds": 1, "min_sites": 1},
-    )
-    data = plain.model_dump(mode="json", by_alias=True, exclude_none=True)
-    del data["task"]["classes"]
-    data["model"] |= {"norm": "folded", "features": "unit"}
-    data["training"]["loss"] = "bce"
-    return StudyProtocol.model_validate(data | {"privacy": {"epsilon": EPSILON, "size_rounding": ROUNDING}})
+    """Give a private study of one round, at one hospital."""
+    once = {"rounds": 1, "min_sites": 1}
+    study: StudyProtocol = tiny.private_protocol(federation=once, epsilon=EPSILON, size_rounding=ROUNDING)
+    return study
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -24,10 +26,11 @@ from client.bootstrap import compose_agent, prepare, site_inputs
 from client.cli import app
 from client.courier import relay
 from client.metrics_socket import read_page
+from client.privacy_ledger import ledger_of
 from client.site import SiteConfig, read_site
 from client.site_audit import alone
 from client.workbench import Workbench
-from shared.errors import PolyclinicError, StorageError
+from shared.errors import PolyclinicError, PrivacyError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
 from shared.messages import (
     Answer,
@@ -192,13 +195,16 @@ class Site:
 
 @pytest.fixture
 def hospital(hospitals_on_disk: Path, tiny: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Give `hospital(**sections)`: a hospital invited to a tiny study with these settings; its agent is stopped."""
+    """Give `hospital(**sections)`: a hospital invited to a tiny study with these settings; its agent is stopped.
+
+    `hospital(protocol)` is invited to this one instead.
+    """
     made: list[Site] = []
 
-    def make(**sections: Any) -> Site:
+    def make(protocol: StudyProtocol | None = None, **sections: Any) -> Site:
         folder = tmp_path / "north"
         shutil.copytree(hospitals_on_disk / "north", folder)
-        made.append(Site(folder, tiny.protocol(**sections)))
+        made.append(Site(folder, protocol or tiny.protocol(**sections)))
         return made[-1]
 
     yield make
@@ -329,3 +335,42 @@ def test_only_one_agent_is_at_work(hospital: Any) -> None:
         site.serve()
         assert site.process.wait(PATIENCE_SECONDS) == StorageError.exit_code  # type: ignore[union-attr]
     assert "another agent is at work" in site.log.read_text()
+
+
+def limited(site: Site, max_epsilon: float) -> None:
+    """Let the hospital set a limit over all studies."""
+    declared = tomllib.loads(site.file.read_text()) | {"policy": {"min_cell": 1, "max_epsilon": max_epsilon}}
+    site.file.write_text(tomli_w.dumps(declared))
+
+
+def test_an_approval_reserves_the_whole_privacy_plan(hospital: Any, tiny: Any) -> None:
+    """Before any agent has started the ledger holds it, and the agent keeps to it: what is charged comes out of it."""
+    site: Site = hospital(tiny.private_protocol(epsilon=6.0, size_rounding=10))
+    limited(site, 8.0)
+    words = site.approve()
+    (account,) = ledger_of(site.config).statement().accounts
+    assert (account.study, account.rounds, account.plan.rounds) == (site.protocol.digest(), 0, 2)
+    assert account.plan.expected_patients % 10 == 0
+    taken = ledger_of(site.config).statement().held_share
+    assert 0.3 < taken < 1
+    assert f"it takes {taken:.1%}" in words
+    assert f"{1 - taken:.1%} would be left" in words
+    site.run("keys", "--out", str(site.folder / "north.keys.toml"))
+    site.run("withdraw", first_patient(site))
+    site.serve()
+    assert isinstance(site.ask(site.train()).reply, TrainReply)
+    (charged,) = ledger_of(site.config).statement().accounts
+    assert (charged.rounds, charged.plan) == (1, account.plan)
+    assert site.stop() == 0
+
+
+def test_a_study_that_the_budget_does_not_allow_cannot_be_approved(hospital: Any, tiny: Any) -> None:
+    """A second study that the first has left no budget for is refused in words, and nothing of it is kept."""
+    site: Site = hospital(tiny.private_protocol(epsilon=6.0, size_rounding=10))
+    limited(site, 8.0)
+    site.approve()
+    site.protocol = tiny.private_protocol(epsilon=7.0, size_rounding=10)
+    with pytest.raises(PrivacyError, match=r"needs .* of this hospital's privacy budget"):
+        site.approve()
+    assert len(ledger_of(site.config).statement().accounts) == 1
+    assert site.protocol.digest()[:12] not in site.run("status")

@@ -1,23 +1,25 @@
 """`make chaos`: a site that answers too late, and one that vanishes for a whole round and comes back for the next."""
 
-import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.coordinator import run_name
+from server.round_records import read_rounds
 from server.run_folder import RunFolder
+from simulations import chaos
 from simulations.chaos import Following
 from simulations.compartments import OneUser
-from simulations.faults import children
+from simulations.faults import courier_at_work
 from simulations.local_federation import LocalFederation
 
 pytestmark = [
@@ -38,18 +40,11 @@ DEADLINES = {"deadlines": {"ready_minutes": 10.0, "round_minutes": DEADLINE_SECO
 PATIENCE_SECONDS = 900.0
 
 
-def await_that(moment: Callable[[], bool], what: str) -> None:
-    """Wait until something is so."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not moment():
-        assert time.monotonic() < give_up, f"waited in vain until {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
-def records(tiny: Any, hospitals_on_disk: Path) -> list[dict[str, Any]]:
+def records(tiny: Any, hospitals_on_disk: Path) -> Sequence[Mapping[str, Any]]:
     """Run four rounds: south's agent stands still in round 1, south is gone in round 3, and is back before round 4."""
     said: list[str] = []
+    await_that = partial(chaos.await_that, patience_seconds=PATIENCE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="stragglers") as name:
         folder = Path(name)
         hospitals = shutil.copytree(hospitals_on_disk, folder / "hospitals")
@@ -65,42 +60,33 @@ def records(tiny: Any, hospitals_on_disk: Path) -> list[dict[str, Any]]:
             run = RunFolder(path=federation.place.runs / run_name(federation.protocol))
             programs = federation.programs
 
-            def rounds() -> list[dict[str, Any]]:
-                file = run.path / "rounds.jsonl"
-                return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-            def stage() -> str:
-                return json.loads(run.status.read_text())["stage"] if run.status.exists() else ""
-
-            def at_work() -> bool:
-                return bool(children(programs.running["south-courier"].pid, "flwr-clientapp"))
-
             following = Following(federation, said)
-            await_that(lambda: stage() == "rounds" and at_work(), "south's courier has round 1's task")
+            await_that(lambda: chaos.stage(run) == "rounds", "the rounds begin")
+            await_that(lambda: courier_at_work(federation, "south"), "south's courier has round 1's task")
             programs.running["south-agent"].send_signal(signal.SIGSTOP)
             time.sleep(DEADLINE_SECONDS + 5)
             programs.running["south-agent"].send_signal(signal.SIGCONT)
-            await_that(lambda: len(rounds()) == 2, "round 2 is finished")
+            await_that(lambda: len(read_rounds(run.path)) == 2, "round 2 is finished")
             for role in ("agent", "link", "courier"):
                 programs.running[f"south-{role}"].kill()
             federation.stop_site("south")  # before anybody starts them again
-            await_that(lambda: len(rounds()) == 3, "round 3 is finished without south")
+            await_that(lambda: len(read_rounds(run.path)) == 3, "round 3 is finished without south")
             federation.start_site("south")
             assert following.ended(PATIENCE_SECONDS) is None, "\n".join(said)
-            return rounds()
+            return read_rounds(run.path)
 
 
-def refusals(records: list[dict[str, Any]], site: str) -> list[bool]:
+def refusals(records: Sequence[Mapping[str, Any]], site: str) -> list[bool]:
     return [record["sites"][site]["refusal"] is not None for record in records]
 
 
-def test_a_site_that_vanishes_rejoins_in_the_next_round(records: list[dict[str, Any]]) -> None:
+def test_a_site_that_vanishes_rejoins_in_the_next_round(records: Sequence[Mapping[str, Any]]) -> None:
     """Rounds that it missed are not lost and not repeated; it trains in the first one after it is back."""
     assert refusals(records, "south") == [True, False, True, False]
     assert refusals(records, "north") == [False] * 4
     assert not any(record["lost"] for record in records)
 
 
-def test_a_late_reply_is_counted_and_dropped(records: list[dict[str, Any]]) -> None:
+def test_a_late_reply_is_counted_and_dropped(records: Sequence[Mapping[str, Any]]) -> None:
     """South's update of round 1 came while round 1 was evaluated: it is no part of the model, and round 2 counts it."""
     assert [record["late_replies"].get("south", 0) for record in records[:2]] == [0, 1]

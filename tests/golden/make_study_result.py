@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 from server.explanation import Explanation, explanations
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
-from server.image_shift import recognitions, site_pairs
+from server.image_shift import mostly_apart, recognitions, site_pairs
 from server.leading import leading
 from server.new_hospital import new_hospital
 from server.other_thresholds import OtherThresholds, other_thresholds
 from server.receipt import Receipt
-from server.remedies import Remedies, remedies
+from server.remedies import Remedies, Scale, remedies
 from server.results import (
     BaselineModel,
     Baselines,
     DomainShift,
     Environment,
+    Harmonised,
     RoundResult,
     Selection,
     SiteRound,
@@ -36,13 +37,14 @@ from server.results_json import write
 from server.shortcuts import corner_findings
 from server.subgroup_results import Subgroups, subgroups
 from shared.average_precision import average_precision
-from shared.description import CornerEffect, CornerTest, Description
+from shared.description import CornerEffect, CornerTest, Description, MarkTest
 from shared.domain_shift import heterogeneity, site_differences
 from shared.estimates import ScoreQuality
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import summarise as summarise_intensity
 from shared.intervals import wilson
+from shared.landmarks import TENTHS, Landmarks, standard_scale
 from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.protocol import Evaluation
@@ -370,6 +372,8 @@ def tried(
             threshold=points[finding].threshold,
             others=others[finding],
             explained=told[finding],
+            apart=mostly_apart(site_pairs(descriptions())),
+            scale=Scale.LANDMARKS,
             min_positives=30,
             confidence=0.95,
         )
@@ -392,6 +396,17 @@ def evidence(one: FindingResult) -> Evidence:
     )
 
 
+def harmonised() -> Harmonised:
+    """Invent where each site's landmarks lay; hillcrest's are held back."""
+    own = {
+        site: None
+        if site == "hillcrest"
+        else Landmarks(patients=60 + 20 * place, positions=tuple(tenth / 10 - 0.04 * apart for tenth in TENTHS))
+        for place, (site, apart) in enumerate(APART.items())
+    }
+    return Harmonised(standard=standard_scale(one for one in own.values() if one), sites=own)
+
+
 APART = {"hillcrest": 0.0, "island_clinic": 0.2, "northgate": 0.0, "riverside": 0.3, "st_marys": 1.5}
 
 
@@ -407,6 +422,7 @@ def descriptions() -> dict[str, Description]:
             features=features if features.dimensions else Withheld(),
             intensity=summarise_intensity(levels / levels.sum(axis=1, keepdims=True), seed=0),
             corners=tuple(corner_test(site, finding, drawn) for finding in FINDINGS),
+            marks=tuple(mark_test(site, finding) for finding in FINDINGS),
         )
     return found
 
@@ -426,6 +442,13 @@ def corner_test(site: str, finding: str, drawn: np.random.Generator) -> CornerTe
     )
 
 
+def mark_test(site: str, finding: str) -> MarkTest | Withheld:
+    if site == "hillcrest":
+        return Withheld()
+    marked = {("st_marys", "pneumonia"): 0.91, ("riverside", "effusion"): 0.88}.get((site, finding), 0.52)
+    return MarkTest(split=Side.TRAIN, positive_patients=64, negative_patients=151, areas=(marked, 0.49, 0.54, 0.5))
+
+
 def of_images(
     sites: dict[str, dict[str, Split]], told: dict[str, dict[str, Explanation]], measured: DomainShift
 ) -> DomainShift:
@@ -443,7 +466,8 @@ def of_images(
         measured,
         distances=site_pairs(known),
         site_identifiability=recognitions(known, test, confidence=0.95, seed=0),
-        corners=corners,
+        corners={finding: one.blanked for finding, one in corners.items()},
+        marks={finding: one.marks for finding, one in corners.items()},
         leading={finding: leading(told[finding], corners[finding], alpha=0.05) for finding in FINDINGS},
     )
 
@@ -519,6 +543,7 @@ def study_result() -> StudyResult:
             local={site: model for site, (model, _) in local.items()}, pooled=baseline(dict.fromkeys(SITES, -0.1))
         ),
         remedies=tried(sites, points, explained(sites, points)),
+        harmonised=harmonised(),
         personal=own_layers(scored, points),
         unseen=unseen,
         new_hospital={
@@ -532,6 +557,7 @@ def study_result() -> StudyResult:
         explanations=explained(sites, points),
         subgroups={finding: by_sex(sites, finding) for finding in FINDINGS},
         notes=("northgate and riverside use the same vendor's scanners.",),
+        blended=own_layers(scored, points),
     )
 
 

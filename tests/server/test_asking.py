@@ -128,6 +128,27 @@ def test_the_second_answer_to_a_task_asked_twice_is_not_late(clock: Any) -> None
     assert desk.late == {}
 
 
+def test_a_site_that_is_known_to_be_quick_is_asked_again_soon(clock: Any) -> None:
+    """Of a site that takes 30 s, silence means after 90 s that a message was lost; the next wait is twice as long."""
+    network = Network(clock, lambda _, attempt: 30 if attempt in (0, 3) else None)
+    desk = Desk(network)
+    assert len(codes(desk.ask(tasks(1), 10_000))) == 1
+    began = clock.now
+    assert len(codes(desk.ask(tasks(1, number=2), 10_000))) == 1
+    assert [after - began for after in network.attempts[1][1:]] == pytest.approx([0, 90, 270], abs=2)
+    assert clock.now - began == pytest.approx(300, abs=2)
+
+
+def test_a_site_is_not_thought_quick_because_its_answer_was_stored(clock: Any) -> None:
+    """The second sending is answered at once, from the site's store; the longest time is what counts."""
+    network = Network(clock, lambda _, attempt: (200, None, 1, None, 1)[attempt])
+    desk = Desk(network)
+    for number in (1, 2, 3):
+        assert len(codes(desk.ask(tasks(1, number=number), 10_000))) == 1
+    gaps = [after - before for before, after in zip(network.attempts[1], network.attempts[1][1:], strict=False)]
+    assert (gaps[1], gaps[3]) == pytest.approx((600, 600), abs=2)
+
+
 def test_a_dropped_site_is_not_waited_for(clock: Any) -> None:
     """Dropped while it is asked, it is left at once; dropped before, it is not asked."""
     gone: set[int] = set()

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from server.checkpoint import CheckpointFolder, RunState, save_tensors, write_rounds
+from server.checkpoint import CheckpointFolder, RunState, save_tensors
+from server.round_records import read_rounds, write_rounds
 from shared.errors import StorageError
+from shared.landmarks import Landmarks, standard_scale
 
 RNG = np.random.default_rng(3)
 
@@ -33,6 +35,19 @@ def test_what_was_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     assert all(np.array_equal(loaded.model[name], saved.model[name]) for name in saved.model)
     assert np.array_equal(loaded.optimiser["m/z"], saved.optimiser["m/z"])
     assert (loaded.round, loaded.history, loaded.best) == (4, saved.history, (2, 0.75))
+
+
+def test_the_sites_landmarks_and_their_mean_come_back(tmp_path: Path) -> None:
+    """A scale that was sent once stays, whoever answers after a restart; a site that withheld its own has no part."""
+    folder, saved = CheckpointFolder(tmp_path, fingerprint="study"), state(0)
+    assert saved.standard == ()
+    own = [Landmarks(patients=20 * n, positions=tuple(tenth / 10 / n for tenth in range(1, 10))) for n in (1, 3)]
+    saved.landmarks = {"south": own[1], "east": None, "north": own[0]}
+    folder.save(saved)
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.landmarks == saved.landmarks
+    assert loaded.standard == saved.standard == standard_scale(own)
 
 
 def test_nothing_saved_is_nothing_to_resume(tmp_path: Path) -> None:
@@ -116,5 +131,6 @@ def test_safetensors_own_error_is_told_too(tmp_path: Path, monkeypatch: pytest.M
 
 def test_rounds_are_one_line_each(tmp_path: Path) -> None:
     """rounds.jsonl holds one JSON record a finished round."""
-    write_rounds(tmp_path / "rounds.jsonl", state(3))
+    write_rounds(tmp_path, state(3).history)
+    assert [record["round"] for record in read_rounds(tmp_path)] == [1, 2, 3]
     assert (tmp_path / "rounds.jsonl").read_text().splitlines() == ['{"round": 1}', '{"round": 2}', '{"round": 3}']

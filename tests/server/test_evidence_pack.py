@@ -32,7 +32,7 @@ from shared.audit import AuditLog
 from shared.cli import application
 from shared.errors import StorageError, WeightsError
 from shared.model_facts import write_facts
-from shared.preprocessing import contract_of, golden_phantom, prepare
+from shared.preprocessing import golden_phantom, prepare
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def finished(tiny: Any, study_result: StudyResult, tmp_path_factory: pytest.Temp
     write_results(replace(study_result, study=own), found.results)
     write_report(replace(study_result, study=own), found.report)
     coordinator, _ = compose(protocol, weights_file=None)
-    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=2, norm_layers="trained")
+    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=2, standard=(), norm_layers="trained")
     save_tensors(found.model, coordinator.initial, facts=facts)
     return found
 
@@ -118,7 +118,7 @@ def test_the_facts_are_those_of_the_run(run: RunFolder, tmp_path: Path) -> None:
     assert facts["model"]["file_sha256"] == hashlib.sha256(run.model.read_bytes()).hexdigest()
     assert facts["model"]["arrays_sha256"] == evidence.facts.arrays_sha256
     assert facts["study"]["digest"] == evidence.facts.protocol.digest()
-    assert facts["preprocessing"]["sha256"] == contract_of(evidence.facts.protocol).digest()
+    assert facts["preprocessing"]["sha256"] == evidence.facts.contract.digest()
     assert facts["audit_chains"] == {"north (federated)": {"lines": 1, "head": log.head}}
     assert set(facts["approvals"]) == set(evidence.result.site_names)
     assert {one["word"] for one in facts["approvals"].values()} == {"simulated"}

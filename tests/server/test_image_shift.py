@@ -26,6 +26,7 @@ def described(seed: int, *, patients: int = 100, away: float = 0.0) -> Descripti
         features=features if features.dimensions else Withheld(),
         intensity=summarise_intensity(levels / levels.sum(axis=1, keepdims=True), seed=0),
         corners=(Withheld(),),
+        marks=(Withheld(),),
     )
 
 
@@ -68,7 +69,7 @@ def test_a_pair_is_compared_in_what_the_smaller_site_bears() -> None:
         "b": described(1, patients=55),
         "c": described(2, patients=30),
         "d": Refused(reason=Reason.NO_REPLY),
-        "e": Description(features=Withheld(), intensity=Withheld(), corners=()),
+        "e": Description(features=Withheld(), intensity=Withheld(), corners=(), marks=()),
     }
     found = {(pair.one, pair.other): pair for pair in site_pairs(sites)}
     assert set(found) == {("a", "b"), ("a", "c"), ("b", "c")}
@@ -108,9 +109,9 @@ def test_the_page_names_the_site_that_lies_apart_and_warns(study_result) -> None
     assert set(recognised) == told
 
 
-@pytest.mark.parametrize("fault", ["none", "targets", "covariance"])
+@pytest.mark.parametrize("fault", ["none", "targets", "marks", "covariance"])
 def test_a_description_that_cannot_be_does_not_enter(fault: str) -> None:
-    """Another number of targets, or a covariance with a negative variance, is counts of wrong form."""
+    """Another number of targets or of their marks, or a covariance with a negative variance, is of wrong form."""
     item = described(0)
     features = item.features
     assert isinstance(features, FeatureSummary)
@@ -124,10 +125,15 @@ def test_a_description_that_cannot_be_does_not_enter(fault: str) -> None:
     )
     reply = DescribeReply(
         description=Description(
-            features=broken if fault == "covariance" else features, intensity=item.intensity, corners=(Withheld(),)
+            features=broken if fault == "covariance" else features,
+            intensity=item.intensity,
+            corners=(Withheld(),),
+            marks=() if fault == "marks" else (Withheld(),),
         )
     )
     found = admit_description(reply, targets=2 if fault == "targets" else 1)
     assert found == (reply.description if fault == "none" else Refused(reason=Reason.WRONG_COUNT))
-    bare = DescribeReply(description=Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(),)))
+    bare = DescribeReply(
+        description=Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(),), marks=(Withheld(),))
+    )
     assert admit_description(bare, targets=1) == bare.description

@@ -1,4 +1,6 @@
-"""What the report says first: a mark before a gap, a gap before a share, and nothing where nothing was shown."""
+"""What the report says first: marks before a gap, a gap before a share, and nothing where nothing was shown."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,13 +8,14 @@ import pytest
 from server.admission import Reason, Refused
 from server.explanation import Explanation, Pattern, Shares
 from server.leading import Cause, Leading, leading
-from server.shortcuts import CornerFinding, corner_findings
-from server.wording_shift import leading_sentence
-from shared.corner_test import shown
-from shared.description import CORNERS, CornerEffect, CornerTest, Description
+from server.shortcuts import CornerFinding, CornerFindings, MarkFinding, corner_findings
+from server.wording_shift import leading_in_short, leading_sentence
+from shared.corner_test import shown, shown_area
+from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
 from shared.domain_shift import holm
 from shared.evidence import Withheld
 from shared.gap import Gap, Part
+from shared.split import Split
 
 NONE = Part(value=0.0, low=-0.1, high=0.1)
 
@@ -33,6 +36,17 @@ def corner(p: float, value: float = 1.0, name: str = "upper left", auc_without: 
     )
 
 
+def blanked(**sites: tuple[CornerFinding, ...]) -> CornerFindings:
+    return CornerFindings(blanked=sites, marks={})
+
+
+def marked(p: float, value: float = 0.9, reach: float = 0.08, name: str = "lower left") -> CornerFindings:
+    one = MarkFinding(corner=name, value=value, low=value - reach, high=value + reach, adjusted_p=p)
+    return CornerFindings(blanked={}, marks={"e": (one,)})
+
+
+NO_CORNERS = blanked()
+
 EVERYTHING = {
     "a": told(Pattern.PREVALENCE, 1e-4),
     "b": told(Pattern.DISCRIMINATION, 1e-5, value=0.2),
@@ -44,11 +58,11 @@ EVERYTHING = {
 
 def test_a_mark_leads_then_where_it_is_worse_then_better_then_the_share() -> None:
     """Each leads once what stands before it is taken away."""
-    marks = {"d": (corner(0.2), corner(0.001, name="lower right"))}
+    marks = blanked(d=(corner(0.2), corner(0.001, name="lower right")))
     found, left = [leading(EVERYTHING, marks, alpha=0.05)], dict(EVERYTHING)
     while found[-1].site is not None:
         left = {site: one for site, one in left.items() if site != found[-1].site or found[-1].cause is Cause.MARKER}
-        found.append(leading(left, {}, alpha=0.05))
+        found.append(leading(left, NO_CORNERS, alpha=0.05))
     assert [(one.cause, one.site) for one in found] == [
         (Cause.MARKER, "d"),
         (Cause.THRESHOLD, "c"),
@@ -62,58 +76,114 @@ def test_a_mark_leads_then_where_it_is_worse_then_better_then_the_share() -> Non
 @pytest.mark.parametrize("p", [0.024, 0.026])
 def test_two_kinds_of_tests_are_counted(p: float) -> None:
     """An adjusted p of .026 would be .05 at one of two kinds of tests: it does not lead, .024 does."""
-    for candidates in ((({"a": told(Pattern.BOTH, p)}), {}), ({}, {"a": (corner(p),)})):
+    for candidates in (({"a": told(Pattern.BOTH, p)}, NO_CORNERS), ({}, blanked(a=(corner(p),))), ({}, marked(p))):
         assert (leading(*candidates, alpha=0.05).cause is Cause.NONE_SHOWN) == (p > 0.025)
 
 
 def test_a_corner_that_speaks_against_the_disease_does_not_lead() -> None:
     """Only what brings the classes apart can stand in for the disease, and not by a few tenths of a logit."""
-    assert leading({}, {"a": (corner(1e-9, value=0.7),)}, alpha=0.05).cause is Cause.NONE_SHOWN
-    assert leading({}, {"a": (corner(1e-9, value=0.9),)}, alpha=0.05).cause is Cause.MARKER
-    assert leading({}, {"a": (corner(1e-9, value=-1.0),)}, alpha=0.05).cause is Cause.NONE_SHOWN
+    for value, cause in ((0.7, Cause.NONE_SHOWN), (0.9, Cause.MARKER), (-1.0, Cause.NONE_SHOWN)):
+        assert leading({}, blanked(a=(corner(1e-9, value=value),)), alpha=0.05).cause is cause
 
 
 def test_a_corner_without_which_cases_are_told_apart_as_well_does_not_lead() -> None:
     """A head of extreme logits on real films lost half a logit with a corner, and told cases apart better without."""
     for auc_without in (0.9, 0.95):
-        assert leading({}, {"a": (corner(1e-9, auc_without=auc_without),)}, alpha=0.05).cause is Cause.NONE_SHOWN
+        seen = blanked(a=(corner(1e-9, auc_without=auc_without),))
+        assert leading({}, seen, alpha=0.05).cause is Cause.NONE_SHOWN
+
+
+def test_a_mark_in_the_images_leads_and_leaves_the_gap_beside_it() -> None:
+    """One that the model was not shown to read says nothing against the sites' numbers: both are said."""
+    found = leading(EVERYTHING, marked(1e-6), alpha=0.05)
+    assert (found.cause, found.site, found.corner, found.area) == (Cause.MARK, "e", "lower left", 0.9)
+    assert found.beside is not None
+    assert (found.beside.cause, found.beside.site) == (Cause.THRESHOLD, "c")
+    alone = leading({}, marked(1e-6), alpha=0.05)
+    assert alone.beside is None
+    for say in (leading_sentence, leading_in_short):
+        assert "Beside that, c stands out" in say(found)
+        assert "Beside" not in say(alone)
+
+
+def test_a_mark_that_the_model_reads_stands_before_one_in_the_images() -> None:
+    """No comparison of sites stands then, so that none is put beside it."""
+    both = CornerFindings(blanked={"d": (corner(0.01),)}, marks=marked(1e-9).marks)
+    found = leading(EVERYTHING, both, alpha=0.05)
+    assert (found.cause, found.site, found.beside) == (Cause.MARKER, "d", None)
+
+
+@pytest.mark.parametrize(("value", "goes_with"), [(0.9, "the disease"), (0.1, "the absence of the disease")])
+def test_a_mark_may_go_with_the_absence(value: float, goes_with: str) -> None:
+    """A mark on the films of the healthy is as good a shortcut, and is told apart."""
+    found = leading({}, marked(1e-6, value), alpha=0.05)
+    assert found.cause is Cause.MARK
+    assert f"goes with {goes_with} (AUC {value:.3f}" in leading_sentence(found)
+    assert f"goes with {goes_with};" in leading_in_short(found)
+
+
+@pytest.mark.parametrize("value", [0.72, 0.28])
+def test_what_may_be_less_than_a_mark_does_not_lead(value: float) -> None:
+    """An interval that reaches .65, or .35, is no mark, however small p: findings and windows change corners too."""
+    assert leading({}, marked(1e-9, value), alpha=0.05).cause is Cause.NONE_SHOWN
+    assert leading({}, marked(1e-9, value, reach=0.06), alpha=0.05).cause is Cause.MARK
 
 
 @pytest.mark.parametrize("cause", list(Cause))
 def test_every_cause_has_its_sentence(cause: Cause) -> None:
     """It names the site and says 'consistent with', and never 'caused by'."""
     site = None if cause is Cause.NONE_SHOWN else "south"
-    said = leading_sentence(Leading(cause=cause, site=site, p=0.01 if site else None, corner="upper left"))
-    assert "caus" not in said
-    if site:
-        assert "south" in said
-        assert "consistent with" in said or cause is Cause.UNCLEAR
+    one = Leading(cause=cause, site=site, p=0.01 if site else None, corner="upper left", area=0.9)
+    for said in (leading_sentence(one), leading_in_short(one)):
+        assert "caus" not in said
+        if site:
+            assert "south" in said
+            assert "consistent with" in said or cause is Cause.UNCLEAR
 
 
 def test_corners_are_held_together_by_holm() -> None:
-    """All corners of all sites that sent any; a site that refused, withheld or has no effect is left out."""
+    """Both tests of all corners of all sites that sent any; one that refused, withheld or has no effect is left out."""
     drawn = np.random.default_rng(0)
 
     def site(first: float) -> Description:
         values = [first, *drawn.normal(0, 0.1, 3)]
         effects = tuple(CornerEffect(value=v, error=0.1, freedom=20, auc=0.9, auc_without=0.85) for v in values)
         test = CornerTest(positive_patients=21, negative_patients=30, effects=effects)
-        return Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(), test))
+        return Description(
+            features=Withheld(), intensity=Withheld(), corners=(Withheld(), test), marks=(Withheld(), mark(0.5))
+        )
+
+    def mark(first: float) -> MarkTest:
+        return MarkTest(split=Split.TRAIN, positive_patients=40, negative_patients=50, areas=(first, 0.5, 0.6, 0.4))
 
     empty = CornerTest(positive_patients=1, negative_patients=30, effects=())
+    none = MarkTest(split=Split.TRAIN, positive_patients=1, negative_patients=30, areas=())
     sites = {
         "south": site(0.8),
         "north": site(0.0),
         "east": Refused(reason=Reason.NO_REPLY),
-        "west": Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(), empty)),
+        "west": Description(
+            features=Withheld(), intensity=Withheld(), corners=(Withheld(), empty), marks=(Withheld(), none)
+        ),
     }
-    assert corner_findings(sites, 0, confidence=0.9) == {}
-    found = corner_findings(sites, 1, confidence=0.9)
+    sites["north"] = replace(sites["north"], marks=(Withheld(), mark(0.9)))
+    assert corner_findings(sites, 0, confidence=0.9) == CornerFindings(blanked={}, marks={})
+    both = corner_findings(sites, 1, confidence=0.9)
+    found = both.blanked
     assert {name: [one.corner for one in ones] for name, ones in found.items()} == {
         "north": list(CORNERS),
         "south": list(CORNERS),
     }
     raw = [shown(one.value, 0.1, 20, confidence=0.9) for ones in found.values() for one in ones]
-    assert [one.adjusted_p for ones in found.values() for one in ones] == pytest.approx(holm([one.p for one in raw]))
+    areas = [
+        shown_area(area, positives=40, negatives=50, confidence=0.9)
+        for first in (0.9, 0.5)
+        for area in (first, 0.5, 0.6, 0.4)
+    ]
+    assert list(both.marks) == ["north", "south"]
+    adjusted = [one.adjusted_p for kind in (found, both.marks) for ones in kind.values() for one in ones]
+    assert adjusted == pytest.approx(holm([one.p for one in (*raw, *areas)]))
+    first = both.marks["north"][0]
+    assert (first.corner, first.value, first.low, first.high) == ("upper left", 0.9, areas[0].low, areas[0].high)
     assert (found["south"][0].low, found["south"][0].high) == (raw[4].low, raw[4].high)
     assert found["south"][0].adjusted_p < 1e-5 < min(one.adjusted_p for one in found["north"])

@@ -1,6 +1,5 @@
 """A run as it stands, read from its folder at any moment: before the first round, amid them, at the end, damaged."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from server.live_run import read_run, run_names, stamp
+from server.round_records import write_rounds
 from server.run_status import StatusBoard
 from shared.errors import PolyclinicError
 
@@ -49,10 +49,6 @@ def run(tmp_path: Path, tiny: Any) -> Path:
     return folder
 
 
-def write_rounds(run: Path, *records: dict[str, Any]) -> None:
-    (run / "rounds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records), encoding="utf-8")
-
-
 def board(run: Path) -> StatusBoard:
     return StatusBoard(run / "status.json", ["north", "south", "west"], rounds=2, now=lambda: NOW)
 
@@ -76,7 +72,7 @@ def test_after_two_rounds_each_site_shows_what_it_did(run: Path) -> None:
     status.stage("rounds", number=2)
     status.site("north", "answered")
     status.refused("south", "update_not_finite")
-    write_rounds(run, record(1), record(2, refusal="update_not_finite"))
+    write_rounds(run, [record(1), record(2, refusal="update_not_finite")])
     north, south, west = read_run(run).sites
     assert north.heard == NOW.isoformat()
     assert north.rates == {"opacity": {"sensitivity": (9, 10)}}
@@ -89,7 +85,7 @@ def test_after_two_rounds_each_site_shows_what_it_did(run: Path) -> None:
 
 def test_a_simulated_run_has_no_status_and_is_read_all_the_same(run: Path) -> None:
     """Without status.json the rounds alone tell who takes part."""
-    write_rounds(run, record(1, refusal="no_reply"))
+    write_rounds(run, [record(1, refusal="no_reply")])
     live = read_run(run)
     assert (live.stage, [site.name for site in live.sites]) == ("rounds", ["north", "south"])
     assert live.sites[1].refusal == "no_reply"
@@ -118,7 +114,7 @@ def test_runs_are_listed_newest_first_and_other_folders_not(run: Path) -> None:
     other.mkdir()
     (other / "protocol.toml").write_text((run / "protocol.toml").read_text(), encoding="utf-8")
     before = stamp(run)
-    write_rounds(run, record(1))
+    write_rounds(run, [record(1)])
     assert stamp(run) != before
     assert run_names(run.parent) == ["tiny", "another"]
     assert run_names(run.parent / "nowhere") == []

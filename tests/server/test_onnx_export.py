@@ -38,7 +38,7 @@ def saved(tiny: Any, folder: Path, sections: dict[str, Any], *, norm_layers: Any
     coordinator, _ = compose(protocol, weights_file=None)
     arrays = dict(coordinator.initial) | {"fc.weight": coordinator.initial["fc.weight"] * np.float32(4)}
     thresholds = dict.fromkeys(protocol.task.targets, 0.4)
-    facts = write_facts(protocol, arrays, thresholds=thresholds, number=1, norm_layers=norm_layers)
+    facts = write_facts(protocol, arrays, thresholds=thresholds, number=1, standard=(), norm_layers=norm_layers)
     save_tensors(folder / "model.safetensors", arrays, facts=facts)
     return folder / "model.safetensors"
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
@@ -12,12 +13,13 @@ from client.evaluation import evidence_on
 from server.explanation import Explanation, explanations
 from server.other_thresholds import other_thresholds
 from server.receipt import Receipt
-from server.remedies import Remedies, remedies
+from server.remedies import Remedies, Scale, harmonising, remedies
 from server.report import render
 from server.results import StudyResult
 from server.wording_remedies import sentences
 from shared.evidence import Evidence
 from shared.paired import Paired
+from shared.protocol import Images
 from shared.score_calibration import recalibrated, recalibration
 from shared.scores import ScoredUnits, lower_edges
 
@@ -50,7 +52,15 @@ def tried(**planted: float) -> Remedies:
     )
     others = other_thresholds(sides[0], sides[1], target=0.95, claim="point", confidence=0.95)
     found = remedies(
-        sides[0], sides[1], threshold=THRESHOLD, others=others, explained=told, min_positives=30, confidence=0.95
+        sides[0],
+        sides[1],
+        threshold=THRESHOLD,
+        others=others,
+        explained=told,
+        apart={"north", "south"},
+        scale=Scale.LANDMARKS,
+        min_positives=30,
+        confidence=0.95,
     )
     assert set(found) == {*calm, "south"}
     return found["south"]
@@ -96,11 +106,22 @@ def test_recalibration_is_that_of_scikit_learn() -> None:
     assert after.mean() == pytest.approx(drawn.positive_M.mean(), abs=1e-6)
 
 
+def test_images_that_lie_apart_ask_for_harmonising_only_with_a_reason() -> None:
+    """A site whose images lie apart is told of it where its figures ask for something, and of what is not on yet."""
+    assert tried(shift=-2.0).scale == "landmarks"
+    assert tried().scale is None
+    images = {"window": "percentile", "harmonise": "none"}
+    assert harmonising(Images(**images)) == "landmarks"
+    assert harmonising(Images(**images | {"harmonise": "landmarks"})) is None
+    assert harmonising(Images(**images | {"window": "dicom"})) == "percentile"
+
+
 def test_few_positives_are_not_asked_about() -> None:
     """A site that is not ranked has no remedies, and one without validation evidence no calibration."""
     item = evidence(1, 400, shift=-2.0)
     others = other_thresholds({}, {"south": item}, target=0.95, claim="point", confidence=0.95)
     wish: dict[str, Any] = {"threshold": THRESHOLD, "others": others, "explained": {}, "confidence": 0.95}
+    wish |= {"apart": {"south"}, "scale": Scale.PERCENTILE}
     assert remedies({}, {"south": item}, min_positives=1000, **wish) == {}
     found = remedies({}, {"south": item}, min_positives=30, **wish)["south"]
     assert found == Remedies(own_point=None, recalibrated=None, own_layers=False)
@@ -116,12 +137,13 @@ def test_every_price_is_in_the_words() -> None:
     assert again
     again = replace(again, low=-0.02, high=-0.001)
     found = replace(found, recalibrated=again)
-    threshold, scores, layers = sentences(found, finding="opacity", unit="exam", layers=None)
+    threshold, scores, layers, scale = sentences(found, finding="opacity", unit="exam", layers=None)
     assert f"{point.found_after - point.found_before} more of {point.positives} exams with opacity" in threshold
     assert f"{point.alarms_after - point.alarms_before} more false alarms among {point.negatives} without" in threshold
     assert f"{again.before:.3f} to {again.after:.3f}" in scores
     assert "would be better" in scores
     assert "was not tried here" in layers
+    assert 'harmonise = "landmarks"' in scale
     helped = Receipt(
         units=9,
         positives=5,
@@ -142,5 +164,19 @@ def test_the_page_says_what_could_be_tried(study_result: StudyResult) -> None:
     for finding, sites in study_result.remedies.items():
         for site, one in sites.items():
             layers = study_result.personal[finding].get(site)
-            assert all(said in page for said in sentences(one, finding=finding, unit="exam", layers=layers))
+            assert all(
+                str(escape(said)) in page for said in sentences(one, finding=finding, unit="exam", layers=layers)
+            )
     assert "What could be tried" not in render(replace(study_result, remedies={}))
+
+
+def test_the_page_shows_the_scale_that_images_were_brought_to(study_result: StudyResult) -> None:
+    """Each site's landmarks, those that were held back, the standard, and whose lay farthest; nothing where none is."""
+    page = render(study_result)
+    assert study_result.harmonised
+    assert "st_marys&#39;s lay farthest from it, by 4.0 % of the range" in page
+    assert "averaged over 4 sites" in page
+    assert "held back: too few patients. Its images were brought to the others' standard." in page
+    for own in [*study_result.harmonised.sites.values()]:
+        assert all(f">{100 * one:.1f}<" in page for one in (own.positions if own else ()))
+    assert "Harmonised intensities</h3>" not in render(replace(study_result, harmonised=None))

@@ -230,8 +230,13 @@ def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
             distances=tuple(_pair_renamed(one, evil) for one in shift.distances),
             site_identifiability=tuple(_pair_renamed(one, evil) for one in shift.site_identifiability),
             corners={finding: renamed(dict(sites)) for finding, sites in shift.corners.items()},
-            leading={finding: replace(one, site=evil) for finding, one in shift.leading.items()},
+            marks={finding: renamed(dict(sites)) for finding, sites in shift.marks.items()},
+            leading={
+                finding: replace(one, site=evil, beside=one.beside and replace(one.beside, site=evil))
+                for finding, one in shift.leading.items()
+            },
         ),
+        harmonised=replace(study_result.harmonised, sites=renamed(dict(study_result.harmonised.sites))),
         subgroups={
             finding: replace(
                 one, rows=tuple(replace(row, site=evil if row.site == "st_marys" else row.site) for row in one.rows)
@@ -296,6 +301,7 @@ def test_a_calm_study_says_that_nothing_stands_out(study_result: StudyResult) ->
         rounds=tuple(replace(one, sites={}, validation={}) for one in study_result.rounds),
         domain_shift=DomainShift(heterogeneity={}, differences={}),
         subgroups={},
+        harmonised=None,
         notes=(),
     )
     assert "Nothing stands out" in Page(render(result)).text

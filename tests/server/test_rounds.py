@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.aggregation import ServerOptimiser
-from server.asking import RESEND_SECONDS, Desk
+from server.asking import Desk
 from server.checkpoint import RunState
+from server.patience import LONGEST_SECONDS
 from server.rounds import RoundPlan, chosen_round, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.errors import FederationError
@@ -140,19 +141,19 @@ def test_an_error_of_flowers_is_asked_again_with_the_same_task(clock: Clock) -> 
 
 
 def test_silence_is_asked_again_with_the_same_task(clock: Clock) -> None:
-    """A lost answer never comes: after RESEND_SECONDS the task is sent again, and both sendings are listened for."""
+    """A lost answer never comes: after LONGEST_SECONDS the task is sent again, and both sendings are listened for."""
     grid = LateGrid([1], clock, lambda _, attempt: None if attempt == 0 else 5.0)
-    assert nodes_of(ask(grid, tasks(grid, [1]), 10 * RESEND_SECONDS)) == [1]
-    assert [when for when, _, _ in grid.sent] == [0, RESEND_SECONDS]
+    assert nodes_of(ask(grid, tasks(grid, [1]), 10 * LONGEST_SECONDS)) == [1]
+    assert [when for when, _, _ in grid.sent] == [0, LONGEST_SECONDS]
     assert len({task_id for _, _, task_id in grid.sent}) == 1
     assert len(grid.pulled[-1]) == 2
 
 
 def test_a_late_first_answer_counts(clock: Clock) -> None:
     """An answer to the first sending is taken though the task was sent again meanwhile."""
-    grid = LateGrid([1], clock, lambda _, attempt: RESEND_SECONDS + 3 if attempt == 0 else None)
-    assert nodes_of(ask(grid, tasks(grid, [1]), 10 * RESEND_SECONDS)) == [1]
-    assert clock.now == RESEND_SECONDS + 3
+    grid = LateGrid([1], clock, lambda _, attempt: LONGEST_SECONDS + 3 if attempt == 0 else None)
+    assert nodes_of(ask(grid, tasks(grid, [1]), 10 * LONGEST_SECONDS)) == [1]
+    assert clock.now == LONGEST_SECONDS + 3
 
 
 def test_a_site_that_stays_silent_is_passed_over_at_the_deadline(clock: Clock) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from server.finding_result import FindingResult, Why, absent
+from server.leading import Cause, Leading
 from server.report import render
 from server.results import StudyResult
 from server.summary import Standing, least_safe, stands
@@ -110,6 +111,35 @@ def test_a_site_that_was_not_compared_is_said_to_be_so(study_result: StudyResult
     """Without a test against the others the answer claims no difference."""
     lonely = replace(study_result, domain_shift=replace(study_result.domain_shift, differences={}))
     assert "It could not be compared with other hospitals." in answers(lonely)[1].text
+
+
+def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None:
+    """A mark that the model reads at st_marys, one in riverside's images alone, and nothing: each in a sentence."""
+    why = answers(study_result)[2].text
+    assert "Over all hospitals, pneumonia: st_marys's images are consistent with a mark that the model reads" in why
+    assert "Over all hospitals, effusion: riverside's images are consistent with a mark in the upper left" in why
+    quiet = {"effusion": Leading(cause=Cause.NONE_SHOWN, site=None, p=None)}
+    alone = only(study_result, "effusion", {}, domain_shift=replace(study_result.domain_shift, leading=quiet))
+    assert "Over all hospitals: no site and no corner of the images stands out." in answers(alone)[2].text
+    unknown = answers(replace(alone, explanations={}))[2].text
+    assert unknown.startswith("There is not enough evidence to compare hospitals. Over all hospitals: no site")
+
+
+def test_why_says_nothing_twice(study_result: StudyResult) -> None:
+    """Where the least safe site's own pattern leads, or stands beside a mark, it is not told again."""
+    one = only(study_result, "effusion", {})
+    worst = least_safe(one)
+    assert worst is not None
+    gap = Leading(cause=Cause.DISCRIMINATION, site=worst.site, p=0.01)
+
+    def why(lead: Leading) -> str:
+        return answers(replace(one, domain_shift=replace(one.domain_shift, leading={"effusion": lead})))[2].text
+
+    assert "Over all hospitals: nothing stands out more." in why(gap)
+    elsewhere = next(site for site in one.site_names if site != worst.site)
+    mark = Leading(cause=Cause.MARK, site=elsewhere, p=0.01, corner="upper left", area=0.9, beside=gap)
+    assert "Beside that" not in why(mark)
+    assert f"Beside that, {elsewhere} stands out" in why(replace(mark, beside=replace(gap, site=elsewhere)))
 
 
 def test_one_finding_counts_hospitals(study_result: StudyResult) -> None:

@@ -7,7 +7,7 @@ import pytest
 from server.receipt import Receipt, Worth
 from server.report import render
 from server.results import StudyResult
-from server.wording_worth import personal, receipt
+from server.wording_worth import blended, personal, receipt
 from shared.paired import Paired
 
 
@@ -53,6 +53,30 @@ def test_the_sentence_says_what_was_shown(owed: Receipt, worth: Worth, said: str
 def test_own_layers_have_their_own_words(owed: Receipt, said: str) -> None:
     """Whether FedBN would have helped a site is said as its receipt is."""
     assert personal(owed, finding="opacity", unit="exam").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("owed", "said"),
+    [
+        (BETTER, "better than its own alone: 95.0 of 100 pairs in the right order, 90.0 alone (5.0 more"),
+        (WORSE, "worse than its own alone"),
+        (NEITHER, "neither better nor worse than its own alone, as far as is shown"),
+        (replace(BETTER, ranked=False), "too few exams with opacity (80) to say"),
+        (replace(BETTER, auc=None), "cannot be said: 80 of 200 exams have opacity."),
+    ],
+)
+def test_half_and_half_has_its_own_words(owed: Receipt, said: str) -> None:
+    """Whether a site's own head and the federated one together beat its own is said as its receipt is."""
+    assert blended(owed, finding="opacity", unit="exam").startswith(said)
+
+
+def test_half_and_half_is_on_the_page_where_it_was_tried(study_result: StudyResult) -> None:
+    """Each site has its sentence, and the page has nothing of it where nobody asked."""
+    page = render(study_result)
+    for finding, halves in study_result.blended.items():
+        assert halves
+        assert all(blended(one, finding=finding, unit="exam") in page for one in halves.values())
+    assert "half and half" not in render(replace(study_result, blended={}))
 
 
 def test_own_layers_are_on_the_page_where_they_were_tried(study_result: StudyResult) -> None:

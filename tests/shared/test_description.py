@@ -9,6 +9,7 @@ from shared.description import (
     CornerEffect,
     CornerTest,
     Description,
+    MarkTest,
     description_from_numbers,
     description_to_numbers,
 )
@@ -26,10 +27,15 @@ FULL = Description(
         CornerTest(positive_patients=1, negative_patients=12, effects=()),
         Withheld(),
     ),
+    marks=(
+        MarkTest(split=Split.TRAIN, positive_patients=10, negative_patients=12, areas=(0.25, 0.5, 0.75, 1.0)),
+        MarkTest(split=Split.TRAIN, positive_patients=1, negative_patients=12, areas=()),
+        Withheld(),
+    ),
 )
 
 
-@pytest.mark.parametrize("item", [FULL, Description(features=Withheld(), intensity=Withheld(), corners=())])
+@pytest.mark.parametrize("item", [FULL, Description(features=Withheld(), intensity=Withheld(), corners=(), marks=())])
 def test_it_comes_back_as_it_was(item: Description) -> None:
     """Exactly, whatever was withheld."""
     assert description_from_numbers(description_to_numbers(item)) == item
@@ -45,6 +51,10 @@ WRONG: dict[str, tuple[str, str, Any]] = {
     "no histogram": ("intensity", "shares", [2 / BINS] * BINS),
     "a negative share": ("intensity", "shares", [2.0, -1.0, *[0.0] * (BINS - 2)]),
     "an area above 1": ("corners0", "upper left", [0.1, 0.1, 9.0, 1.5, 0.5]),
+    "a mark's area above 1": ("marks0", "areas", [0.5, 0.5, 0.5, 1.01]),
+    "a mark's area for three corners": ("marks0", "areas", [0.5, 0.5, 0.5]),
+    "a mark's areas of one patient": ("marks0", "patients", [1, 12]),
+    "a mark of no split": ("marks0", "split", 3),
     "a negative error": ("corners0", "lower left", [0.1, -0.1, 9.0, 0.5, 0.5]),
 }
 

@@ -10,8 +10,8 @@ from shared.feature_summary import (
     MOST_DIMENSIONS,
     FeatureSummary,
     dimensions,
+    discriminant,
     frechet,
-    mahalanobis,
     project,
     summarise,
 )
@@ -75,16 +75,23 @@ def test_two_samples_of_one_site_lie_within_its_split_null() -> None:
     assert all(frechet(one.moments(20), far.moments(20)) > one.null(20) for one, _, far in draws)
 
 
-def test_mahalanobis_is_that_of_the_raw_data() -> None:
+def test_the_discriminant_is_that_of_the_raw_data() -> None:
     """From the sums alone, what numpy computes from all rows; None where the covariance has no inverse."""
-    one, other = cloud(60, 0), cloud(90, 1, away=0.5)
-    pooled = (59 * np.cov(one[:, :12].T) + 89 * np.cov(other[:, :12].T)) / 148
-    apart = (one.mean(axis=0) - other.mean(axis=0))[:12]
-    expected = apart @ np.linalg.inv(pooled) @ apart
-    sums = [summarise(data, split=Split.TRAIN, seed=0) for data in (one, other)]
-    assert mahalanobis(sums[0], sums[1], dimensions=12) == pytest.approx(expected, rel=1e-8)
+    drawn = (cloud(60, 0), 2 * cloud(90, 1, away=0.5))
+    sums = [summarise(data, split=Split.TRAIN, seed=0) for data in drawn]
+    one, other = (data[:, :12] for data in drawn)
+    pooled = (59 * np.cov(one.T) + 89 * np.cov(other.T)) / 148
+    apart = one.mean(axis=0) - other.mean(axis=0)
+    rule = np.linalg.inv(pooled) @ apart
+    found = discriminant(sums[0], sums[1], dimensions=12)
+    assert found is not None
+    assert found.distance == pytest.approx(apart @ rule, rel=1e-8)
+    spreads = [np.var(data @ rule, ddof=1) / (rule @ pooled @ rule) for data in (one, other)]
+    assert found.spreads == pytest.approx(spreads, rel=1e-8)
+    of_means = np.cov(one.T) / 60 + np.cov(other.T) / 90
+    assert found.chance == pytest.approx(np.trace(np.linalg.inv(pooled) @ of_means), rel=1e-8)
     flat = summarise(np.repeat(one[:, :1], 32, axis=1), split=Split.TRAIN, seed=0)
-    assert mahalanobis(flat, flat, dimensions=8) is None
+    assert discriminant(flat, flat, dimensions=8) is None
 
 
 def test_the_split_null_is_that_of_plain_halves() -> None:

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from shared.evidence import Withheld
+from shared.landmarks import Landmarks
 from shared.messages import (
     Answer,
+    DeliverTask,
     DescribeTask,
     EvaluateTask,
     Header,
     Kind,
+    LandmarksReply,
+    LandmarksTask,
     MalformedError,
     ReadyTask,
     Refusal,
@@ -29,6 +34,7 @@ def header(kind: Kind, **changes: object) -> Header:
     return Header(**({"protocol_digest": "d", "run_id": "r", "round": 2, "site": "north", "kind": kind} | changes))  # type: ignore[arg-type]
 
 
+SCALE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 ARRAYS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
@@ -40,7 +46,11 @@ def test_every_kind_of_task_comes_back() -> None:
         header=header(Kind.EVALUATE, detail="test+counts"), arrays={}, split=Split.TEST, thresholds=(0.25, 0.5)
     )
     assert decode_task(encode_task(task)) == task
-    describe = DescribeTask(header=header(Kind.DESCRIBE), arrays={})
+    own = DeliverTask(header=header(Kind.DELIVER), arrays={}, thresholds=(), documents={}, own=(0.25, -0.5, 1.25))
+    assert decode_task(encode_task(own)) == own
+    landmarks = LandmarksTask(header=header(Kind.LANDMARKS))
+    assert decode_task(encode_task(landmarks)) == landmarks
+    describe = DescribeTask(header=header(Kind.DESCRIBE, standard=SCALE), arrays={})
     assert decode_task(encode_task(describe)) == describe
 
 
@@ -69,6 +79,9 @@ def test_the_task_id_depends_on_each_part_and_not_on_the_arrays() -> None:
         ("site", 5),
         ("split", "everything"),
         ("thresholds", ["a"]),
+        ("standard", [0.5]),
+        ("standard", [*SCALE[:-1], float("nan")]),
+        ("standard", "bright"),
     ],
 )
 def test_a_task_with_a_wrong_field_is_malformed(key: str, value: object) -> None:
@@ -94,6 +107,17 @@ def test_a_task_without_its_arrays_is_malformed() -> None:
     del content["arrays"]
     with pytest.raises(MalformedError):
         decode_task(content)
+
+
+def test_landmarks_come_back_and_must_rise() -> None:
+    """Landmarks and their absence come back equal; those of nobody, too few or falling ones are malformed."""
+    for said in (Landmarks(patients=12, positions=SCALE), Withheld()):
+        answer = Answer(task_id="t", reply=LandmarksReply(landmarks=said))
+        assert decode_answer(encode_answer(answer)) == answer
+    for patients, positions in ((0, SCALE), (12, SCALE[:3]), (12, SCALE[::-1])):
+        bad = LandmarksReply(landmarks=Landmarks(patients=patients, positions=positions))
+        with pytest.raises(MalformedError):
+            decode_answer(encode_answer(Answer(task_id="t", reply=bad)))
 
 
 def test_a_refusal_carries_one_of_the_fixed_codes() -> None:

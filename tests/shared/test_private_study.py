@@ -107,6 +107,12 @@ def test_a_value_out_of_range_is_refused_by_its_key(privacy, key):
         private(privacy=privacy)
 
 
+def test_landmarks_are_refused_under_privacy():
+    """Their mean is of training patients, and nothing noises it."""
+    with pytest.raises(StudyError, match="harmonise = 'landmarks'"):
+        private(images={"harmonise": "landmarks"})
+
+
 def test_privacy_without_a_budget_is_no_study():
     """The epsilon has no default: it is the study's to answer for."""
     with pytest.raises(StudyError, match=r"\[privacy\] epsilon: is required"):

@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared.errors import StudyError
 from shared.protocol import STRATEGY_SETTINGS, StudyProtocol, read_protocol
@@ -194,6 +195,29 @@ def test_equal_studies_have_equal_digests_however_they_are_written(tmp_path):
 def test_whatever_a_study_says_is_in_its_digest(sections):
     """A site that approved one study has not approved another."""
     assert study(**sections).digest() != study().digest()
+
+
+def test_a_study_that_does_not_harmonise_keeps_its_digest():
+    """The key came later: where it says "none" it is not part of the canonical form, else it is."""
+    assert "harmonise" not in study().canonical()
+    assert study(images={"harmonise": "none"}).digest() == study().digest()
+    assert study(images={"harmonise": "landmarks"}).digest() != study().digest()
+
+
+@pytest.mark.parametrize("window", ["dicom", [50, 400]])
+def test_landmarks_begin_with_each_images_own_percentiles(window):
+    """Another window has other ends of the scale, and is refused beside landmarks."""
+    with pytest.raises(ValidationError, match="window = 'percentile'"):
+        study(images={"harmonise": "landmarks", "window": window})
+
+
+def test_own_calibration_is_for_findings():
+    """Scores of classes add up to 1, and would not after each was moved by itself; own thresholds are for both."""
+    classes = {"findings": (), "classes": ("a", "b")}
+    assert study(task=classes, evaluation={"own_settings": ["threshold"]}).evaluation.own_settings == ("threshold",)
+    assert study(evaluation={"own_settings": []}).digest() == study().digest()
+    with pytest.raises(ValidationError, match="is for findings"):
+        study(task=classes, evaluation={"own_settings": ["calibration"]})
 
 
 def test_the_digest_is_sha256_of_canonical_json():

@@ -33,6 +33,7 @@ def saved(tiny: Any, tmp_path: Path) -> Callable[..., Path]:
             coordinator.initial,
             thresholds={"opacity": POINT},
             number=2,
+            standard=(),
             norm_layers=norm_layers,
         )
         kept = {name: text for name, text in (facts | changes).items() if text is not None}
@@ -57,7 +58,9 @@ def test_what_was_written_is_read_without_pretrained_weights(tiny: Any, tmp_path
         tiny.protocol(**sections | {"model": sections["model"] | {"weights": "none"}}), weights_file=None
     )
     protocol = tiny.protocol(**sections)
-    facts = write_facts(protocol, trained.initial, thresholds={"opacity": POINT}, number=2, norm_layers="trained")
+    facts = write_facts(
+        protocol, trained.initial, thresholds={"opacity": POINT}, number=2, standard=(), norm_layers="trained"
+    )
     save_tensors(tmp_path / "m.safetensors", trained.initial, facts=facts)
     opened = open_model(tmp_path / "m.safetensors")
     assert opened.facts.protocol == protocol
@@ -69,10 +72,10 @@ def test_what_was_written_is_read_without_pretrained_weights(tiny: Any, tmp_path
 def test_the_preprocessing_is_in_the_file_in_words_and_as_a_digest(tiny: Any) -> None:
     """Another program can read what it must do; the digest is that of the study's contract."""
     protocol = tiny.protocol(images={"spacing_mm": 0.5})
-    facts = write_facts(protocol, {}, thresholds={}, number=1, norm_layers="trained")
+    facts = write_facts(protocol, {}, thresholds={}, number=1, standard=(), norm_layers="trained")
     stated = json.loads(facts["preprocessing"])
     assert (stated["size"], stated["spacing_mm"], stated["algorithm"]) == (32, 0.5, 1)
-    assert facts["preprocessing_sha256"] == contract_of(protocol).digest()
+    assert facts["preprocessing_sha256"] == contract_of(protocol, standard=()).digest()
 
 
 def test_another_preprocessing_is_refused(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:

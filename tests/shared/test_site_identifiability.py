@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from shared.feature_summary import FeatureSummary, mahalanobis, summarise
+from benchmarks.coverage import sites_told
+from shared.feature_summary import FeatureSummary, discriminant, summarise
 from shared.site_identifiability import Identifiability, identifiability
 from shared.split import Split
 
@@ -47,7 +48,8 @@ def test_the_distance_is_unbiased_and_its_interval_covers(sizes: tuple[int, int]
     distances = np.array([one.distance for one in found])
     assert abs(distances.mean() - away**2) < 3 * distances.std() / np.sqrt(300)
     p = min(sizes) // 5
-    plain = np.mean([mahalanobis(*sums(data), dimensions=p) for data in draws])
+    rules = [discriminant(*sums(data), dimensions=p) for data in draws]
+    plain = np.mean([rule.distance for rule in rules if rule])
     assert plain - away**2 > 10 * distances.std() / np.sqrt(300)
     true = norm.cdf(away / 2)
     if away:
@@ -55,6 +57,16 @@ def test_the_distance_is_unbiased_and_its_interval_covers(sizes: tuple[int, int]
         assert 0.92 <= covered <= 0.98
     else:  # the true value is the least there can be: it is missed on one side alone
         assert np.mean([one.low <= true for one in found]) >= 0.95
+
+
+@pytest.mark.parametrize(("accuracy", "wide"), [(0.97, 2.0), (0.995, 2.0), (0.97, 0.5)])
+def test_the_interval_covers_where_one_site_spreads_more(accuracy: float, wide: float) -> None:
+    """Of 300 and 116 patients, half of the features twice or half as wide at the second: 87 to 99 % of 300 hold it.
+
+    By the pooled spread alone 69, 41 and 79 % do: the site that is told less surely is known from few patients. Of
+    2,000 draws 95, 92 and 95 % hold (docs/results.md); the limit is three errors of 300 draws below the least.
+    """
+    assert 0.87 <= sites_told(wide=wide, accuracy=accuracy, sizes=(300, 116), draws=300) <= 0.99
 
 
 def test_the_accuracy_is_what_a_cross_fitted_rule_reaches() -> None:

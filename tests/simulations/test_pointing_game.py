@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def model(tiny: Any, folder: Path, **sections: Any) -> Path:
     protocol = tiny.protocol(**sections)
     coordinator, _ = compose(protocol, weights_file=None)
-    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, norm_layers="trained")
+    facts = write_facts(protocol, coordinator.initial, thresholds={}, number=1, standard=(), norm_layers="trained")
     save_tensors(folder / "model.safetensors", coordinator.initial, facts=facts)
     return folder / "model.safetensors"
 
@@ -37,7 +37,7 @@ def test_the_finding_is_where_the_film_has_more_than_the_same_film_without_it(
     tiny: Any, images: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After reading and preparing, whatever the geometry: the difference lies inside, next to none of it outside."""
-    contract = contract_of(tiny.protocol(images=images | {"size": 64, "window": [2047.5, 4095.0]}))
+    contract = contract_of(tiny.protocol(images=images | {"size": 64, "window": [2047.5, 4095.0]}), standard=())
     monkeypatch.setattr(synthetic_site, "expose", _same_noise(synthetic_site.expose))
     with_it = [phantom(contract, number=0, seed=(7, film)) for film in range(4)]
     monkeypatch.setattr(pointing_game, "draw_finding", lambda *_, **__: ())
@@ -81,7 +81,7 @@ def test_a_model_that_looks_at_the_finding_wins_and_one_that_looks_at_a_corner_l
     def at_finding(_model: Any, images: torch.Tensor, *, target: int, stage: str) -> torch.Tensor:
         image = len(seen) % 3
         seen.append(target)
-        _, region = phantom(contract_of(saved.facts.protocol), number=target, seed=(5, target, image))
+        _, region = phantom(saved.facts.contract, number=target, seed=(5, target, image))
         return torch.from_numpy(region.astype(np.float32))[None]
 
     monkeypatch.setattr(pointing_game, "METHODS", {"one": at_finding, "other": at_finding})

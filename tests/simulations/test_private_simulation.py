@@ -42,13 +42,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def study(tiny: Any) -> StudyProtocol:
-    """Give a private study that takes every patient in every step: its plan is computed in closed form."""
-    plain = tiny.protocol(training={"batch_size": 64, "optimiser": "sgd", "lr_head": 0.4, "momentum": 0.0})
-    data = plain.model_dump(mode="json", by_alias=True, exclude_none=True)
-    del data["task"]["classes"]
-    data["model"] |= {"norm": "folded", "features": "unit"}
-    data["training"]["loss"] = "bce"
-    return StudyProtocol.model_validate(data | {"privacy": {"epsilon": 6.0, "size_rounding": 10}})
+    """Give a private study of two rounds, whose size is rounded to tens."""
+    private: StudyProtocol = tiny.private_protocol(epsilon=6.0, size_rounding=10)
+    return private
 
 
 def federation(tiny: Any, study: StudyProtocol, folder: Path) -> Federation:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from server.finding_result import Why
 from server.results import StudyResult
@@ -234,6 +236,54 @@ def test_own_layers_are_compared_with_the_shared_ones(tiny: Any, sites: Path, tm
         assert federated
         assert one.auc.second == federated.value
     assert list((study.run.path / "sites" / "north").rglob("norm-*.safetensors"))
+
+
+def test_a_site_tests_what_is_made_of_both_heads(
+    tiny: Any, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--baselines local,blend takes the federated head and the site's own, and pairs what comes of them with its own.
+
+    Made of them is here a head of zeros: an AUC of .5 shows that this one was tested, and nobody trained it further.
+    """
+    made: list[tuple[Any, Any]] = []
+
+    def zeros(one: Any, other: Any) -> dict[str, Any]:
+        made.append((one, other))
+        return {name: np.zeros_like(array) for name, array in one.items()}
+
+    monkeypatch.setattr(main_job, "half_and_half", zeros)
+    study = job(tiny, tmp_path / "run", sites, baselines=("local", "blend"), federation={"rounds": 1})
+    simulate(study, Heard())
+    result = read(study.run.results)
+    folders = [(study.run.path, study.run.baseline(f"local-{site}")) for site in ("north", "south")]
+    for models, of in zip(made, folders, strict=True):
+        for model, folder in zip(models, of, strict=True):
+            (saved,) = (load_file(file) for file in (folder / "checkpoints").glob("*.safetensors"))
+            assert {f"model/{name}": array.tolist() for name, array in model.items()} == {
+                name: array.tolist() for name, array in saved.items()
+            }
+    for site, one in result.blended["opacity"].items():
+        own = result.baselines.local[site].sites[site]["opacity"].auc
+        assert one.auc
+        assert own
+        assert (one.auc.first, one.auc.second) == (0.5, own.value)
+    assert set(result.blended["opacity"]) == {"north", "south"}
+
+
+@pytest.mark.parametrize(
+    ("baselines", "sections", "said"),
+    [
+        (("blend",), {}, "Add local"),
+        (("local", "blend"), {"model": {"unfreeze": [{"round": 1, "from": "layer4"}]}}, "features of its own"),
+        (("local", "blend"), {"images": {"harmonise": "landmarks"}}, "features of its own"),
+    ],
+)
+def test_halves_that_do_not_fit_are_refused(
+    tiny: Any, tmp_path: Path, baselines: tuple[str, ...], sections: Any, said: str
+) -> None:
+    """Heads are averaged where both stand on the same features, and where there are two."""
+    with pytest.raises(StudyError, match=said):
+        refuse_impossible(job(tiny, tmp_path, None, baselines=baselines, **sections))
 
 
 @pytest.mark.parametrize(

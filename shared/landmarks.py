@@ -1,0 +1,107 @@
+"""Standard intensity landmarks: where a site's images have theirs, their mean over sites, and the map onto it.
+
+Nyúl and Udupa (Magn Reson Med 1999;42:1072) bring images onto one intensity scale in two steps: each image's own
+percentiles become the ends of the scale, and landmarks in between, here the deciles (Nyúl, Udupa and Zhang, IEEE
+Trans Med Imaging 2000;19:143), are moved, piecewise linearly, to where they lie on average. The percentile window
+(shared/preprocessing.py) is the first step; this is the second. The average is taken within each site and then over
+the sites, each counting once, so that no large site is the standard.
+
+Background is left out: landmarks are those of the pixels above black, and black stays black, white white.
+All arithmetic is in whole numbers or elementwise, so that the map has the same bits at every hospital.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.scores import Floats
+
+TENTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
+"""The landmarks: deciles of an image's pixels above black."""
+
+Standard = tuple[float, ...]
+"""Where the landmarks lie on average, from 0 (black) to 1 (white); empty where images are left as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landmarks:
+    """Mean positions of the landmarks over so many patients of one site, one image each, from 0 to 1."""
+
+    patients: int
+    positions: tuple[float, ...]
+
+
+def summarise(images_NCHW: Iterable[npt.NDArray[np.unsignedinteger]]) -> Landmarks:
+    """Average the landmarks of batches of prepared images; an image that is all black has none and does not count."""
+    total, count = np.zeros(len(TENTHS)), 0
+    for image in (image for batch in images_NCHW for image in batch):
+        if (own := _own(image)).size:
+            total, count = total + own / _white(image.dtype), count + 1
+    return Landmarks(patients=count, positions=tuple((total / count).tolist()) if count else ())
+
+
+def standard_scale(sites: Iterable[Landmarks]) -> Standard:
+    """Average over sites, each of which counts once, in the order given; empty without any."""
+    total, count = np.zeros(len(TENTHS)), 0
+    for one in sites:
+        total, count = total + np.array(one.positions), count + 1
+    return tuple((total / count).tolist()) if count else ()
+
+
+def checked(values: Sequence[float]) -> Standard:
+    """Take what came from outside as positions of the landmarks.
+
+    Raises:
+        ValueError: they are not as many as there are landmarks, not within black and white, or do not rise.
+    """
+    positions = tuple(float(value) for value in values)
+    ends = (0.0, *positions, 1.0)
+    rises = all(math.isfinite(one) for one in positions) and list(ends) == sorted(ends)
+    if len(positions) != len(TENTHS) or not rises:
+        raise ValueError("the landmarks do not rise from black to white")
+    return positions
+
+
+def harmonise(images_NCHW: npt.NDArray[np.unsignedinteger], standard: Standard) -> npt.NDArray[Any]:
+    """Move each image's own landmarks to the standard ones, piecewise linearly; the type stays.
+
+    An image's channels share one map. Landmarks that coincide in an image go to the mean of where they belong; one
+    that is white stays white. An image that is all black stays so.
+    """
+    mapped = np.empty_like(images_NCHW)
+    for place, image in enumerate(images_NCHW):
+        mapped[place] = _levels(_own(image), standard, white=_white(image.dtype)).astype(image.dtype)[image]
+    return mapped
+
+
+def _own(image_CHW: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Find an image's landmarks: the lowest level that so many tenths of the pixels above black do not exceed."""
+    counts = np.bincount(image_CHW.ravel(), minlength=_white(image_CHW.dtype) + 1)
+    counts[0] = 0
+    reached, total = np.cumsum(counts), int(counts.sum())
+    if not total:
+        return np.empty(0, np.int64)
+    return np.searchsorted(10 * reached, np.array(TENTHS) * total).astype(np.int64)
+
+
+def _levels(own: npt.NDArray[np.int64], standard: Standard, *, white: int) -> Floats:
+    """Say for every level from black to white what it becomes."""
+    levels = np.arange(white + 1, dtype=np.float64)
+    if not own.size:
+        return levels
+    inner = own < white
+    knots, place = np.unique(own[inner], return_inverse=True)
+    goals = np.bincount(place, weights=np.array(standard)[inner]) / np.bincount(place)
+    xs, ys = np.concatenate([[0], knots, [white]]).astype(np.float64), np.concatenate([[0.0], goals, [1.0]])
+    piece = np.searchsorted(xs, levels, side="right").clip(1, len(xs) - 1) - 1
+    share = (levels - xs[piece]) / (xs[piece + 1] - xs[piece])
+    moved: Floats = np.rint((ys[piece] * (1 - share) + ys[piece + 1] * share) * white)
+    return moved
+
+
+def _white(kind: np.dtype[Any]) -> int:
+    return int(np.iinfo(kind).max)
