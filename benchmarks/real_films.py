@@ -1,13 +1,14 @@
 """A study on real films over several patient splits: federated against each site alone and against pooled.
 
 python -m benchmarks.real_films STUDY.toml --sites DIR --weights FILE --out RUNS [--first 0] [--splits 5] [--set ...]
+    [--baselines local,pooled,blend]
 """
 
 import argparse
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +42,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--baselines", default="local,pooled")
     parser.add_argument("--set", action="append", default=[])
     asked = parser.parse_args()
     seeds = range(asked.first, asked.first + asked.splits)
     results = {seed: _run(asked, seed) for seed in seeds}
     for finding in results[asked.first].study.findings:
         scores = [score for split, result in results.items() for score in _scores(split, result, finding)]
-        print(f"\n### {finding}\n\n{_mean_table(scores)}\n\n{_verdict(scores)}\n\n{_split_table(scores)}")
+        verdict = "\n".join([_verdict(scores), *_halves(results, finding)])
+        print(f"\n### {finding}\n\n{_mean_table(scores)}\n\n{verdict}\n\n{_split_table(scores)}")
 
 
 def _run(asked: argparse.Namespace, seed: int) -> StudyResult:
@@ -57,7 +60,7 @@ def _run(asked: argparse.Namespace, seed: int) -> StudyResult:
         resume = ["--resume"] if (folder / "protocol.toml").exists() else []
         command = [str(Path(sys.executable).with_name("polyclinic")), "simulate", str(asked.study), "--seed", str(seed)]
         command += ["--sites", str(asked.sites), "--weights", str(asked.weights), "--out", str(folder)]
-        subprocess.run([*command, "--baselines", "local,pooled", *resume, *settings], check=True)  # noqa: S603
+        subprocess.run([*command, "--baselines", asked.baselines, *resume, *settings], check=True)  # noqa: S603
     return read(folder / "results.json")
 
 
@@ -131,6 +134,19 @@ def _verdict(scores: list[Score]) -> str:
         for site, gains in own
     ]
     return "\n".join(lines)
+
+
+def _halves(results: Mapping[int, StudyResult], finding: str) -> Iterator[str]:
+    """Say how each site's own head and the federated one, half and half, do on its own test patients."""
+    sites = sorted({site for result in results.values() for site in result.blended.get(finding, {})})
+    for site in sites:
+        owed = {n: run.blended[finding][site].auc for n, run in results.items() if site in run.blended[finding]}
+        pairs = {split: auc for split, auc in owed.items() if auc is not None}
+        shown = ", ".join(f"{auc.difference:+.3f} [{auc.low:+.3f}, {auc.high:+.3f}]" for auc in pairs.values())
+        yield (
+            f"- half and half on {site}'s own test patients: {_cell([auc.first for auc in pairs.values()])}; minus "
+            f"{site} alone: {statistics.fmean(auc.difference for auc in pairs.values()):+.3f} (by split: {shown})"
+        )
 
 
 def _at(scores: list[Score], model: str, site: str, split: int) -> float:

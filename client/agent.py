@@ -47,10 +47,11 @@ from shared.messages import (
     decode_task,
 )
 from shared.model import exchanged
-from shared.parameters import difference, digest, l2_norm
+from shared.parameters import digest
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
+from shared.update import difference
 from shared.wire import MAX_CONTENT_BYTES, TooLargeError, from_frames
 
 Harmonised = Callable[[Standard], Inputs]
@@ -183,8 +184,7 @@ class Agent:
         )
         if self.local_norm:
             self.local_norm.save(task.header.run_id, after=number)
-        update = difference(self.bench.arrays(names), task.arrays, wire=self.protocol.federation.wire)
-        norm = l2_norm(update)
+        update, norm = difference(self.bench.arrays(names), task.arrays, wire=self.protocol.federation.wire)
         if self.intake is not None:
             self.intake.remember(task, update_norm=norm)
         return TrainReply(
@@ -208,7 +208,7 @@ class Agent:
         outcome = private.train(
             task, bench=self.bench, inputs=self._inputs(task), records=self.records, protocol=self.protocol
         )
-        update = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
+        update, _ = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
         return TrainReply(
             update=update, loss_by_epoch=(), update_norm=0.0, images_per_second=0.0, seconds=outcome.seconds
         )

@@ -62,7 +62,9 @@ class GhostLinear:
     def squared_norms(self) -> torch.Tensor:
         """Squared norms (P,): of one image, the product of its two norms."""
         if self._inputs.shape[1] == 1:
-            return self._inputs.square().sum((1, 2)) * self._outputs.square().sum((1, 2))
+            inputs_P: torch.Tensor = torch.linalg.vector_norm(self._inputs.flatten(1), dim=1)
+            outputs_P: torch.Tensor = torch.linalg.vector_norm(self._outputs.flatten(1), dim=1)
+            return (inputs_P * outputs_P).square()
         return _ghost_norms(self._inputs.mT, self._outputs.mT)
 
     def weighted_sum(self, weights_P: torch.Tensor, left_out: torch.Tensor | None) -> torch.Tensor:
@@ -187,11 +189,17 @@ class BookedLinear(torch.autograd.Function):
     def backward(ctx: Any, outputs: torch.Tensor) -> Any:
         """Book, and pass the gradient on where something before it trains."""
         (inputs,), layer, images = ctx.saved_tensors, ctx.layer, ctx.images
+        weight, bias = of_linear(inputs, outputs, images=images)
         if layer.weight.requires_grad:
-            ctx.book(layer.weight, GhostLinear(_by_patient(inputs, images), _by_patient(outputs, images)))
+            ctx.book(layer.weight, weight)
         if layer.bias is not None and layer.bias.requires_grad:
-            ctx.book(layer.bias, Own(_over_images(outputs, images)))
+            ctx.book(layer.bias, bias)
         return outputs @ layer.weight if ctx.needs_input_grad[0] else None, None, None, None, None
+
+
+def of_linear(inputs: torch.Tensor, outputs: torch.Tensor, *, images: int) -> tuple[Booking, Booking]:
+    """Give a linear layer's gradients of weight and bias, of its inputs and output gradients, so many a patient."""
+    return GhostLinear(_by_patient(inputs, images), _by_patient(outputs, images)), Own(_over_images(outputs, images))
 
 
 class BookedBatchNorm(torch.autograd.Function):

@@ -1,8 +1,9 @@
 """Cryptographic random draws for privacy: each stream is keyed by the site's secret and bound to what it is used for.
 
 The bits are ChaCha20's (RFC 8439), under a key that HKDF-SHA256 (RFC 5869) derives from the secret, the task's id, the
-digest of the task's arrays, the step and the purpose. The same request draws the same again, so that a resumed round
-ends with the same bytes; any other request draws afresh. Who lacks the secret can tell no draw from a coin's.
+digest of the task's arrays, the step and the purpose. Small steps have one stream for some of them together, of
+which each takes bits that no other step takes. The same request draws the same again, so that a resumed round ends with
+the same bytes; any other request draws afresh. Who lacks the secret can tell no draw from a coin's.
 
 Gaussians are not read off as they are. A float has few bits, and an exact transform of few bits can be inverted
 (Mironov 2012; Holohan and Braghin 2021): each Gaussian here is a sum of four of fp64 divided by two (Holohan and
@@ -14,6 +15,7 @@ very many sums.
 import hashlib
 import hmac
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +35,10 @@ LARGEST: Final = 2 * math.sqrt(2 * 54 * math.log(2))
 _SALT: Final = b"polyclinic privacy noise, version 1"
 _CHUNK: Final = 1 << 15
 """Gaussians drawn at a time, so that a large model's noise stays in the processor's cache and takes no memory."""
+_TOGETHER: Final = 16
+"""Steps of which each needs few Gaussians are drawn at once: starting a stream takes as long as some thousand."""
+_AHEAD: Final = 1 << 16
+"""Gaussians, at most, that are drawn at once for several steps: those of 16 steps of a head on 2048 features."""
 _SUMMED: Final = 4
 _GRID_BITS: Final = 20
 """The grid's step is at most 2^-20 of the noise's scale: 16 scales fill the 24 bits of an fp32 exactly."""
@@ -50,6 +56,9 @@ class SecretStreams:
     task_id: str
     arrays_digest: str
     _extracted: bytes = field(init=False, repr=False)
+    _ahead: dict[tuple[str, int, int], torch.Tensor] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if len(self.key) != KEY_BYTES:
@@ -67,9 +76,7 @@ class SecretStreams:
 
     def gaussian(self, count: int, *, step: int, purpose: str) -> torch.Tensor:
         """Draw `count` independent standard Gaussians in fp64, on the CPU."""
-        stream = self._keystream(step, purpose)
-        chunks = [_gaussians(stream, min(_CHUNK, count - first)) for first in range(0, count, _CHUNK)]
-        return torch.cat(chunks) if chunks else torch.empty(0, dtype=torch.float64)
+        return torch.cat(list(self._chunks(count, step, purpose)))
 
     @torch.no_grad()
     def perturb(self, sums_D: torch.Tensor, *, scale: float, step: int, purpose: str) -> None:
@@ -77,14 +84,28 @@ class SecretStreams:
 
         Drawn and added in fp64, a chunk at a time.
         """
-        stream, grid = self._keystream(step, purpose), grid_of(scale)
-        for part in torch.split(sums_D, _CHUNK):
-            noise = _gaussians(stream, len(part)).to(part.device)
-            part.copy_(noise.mul_(scale).add_(part).div_(grid).round_().mul_(grid))
+        grid = grid_of(scale)
+        chunks = self._chunks(len(sums_D), step, purpose)
+        for part, noise in zip(torch.split(sums_D, _CHUNK), chunks, strict=True):
+            part.copy_(noise.to(part.device).mul(scale).add_(part).div_(grid).round_().mul_(grid))
 
     def seed(self, *, step: int, purpose: str) -> int:
         """Draw 63 bits for a generator whose draws protect nobody (augmentation, dropout)."""
         return int.from_bytes(self._keystream(step, purpose).update(bytes(8)), "little") >> 1
+
+    def _chunks(self, count: int, step: int, purpose: str) -> Iterator[torch.Tensor]:
+        """Give a step's Gaussians, a chunk at a time; those of small steps are drawn ahead, each from its own bits."""
+        if count * _TOGETHER > _AHEAD:
+            stream = self._keystream(step, purpose)
+            for first in range(0, count, _CHUNK):
+                yield _gaussians(stream, min(_CHUNK, count - first))[0]
+            return
+        group, place = divmod(step, _TOGETHER)
+        if (key := (purpose, count, group)) not in self._ahead:
+            stream = self._keystream(group, f"{purpose}, {_TOGETHER} steps of {count}")
+            self._ahead.clear()
+            self._ahead[key] = _gaussians(stream, count, steps=_TOGETHER)
+        yield self._ahead[key][place]
 
     def _keystream(self, step: int, purpose: str) -> "_Keystream":
         """Start the stream of one use: HKDF-Expand over the fields, each with its length before it, to one block."""
@@ -123,17 +144,17 @@ class _Keystream:
         return bits.bitwise_and_((1 << 53) - 1).double()
 
 
-def _gaussians(stream: _Keystream, count: int) -> torch.Tensor:
-    """Make standard Gaussians by Box and Muller (1958), four to a number.
+def _gaussians(stream: _Keystream, count: int, *, steps: int = 1) -> torch.Tensor:
+    """Make standard Gaussians (steps, count) by Box and Muller (1958), four to a number; no two steps share a bit.
 
     A number sums the cosines of four pairs and its neighbour their sines: cosine and sine of one pair are
     independent, and no pair comes twice in one sum.
     """
     if not count:
-        return torch.empty(0, dtype=torch.float64)
+        return torch.empty(steps, 0, dtype=torch.float64)
     half = (count + 1) // 2
-    words = stream.words(2 * _SUMMED * half).view(2, _SUMMED, half)
-    radius = words[0].add_(0.5).mul_(_UNIT).log_().mul_(-2).sqrt_()  # of (0, 1): the logarithm is finite
-    angle = words[1].mul_(2 * math.pi * _UNIT)
-    sums = torch.cat([(angle.cos() * radius).sum(dim=0), (angle.sin_() * radius).sum(dim=0)])
-    return sums.mul_(1 / math.sqrt(_SUMMED))[:count]
+    words = stream.words(steps * 2 * _SUMMED * half).view(steps, 2, _SUMMED, half)
+    radius = words[:, 0].add_(0.5).mul_(_UNIT).log_().mul_(-2).sqrt_()  # of (0, 1): the logarithm is finite
+    angle = words[:, 1].mul_(2 * math.pi * _UNIT)
+    sums = torch.cat([(angle.cos() * radius).sum(dim=1), (angle.sin_() * radius).sum(dim=1)], dim=1)
+    return sums.mul_(1 / math.sqrt(_SUMMED))[:, :count]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from client.layer_gradients import BookedBatchNorm, BookedConvolution, BookedGroupNorm, BookedLinear, Booking
+from client.layer_gradients import BookedBatchNorm, BookedConvolution, BookedGroupNorm, BookedLinear, Booking, of_linear
 from shared.errors import PrivacyError, StudyError
 from shared.normalisation import GatedBatchNorm2d
 
@@ -32,6 +32,9 @@ ONE_BY_ONE: Final = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, 
 
 SLACK: Final = 64
 """Norms are taken as larger by 64 units of rounding, so that rounding never lets a patient exceed the clip."""
+
+DID_NOT_RUN: Final = "a layer that trains did not run, so that its gradient is not known. Freeze it."
+RAN_TWICE: Final = "a layer ran twice in one pass, and is clipped as if it ran once. Change the model."
 
 Losses = Callable[[], torch.Tensor]
 """Runs the model on a batch and gives a loss of each image (N,), in which no image sees another."""
@@ -70,11 +73,14 @@ class ClippedSums:
             PrivacyError: a layer would mix the images, or did not run exactly once.
         """
         self._check_modes()
-        self._bookings.clear()
         self._images = weights_PK.shape[1]
-        torch.autograd.backward((losses() * weights_PK.flatten()).sum())
+        self._add_batch((losses() * weights_PK.flatten()).sum())
+
+    def _add_batch(self, loss: torch.Tensor) -> None:
+        self._bookings.clear()
+        torch.autograd.backward(loss)
         if len(self._bookings) != len(self._parts):
-            raise PrivacyError("a layer that trains did not run, so that its gradient is not known. Freeze it.")
+            raise PrivacyError(DID_NOT_RUN)
         with torch.no_grad():
             self._add_clipped()
         self._bookings.clear()
@@ -93,7 +99,7 @@ class ClippedSums:
             PrivacyError: the layer ran twice; its gradients would have to be clipped together.
         """
         if parameter in self._bookings:
-            raise PrivacyError("a layer ran twice in one pass, and is clipped as if it ran once. Change the model.")
+            raise PrivacyError(RAN_TWICE)
         self._bookings[parameter] = booking
 
     def run(self, rule: type[torch.autograd.Function], layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -108,6 +114,44 @@ class ClippedSums:
             raise PrivacyError(
                 "a BatchNorm is in training mode, and would mix patients. Use norm = 'folded', 'frozen' or 'group'."
             )
+
+
+class LinearSums(ClippedSums):
+    """The same where one linear layer alone trains, as the head does: autograd ends at its outputs.
+
+    What it would do behind them is known: the gradient of an image is its outputs' gradient times its inputs.
+    """
+
+    def __init__(self, model: nn.Module, *, clip: float) -> None:
+        super().__init__(model, clip=clip)
+        self._ran: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def run(self, _: object, layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """Run the layer, and let autograd begin behind it.
+
+        Raises:
+            PrivacyError: the layer ran twice.
+        """
+        if self._ran is not None:
+            raise PrivacyError(RAN_TWICE)
+        with torch.no_grad():
+            outputs = nn.Linear.forward(layer, inputs)  # type: ignore[arg-type]  # no other layer is run like this
+        outputs.requires_grad_()
+        self._ran = inputs.detach(), outputs
+        return outputs
+
+    def _add_batch(self, loss: torch.Tensor) -> None:
+        ran, self._ran = self._ran, None
+        if ran is None:
+            raise PrivacyError(DID_NOT_RUN)
+        inputs, outputs = ran
+        (gradients,) = torch.autograd.grad(loss, outputs)
+        with torch.no_grad():
+            weight, bias = of_linear(inputs, gradients, images=self._images)
+            squared_P = weight.squared_norms() + bias.squared_norms()
+            weights_P, left_out = clip_factors(squared_P, clip=self._clip, dtype=self.total_D.dtype)
+            for part, booking in zip(self._parts.values(), (weight, bias), strict=True):
+                part += booking.weighted_sum(weights_P, left_out).flatten()
 
 
 def clip_factors(
@@ -128,8 +172,10 @@ def clipped_sums(model: nn.Module, *, clip: float) -> Iterator[ClippedSums]:
         StudyError: a parameter that trains has no clipping rule, or a layer may mix the images of a batch.
     """
     refuse_what_cannot_be_clipped(model)
-    sums = ClippedSums(model, clip=clip)
     trained = [layer for layer in model.modules() if any(p.requires_grad for p in layer.parameters(recurse=False))]
+    sums = ClippedSums(model, clip=clip)
+    if len(sums.parameters) == 2 and [type(layer) for layer in trained] == [nn.Linear]:  # its weight and its bias
+        sums = LinearSums(model, clip=clip)
     try:
         for layer in trained:
             _set_forward(layer, partial(sums.run, RULES[type(layer)], layer))

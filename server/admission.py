@@ -110,7 +110,7 @@ def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_boun
     norm = l2_norm(reply.update)
     if not math.isfinite(norm):
         return Refused(reason=Reason.NOT_FINITE)
-    if norm > LARGEST_STEP * max(1.0, l2_norm(model)):
+    if norm > LARGEST_STEP and norm > LARGEST_STEP * l2_norm(model):
         return Refused(reason=Reason.TOO_LARGE)
     scale = min(1.0, norm_bound / norm) if norm_bound and norm else 1.0
     return Admitted(reply=reply, norm=norm, scale=scale)

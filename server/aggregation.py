@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
 
-from shared.parameters import BLOCK, Array, NamedArrays, blocks
+from shared.parameters import Array, NamedArrays
 
 ADAPTIVITY = 1e-3
 """tau of Reddi et al. 2021, Algorithm 2: keeps the adaptive step finite where the second moment is small."""
+
+ONE = torch.ones(())
+"""Rounds nothing: `sum + share × update × 1` rounds product and sum each for itself, as numpy would in two passes."""
 
 
 def capped_shares(weights: Mapping[str, float], *, cap: float) -> dict[str, float]:
@@ -38,23 +43,20 @@ class StreamingMean:
     """
 
     def __init__(self, like: NamedArrays) -> None:
-        self._sum = {name: np.empty(array.shape, np.float32) for name, array in like.items()}
-        self._scratch = np.empty(BLOCK, np.float32)
+        # numpy asks the system for large pages, torch does not: a tenth of the time of adding.
+        self._sum = {name: torch.from_numpy(np.empty(array.shape, np.float32)) for name, array in like.items()}
         self._shares: list[float] = []
 
     def add(self, update: NamedArrays, *, share: float, scale: float = 1.0) -> None:
         """Add one site's update, shrunk by `scale` (1: as it is), with its share of the whole."""
-        factor, begins = np.float32(share * scale), not self._shares
+        factor, begins = share * scale, not self._shares
         self._shares.append(share)
         for name, total in self._sum.items():
-            source = update[name].reshape(-1)
-            for place, block in blocks(total):
-                if begins:  # written, where adding to zeros would move twice the bytes
-                    np.multiply(source[place], factor, out=block)
-                    continue
-                scaled = self._scratch[: block.size]
-                np.multiply(source[place], factor, out=scaled)
-                block += scaled
+            source = from_dlpack(update[name]).float()
+            if begins:  # written, where adding to zeros would move twice the bytes
+                torch.mul(source, factor, out=total)
+            else:
+                total.addcmul_(source, ONE, value=factor)
 
     def finish(self, *, cap: float) -> dict[str, Array]:
         """Hand over the mean, and end.
@@ -63,11 +65,11 @@ class StreamingMean:
         because others are missing (docs/decisions/0003): no site ever moves the model by more than `cap` of its update,
         except where fewer than 1/cap sites were asked.
         """
-        divisor = np.float32(max(sum(self._shares), max(self._shares) / cap))
+        divisor = max(sum(self._shares), max(self._shares) / cap)
         if divisor != 1:  # it is 1 where no site is missing
             for total in self._sum.values():
                 total /= divisor
-        return self._sum
+        return {name: total.numpy() for name, total in self._sum.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

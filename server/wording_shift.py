@@ -98,6 +98,14 @@ def area(one: MarkFinding) -> str:
     return f"{wording.area(one.value)} ({wording.area_range(one.low, one.high)})"
 
 
+def cross_fitted(one: Recognition) -> str:
+    """Say what the features themselves tell, where a simulation had them; nothing where it had not."""
+    if one.cross_fitted is None:
+        return ""
+    raw, projected = wording.percent(one.cross_fitted.raw), wording.percent(one.cross_fitted.projected)
+    return f"cross-fitted: {projected} in the projection, {raw} from all features"
+
+
 def logits(one: CornerFinding) -> str:
     """Write a corner's effect with its interval."""
     return f"{wording.signed(one.value, 2)} ({wording.signed(one.low, 2)} to {wording.signed(one.high, 2)})"

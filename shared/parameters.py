@@ -1,6 +1,7 @@
-"""Named model arrays: order, difference, norm, finite check, digest."""
+"""Named model arrays: order, norm, finite check, form, digest."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -26,11 +27,6 @@ def blocks(array: Array) -> Iterator[tuple[slice, Array]]:
         yield place, flat[place]
 
 
-def difference(new: NamedArrays, old: NamedArrays, *, wire: Wire) -> dict[str, Array]:
-    """Subtract `old` from `new`, name by name, in fp32, and cast to what travels."""
-    return cast({name: np.subtract(new[name], old[name], dtype=np.float32) for name in new}, wire)
-
-
 def cast(arrays: NamedArrays, wire: Wire) -> dict[str, Array]:
     """Cast to what travels; arrays that have its dtype are passed on, not copied."""
     return {name: array.astype(WIRE_DTYPES[wire], copy=False) for name, array in arrays.items()}
@@ -42,13 +38,18 @@ def l2_norm(arrays: NamedArrays) -> float:
     Sums squares per block in fp32 and the blocks in fp64, so that it costs one read of memory.
     """
     total = 0.0
-    for array in arrays.values():
-        for _, block in blocks(array):
-            # fp16 would overflow at 256² already; a fp32 block is used as it is, without a copy.
-            wide = block.astype(np.float32, copy=False)
-            with np.errstate(over="ignore"):  # the result tells what is beyond fp32's squares
-                total += float(np.dot(wide, wide))
-    return float(np.sqrt(total))
+    with np.errstate(over="ignore"):  # the result tells what is beyond fp32's squares
+        for array in arrays.values():
+            for _, block in blocks(array):
+                total += squares(block)
+    return math.sqrt(total)
+
+
+def squares(block: Array) -> float:
+    """Add up the squares of one block, in fp32."""
+    # fp16 would overflow at 256² already; a fp32 block is used as it is, without a copy.
+    wide = block.astype(np.float32, copy=False)
+    return float(np.dot(wide, wide))
 
 
 def same_form(arrays: NamedArrays, expected: NamedArrays, *, wire: Wire) -> str | None:

@@ -151,10 +151,9 @@ def normalise(images_NCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
     batch, _, height, width = images_NCHW.shape
     normalised = torch.empty((batch, 3, height, width), dtype=torch.float32, device=device)
     # On a CPU one image at a time stays in the cache, which halves the time; on a GPU one launch takes all.
-    step = 1 if device.type == "cpu" else batch or 1
-    for start in range(0, batch, step):
-        part = slice(start, start + step)
-        normalised[part].copy_(images_NCHW[part]).mul_(gain).add_(offset)
+    one_by_one = zip(images_NCHW, normalised, strict=True)
+    for images, target in one_by_one if device.type == "cpu" else [(images_NCHW, normalised)]:
+        target.copy_(images).mul_(gain).add_(offset)
     return normalised.to(dtype)
 
 

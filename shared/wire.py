@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, TypeVar
@@ -27,11 +27,29 @@ class TooLargeError(ValueError):
 
 
 def record_of(arrays: NamedArrays) -> ArrayRecord:
-    """Encode arrays as Flower does (one .npy each), with a single copy of their bytes."""
+    """Encode arrays as Flower does (one .npy each), with a single copy of their bytes.
+
+    An array that shows the bytes of a .npy, as `arrays_from_record` and `write_array` give it, is not copied.
+    """
     record = ArrayRecord()  # ArrayRecord(a dictionary) would make each Array a second time
     for name, array in arrays.items():
         record[name] = _encode(array)
     return record
+
+
+def write_array(
+    shape: tuple[int, ...], dtype: str, write: Callable[[np.ndarray[Any, Any]], None]
+) -> np.ndarray[Any, Any]:
+    """Let `write` fill an array in the very bytes that will travel, and give it read-only.
+
+    Raises:
+        BufferError: `write` kept the array, and could change it later.
+    """
+    header = _npy_header(dtype, shape)
+    with BytesIO(bytes(len(header) + np.dtype(dtype).itemsize * math.prod(shape))) as stream:
+        stream.write(header)
+        write(_elements(stream.getbuffer(), dtype, shape))
+        return _elements(stream.getvalue(), dtype, shape)
 
 
 def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
@@ -72,20 +90,51 @@ def records_of(content: RecordDict, kind: type[RecordKind]) -> dict[str, RecordK
 
 
 def _encode(array: np.ndarray[Any, Any]) -> Array:
-    elements = np.ascontiguousarray(array).data.cast("B") if array.size else b""
-    payload = b"".join((_npy_header(str(array.dtype), array.shape), elements))
-    return Array(dtype=str(array.dtype), shape=array.shape, stype=NUMPY_STYPE, data=payload)
+    dtype, shape = str(array.dtype), array.shape
+    payload = _shown_by(array, dtype)
+    if payload is None:
+        elements = np.ascontiguousarray(array).data.cast("B") if array.size else b""
+        payload = b"".join((_npy_header(dtype, shape), elements))
+    return _array(dtype=dtype, shape=shape, stype=NUMPY_STYPE, data=payload)
+
+
+def _array(**fields: Any) -> Array:
+    """Make an Array of fields of the right types.
+
+    Flower's constructor (flwr 1.41) finds out first which of three forms it is given, and takes as long as it takes to
+    copy 50 KB.
+    """
+    array = Array.__new__(Array)
+    array.__dict__.update(fields)
+    return array
+
+
+def _shown_by(array: np.ndarray[Any, Any], dtype: str) -> bytes | None:
+    """Give the .npy of which an array shows all elements as they are, if there is one."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    header = _npy_header(dtype, array.shape)
+    if not isinstance(owner, bytes) or len(owner) != len(header) + array.nbytes or not owner.startswith(header):
+        return None
+    whole = _elements(owner, dtype, array.shape)
+    return owner if array.__array_interface__ == whole.__array_interface__ else None
 
 
 def _decode(array: Array) -> np.ndarray[Any, Any]:
     if array.stype != NUMPY_STYPE or array.dtype not in ACCEPTED_DTYPES:
         raise ValueError("an array is neither float32 nor float16, or is not stored as .npy")
-    header, dtype = _npy_header(array.dtype, array.shape), np.dtype(array.dtype)
+    header = _npy_header(array.dtype, array.shape)
     if not array.data.startswith(header):
         raise ValueError("an array is not of the form that its description says")
-    if len(array.data) != len(header) + dtype.itemsize * math.prod(array.shape):
+    if len(array.data) != len(header) + np.dtype(array.dtype).itemsize * math.prod(array.shape):
         raise ValueError("an array is longer or shorter than its description says")
-    return np.frombuffer(array.data, dtype, offset=len(header)).reshape(array.shape)
+    return _elements(array.data, array.dtype, array.shape)
+
+
+def _elements(npy: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Show the elements of a .npy, without a copy."""
+    return np.frombuffer(npy, dtype, offset=len(_npy_header(dtype, shape))).reshape(shape)
 
 
 @lru_cache(maxsize=1024)  # a model's arrays come again with each message, and numpy takes 20 µs to write a header
@@ -133,7 +182,7 @@ def from_frames(frames: Iterable[bytes], *, most_bytes: int = MAX_CONTENT_BYTES)
     if sum(entry[-1] for entry in entries) > most_bytes:
         raise TooLargeError("the content is larger than is accepted")
     for record, name, dtype, shape, stype, size in entries:
-        array = Array(dtype=dtype, shape=shape, stype=stype, data=_take(stream, size))
+        array = _array(dtype=dtype, shape=shape, stype=stype, data=_take(stream, size))
         records.setdefault(record, ArrayRecord())[name] = array
     if next(stream, None) is not None:
         raise ValueError("frames go on after the last array")

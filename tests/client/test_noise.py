@@ -78,12 +78,23 @@ def test_nothing_is_ever_drawn_twice() -> None:
         streams(arrays_digest="digest2"),
         streams(task_id="tas", arrays_digest="kdigest"),  # the fields' border counts
     ]
-    uses = [(0, "noise"), (1, "noise"), (10, "noise"), (0, "images"), (0, "1noise")]
-    drawn = [
-        set(each.gaussian(200, step=step, purpose=purpose).tolist())
-        for each, (step, purpose) in itertools.product(others, uses)
-    ]
-    assert len(set.union(*drawn)) == 200 * len(drawn)
+    uses = [(0, "noise"), (1, "noise"), (10, "noise"), (16, "noise"), (17, "noise"), (0, "images"), (0, "1noise")]
+    for count in (200, 10_000):  # of some steps at once, and of each step by itself
+        drawn = [
+            set(each.gaussian(count, step=step, purpose=purpose).tolist())
+            for each, (step, purpose) in itertools.product(others, uses)
+        ]
+        assert len(set.union(*drawn)) == count * len(drawn)
+    one, two = (streams().gaussian(count, step=0, purpose="noise") for count in (1, 2))
+    assert one[0] != two[0]
+
+
+def test_what_is_drawn_ahead_belongs_to_its_step() -> None:
+    """A step's noise is the same in whatever order steps are asked for, and using it changes nothing of it."""
+    asked, alone = streams(), streams().gaussian(513, step=18, purpose="noise")
+    for step in (18, 3, 17, 18, 18):
+        asked.perturb(torch.zeros(513), scale=0.5, step=step, purpose="noise")
+    assert torch.equal(asked.gaussian(513, step=18, purpose="noise"), alone)
 
 
 def test_the_stream_is_the_standards() -> None:

@@ -1,13 +1,15 @@
 """Clipped sums of patients' gradients: equal to a loop over patients, and never more than the clip for one of them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from client.per_sample import clip_factors, clipped_sums, refuse_what_cannot_be_clipped
+from client.layer_gradients import BookedLinear
+from client.per_sample import ClippedSums, LinearSums, clip_factors, clipped_sums, refuse_what_cannot_be_clipped
 from shared.errors import PrivacyError, StudyError
 from shared.loss import build_row_loss
 from shared.model import Classifier, ModelSpec, build, set_trainable
@@ -164,6 +166,43 @@ def test_the_studys_losses(kind, exclusive) -> None:
     clip = float(norms.median())
     true, _ = one_by_one(model, losses, images, labels, clip=clip)
     assert largest_error(at_once(model, losses, images, labels, clip=clip), true) < 1e-4
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("poison", [0.0, float("nan")])
+def test_a_head_alone_is_clipped_as_any_layer(images, poison) -> None:
+    """Where the head alone trains, the short way ends with the sums of the general one, broken images included."""
+    head = nn.Linear(64, 3).double()
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(8 * images, 64, generator=generator, dtype=torch.float64)
+    features[0, 0] += poison
+    labels = torch.randint(0, 2, (8 * images, 3), generator=generator).double()
+    weights = torch.full((8, images), 1 / images, dtype=torch.float64)
+    found = []
+    for kind in (LinearSums, ClippedSums):
+        sums = kind(head, clip=1.5)
+        layer = partial(sums.run, BookedLinear, head)
+        sums.reset()
+        for _ in range(2):
+            sums.add(lambda layer=layer: squares(layer(features), labels), weights)
+        found.append(sums.total_D.clone())
+    assert found[0].isfinite().all()
+    assert found[0].norm() > 1
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def test_a_head_alone_takes_the_short_way() -> None:
+    """It is taken for a study's head, and not where its bias is frozen or another layer trains."""
+    model = network("resnet18", "folded")
+    set_trainable(model, "head")
+    with clipped_sums(model, clip=1.0) as sums:
+        assert isinstance(sums, LinearSums)
+    model.fc.bias.requires_grad_(False)
+    with clipped_sums(model, clip=1.0) as sums:
+        assert not isinstance(sums, LinearSums)
+    set_trainable(model, "layer4")
+    with clipped_sums(model, clip=1.0) as sums:
+        assert not isinstance(sums, LinearSums)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning", "ignore::FutureWarning")

@@ -45,6 +45,19 @@ def test_mean_equals_numpy_average() -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_sum_rounds_product_and_sum_as_numpy_does() -> None:
+    """Each product is rounded before it is added, on every processor: a fused multiply-add gives other bits."""
+    updates = [arrays((70_003,), (3, 5, 7), ()) for _ in range(3)]
+    shares = (0.3, 0.123, 0.577)
+    mean = StreamingMean(updates[0])
+    for update, share in zip(updates, shares, strict=True):
+        mean.add(update, share=share)
+    summed = mean.finish(cap=1.0)
+    for name, value in summed.items():
+        products = [update[name] * np.float32(share) for update, share in zip(updates, shares, strict=True)]
+        np.testing.assert_array_equal(value, products[0] + products[1] + products[2], strict=True)
+
+
 def test_half_precision_updates_are_summed_in_single_precision() -> None:
     """2,000 updates of 1/2048 in fp16 add up to their mean; a fp16 accumulator would stall at 1."""
     update = {"w": np.full(3, 1 / 2048, np.float16)}

@@ -1,9 +1,9 @@
-"""Differences, norms, forms and digests of named arrays."""
+"""Norms, forms and digests of named arrays."""
 
 import numpy as np
 import pytest
 
-from shared.parameters import BLOCK, cast, difference, digest, l2_norm, same_form
+from shared.parameters import BLOCK, cast, digest, l2_norm, same_form
 
 RNG = np.random.default_rng(7)
 
@@ -29,13 +29,6 @@ def test_norm_is_not_finite_when_one_element_is_not(bad: float) -> None:
     array = np.zeros(1_000_000, np.float32)
     array[654_321] = bad
     assert not np.isfinite(l2_norm({"a": array}))
-
-
-def test_difference_of_half_precision_is_taken_in_single() -> None:
-    """The difference is computed in fp32 and only then cast to what travels."""
-    new, old = {"a": np.array([1.0001], np.float32)}, {"a": np.array([1.0], np.float16)}
-    assert difference(new, old, wire="fp32")["a"][0] == pytest.approx(1e-4, rel=1e-3)
-    assert difference(new, old, wire="fp16")["a"].dtype == np.float16
 
 
 def test_cast_passes_on_what_fits() -> None:

@@ -21,7 +21,15 @@ from shared.protocol import StudyProtocol
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
 from shared.wire import from_frames, to_frames
-from simulations.baselines import POOLED, PooledInputs, pool, pool_flows, pool_records, with_own_layers
+from simulations.baselines import (
+    POOLED,
+    PooledInputs,
+    half_and_half,
+    pool,
+    pool_flows,
+    pool_records,
+    with_own_layers,
+)
 
 
 @dataclass
@@ -141,3 +149,14 @@ def test_the_twin_with_own_layers_differs_in_them_alone() -> None:
     assert own.task == plain.task
     assert own.study == plain.study
     assert own.digest() != plain.digest()
+
+
+def test_half_and_half_says_the_mean_of_both_log_odds() -> None:
+    """On any features, in the arrays' own type; neither head is changed."""
+    rng = np.random.default_rng(0)
+    shapes = {"fc.weight": (2, 8), "fc.bias": (2,)}
+    one, other = ({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(2))
+    features_ND = rng.normal(size=(5, 8))
+    said = [features_ND @ head["fc.weight"].T + head["fc.bias"] for head in (one, other, half_and_half(one, other))]
+    assert said[2] == pytest.approx((said[0] + said[1]) / 2, abs=1e-6)
+    assert half_and_half(one, other)["fc.weight"].dtype == np.float32
