@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from client.delivery import Deliveries
-from client.describing import clear_rows, describe, one_a_patient
+from client.describing import clear_rows, describe, described_split, one_a_patient
 from client.egress import EgressGuard
 from client.evaluation import Witness, evaluate_split, nobody
 from client.features import in_batches
@@ -24,7 +24,7 @@ from client.task_store import TaskStore, request_digest
 from client.trainer import train_round
 from client.workbench import Workbench
 from shared.errors import TaskError
-from shared.landmarks import Standard, summarise
+from shared.landmarks import Standard, rises, summarise
 from shared.loss import Loss, build_loss, positive_weights
 from shared.messages import (
     Approval,
@@ -152,7 +152,12 @@ class Agent:
         clear = clear_rows(self.records, Split.TRAIN, exclusive=self.protocol.task.exclusive)
         rows = one_a_patient(clear, self.records)
         images = (self.inputs.images(batch).cpu().numpy() for batch in in_batches(rows))
-        return LandmarksReply(landmarks=summarise(images))
+        found = summarise(images)
+        if found.patients >= max(1, self.min_patients) and not rises(found.positions):
+            raise TaskError(
+                Refusal.DATA, "landmarks of this site's images coincide: too few grey levels, or half white"
+            )
+        return LandmarksReply(landmarks=found)
 
     def _inputs(self, task: Task) -> Inputs:
         """Give the images as the study says: on the standard scale that came with the task, or as they are."""
@@ -230,16 +235,14 @@ class Agent:
         return EvaluateReply(evidence=evidence)
 
     def _describe(self, task: DescribeTask) -> DescribeReply:
-        """Describe training patients; under [privacy], where what leaves of these is noised, validation patients."""
         self._load(task)
-        private = self.protocol.privacy is not None
         description = describe(
             self.bench,
             self._inputs(task),
             self.records,
             start=self.protocol.model.trains_from(task.header.round),
             exclusive=self.protocol.task.exclusive,
-            split=Split.VALIDATION if private else Split.TRAIN,
+            split=described_split(self.protocol),
             seed=partial(self.protocol.random_seed, "description"),
         )
         return DescribeReply(description=description)

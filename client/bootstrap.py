@@ -8,6 +8,7 @@ from pathlib import Path
 from client.agent import Agent, Harmonised
 from client.cache import fill
 from client.cohort import Cohort, build_cohort
+from client.describing import described_split
 from client.egress import EgressGuard
 from client.features import FeatureCache, Progress
 from client.inputs import Inputs, LiveInputs, StudyInputs
@@ -143,12 +144,14 @@ def compose_agent(
     """
     min_cell = site.config.policy.min_cell
     private = compose_private(protocol, patients=site.records.patients(Split.TRAIN), min_patients=min_cell, vault=vault)
+    flow = site.cohort.flow.counts()
     guard = EgressGuard(
         min_cell=min_cell,
         audit=vault.audit if vault else AuditLog(folder / "audit.jsonl"),
         exclusive=protocol.task.exclusive,
         wire=protocol.federation.wire,
         private=private.release if private else None,
+        described=flow.splits[described_split(protocol)].patients,
     )
     return Agent(
         site=site.name,
@@ -156,7 +159,7 @@ def compose_agent(
         bench=bench,
         records=site.records,
         inputs=inputs,
-        flow=site.cohort.flow.counts(),
+        flow=flow,
         guard=guard,
         min_patients=min_cell,
         local_norm=LocalNorm(bench, folder) if protocol.federation.local_norm else None,

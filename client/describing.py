@@ -18,6 +18,7 @@ from shared.intensity import image_shares
 from shared.intensity import summarise as summarise_intensity
 from shared.intervals import area
 from shared.preprocessing import normalise
+from shared.protocol import StudyProtocol
 from shared.scores import Floats
 from shared.split import Split
 
@@ -44,6 +45,11 @@ def describe(
         corners=corner_tests(bench, inputs, records, start=start, exclusive=exclusive),
         marks=mark_tests(inputs, records, split=split),
     )
+
+
+def described_split(protocol: StudyProtocol) -> Split:
+    """Name whose images are described: training patients; under [privacy], where these are noised, validation ones."""
+    return Split.TRAIN if protocol.privacy is None else Split.VALIDATION
 
 
 def clear_rows(records: Records, split: Split, *, exclusive: bool) -> Rows:
@@ -95,8 +101,13 @@ def mark_tests(inputs: Inputs, records: Records, *, split: Split) -> tuple[MarkT
 def mark_test(
     standing_NC: Floats, labels_N: npt.NDArray[np.floating], patients_N: npt.NDArray[np.int64], *, split: Split
 ) -> MarkTest:
-    """Compare both classes by the first assessed image of each patient: patients are independent, images are not."""
+    """Compare both classes by one image of each patient: patients are independent, images are not.
+
+    It is the first positive one, or the first negative one of who has none: a patient is positive if any image is, as
+    the patient flow and the evidence have it.
+    """
     assessed = np.flatnonzero((labels_N == 1) | (labels_N == 0))
+    assessed = assessed[np.argsort(labels_N[assessed] != 1, kind="stable")]
     _, first = np.unique(patients_N[assessed], return_index=True)
     positive = labels_N[assessed[first]] == 1
     one_each = standing_NC[assessed[first]]

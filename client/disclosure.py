@@ -8,7 +8,7 @@ from shared.description import CornerTest, Description, MarkTest
 from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import LEAST_DIMENSIONS, dimensions
-from shared.landmarks import Landmarks
+from shared.landmarks import CountedLandmarks, Landmarks
 from shared.released_flow import ClassCounts, Count, ReleasedFlow, SplitCounts
 from shared.subgroups import GroupEvidence
 
@@ -74,9 +74,11 @@ def _complemented(large: Groups, groups: tuple[GroupEvidence, ...]) -> Groups:
     return found
 
 
-def suppress_description(description: Description, *, min_cell: int, exclusive: bool) -> Description:
+def suppress_description(description: Description, *, patients: Count, min_cell: int, exclusive: bool) -> Description:
     """Withhold sums over fewer than `min_cell` patients, and features of too few to bear the least dimensions.
 
+    `patients` is how many the described split has: where fewer than `min_cell` of these, and not none, are outside a
+    sum, its number would tell how many, and the sum is withheld; so it is where nobody knows (None).
     Both corner tests are withheld like a finding's evidence: if a class has fewer than `min_cell` patients, and of
     classes all together.
 
@@ -87,9 +89,9 @@ def suppress_description(description: Description, *, min_cell: int, exclusive: 
     if not isinstance(features, Withheld):
         if features.dimensions > dimensions(features.patients):
             raise EgressError("the features are in more dimensions than a fifth of their patients.")
-        if features.patients < min_cell or features.dimensions < LEAST_DIMENSIONS:
+        if _tells(features.patients, of=patients, min_cell=min_cell) or features.dimensions < LEAST_DIMENSIONS:
             features = Withheld()
-    if not isinstance(intensity, Withheld) and intensity.patients < max(1, min_cell):
+    if not isinstance(intensity, Withheld) and _tells(intensity.patients, of=patients, min_cell=min_cell):
         intensity = Withheld()
     return Description(
         features=features,
@@ -97,6 +99,11 @@ def suppress_description(description: Description, *, min_cell: int, exclusive: 
         corners=_tests(description.corners, min_cell=min_cell, exclusive=exclusive),
         marks=_tests(description.marks, min_cell=min_cell, exclusive=exclusive),
     )
+
+
+def _tells(inside: int, *, of: Count, min_cell: int) -> bool:
+    """Tell whether a sum is over too few patients, or leaves too few of the split out."""
+    return inside < max(1, min_cell) or of is None or 0 < of - inside < min_cell
 
 
 def _tests(tests: tuple[_Test | Withheld, ...], *, min_cell: int, exclusive: bool) -> tuple[_Test | Withheld, ...]:
@@ -109,9 +116,13 @@ def _tests(tests: tuple[_Test | Withheld, ...], *, min_cell: int, exclusive: boo
 
 
 def suppress_landmarks(landmarks: Landmarks | Withheld, *, min_cell: int) -> Landmarks | Withheld:
-    """Withhold the mean of fewer than `min_cell` patients, and of nobody."""
-    few = isinstance(landmarks, Withheld) or landmarks.patients < max(1, min_cell)
-    return Withheld() if few else landmarks
+    """Withhold the mean of fewer than `min_cell` patients, of nobody, and of nobody knows how many.
+
+    The number itself stays here: beside the split's patients it would tell how many have the disease.
+    """
+    if not isinstance(landmarks, CountedLandmarks) or landmarks.patients < max(1, min_cell):
+        return Withheld()
+    return Landmarks(positions=landmarks.positions)
 
 
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:

@@ -46,7 +46,7 @@ from shared.messages import (
     encode_answer,
 )
 from shared.parameters import NamedArrays, Wire, same_form
-from shared.released_flow import ReleasedFlow
+from shared.released_flow import Count, ReleasedFlow
 from shared.signing import SigningKey
 from shared.split import Split
 from shared.wire import to_frames
@@ -86,7 +86,8 @@ class EgressGuard:
     the study's: classes that exclude one another, and the dtype that travels. `key` signs what leaves; simulated sites
     have none. The signature is part of the recorded frames. `digest` is taken of these; only a simulation, in which
     nothing leaves the machine, does without (docs/decisions/0011).
-    `private` is there under [privacy].
+    `private` is there under [privacy]. `described` is how many patients the split has that a description is of; no sum
+    over some of them leaves where nobody knows (None).
     """
 
     min_cell: int
@@ -94,6 +95,7 @@ class EgressGuard:
     exclusive: bool
     wire: Wire
     private: PrivateRelease | None = None
+    described: Count = None
     key: SigningKey | None = None
     digest: Digest = sha256_of
 
@@ -123,7 +125,9 @@ class EgressGuard:
                 released = EvaluateReply(evidence=kept)
                 what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]
             case DescribeTask(), DescribeReply(description=description):
-                shown = suppress_description(description, min_cell=self.min_cell, exclusive=self.exclusive)
+                shown = suppress_description(
+                    description, patients=self.described, min_cell=self.min_cell, exclusive=self.exclusive
+                )
                 shown = shown if self.private is None else self.private.description(shown)
                 released = DescribeReply(description=shown)
                 parts = {"features": shown.features, "intensity": shown.intensity}

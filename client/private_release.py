@@ -75,7 +75,6 @@ FIELDS: Final[Mapping[str, Release]] = {
     "GroupEvidence.group": Release.CONTROLLED,
     "GroupEvidence.positive_patients": Release.CONTROLLED,
     "GroupEvidence.negative_patients": Release.CONTROLLED,
-    "Landmarks.patients": Release.NEVER,
     "Landmarks.positions": Release.NEVER,
     "FeatureSummary.split": Release.PUBLIC,
     "FeatureSummary.patients": Release.CONTROLLED,

@@ -117,7 +117,7 @@ class CheckpointFolder:
                 history=facts["history"],
                 best=tuple(facts["best"]) if facts["best"] else None,
                 landmarks={
-                    site: Landmarks(patients=one["patients"], positions=tuple(one["positions"])) if one else None
+                    site: Landmarks(positions=tuple(one["positions"])) if one else None
                     for site, one in facts.get("landmarks", {}).items()
                 },
             )

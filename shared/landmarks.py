@@ -35,19 +35,25 @@ Standard = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landmarks:
-    """Mean positions of the landmarks over so many patients of one site, one image each, from 0 to 1."""
+    """Mean positions of the landmarks over patients of one site, one image each, from 0 to 1."""
 
-    patients: int
     positions: tuple[float, ...]
 
 
-def summarise(images_NCHW: Iterable[npt.NDArray[np.unsignedinteger]]) -> Landmarks:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedLandmarks(Landmarks):
+    """The same at the site itself, where it is known over how many patients; that number does not leave."""
+
+    patients: int
+
+
+def summarise(images_NCHW: Iterable[npt.NDArray[np.unsignedinteger]]) -> CountedLandmarks:
     """Average the landmarks of batches of prepared images; an image that is all black has none and does not count."""
     total, count = np.zeros(len(TENTHS)), 0
     for image in (image for batch in images_NCHW for image in batch):
         if (own := _own(image)).size:
             total, count = total + own / _white(image.dtype), count + 1
-    return Landmarks(patients=count, positions=tuple((total / count).tolist()) if count else ())
+    return CountedLandmarks(patients=count, positions=tuple((total / count).tolist()) if count else ())
 
 
 def standard_scale(sites: Iterable[Landmarks]) -> Standard:

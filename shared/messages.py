@@ -225,9 +225,7 @@ def encode_answer(answer: Answer) -> RecordDict:
         case LandmarksReply(landmarks=landmarks):
             state["kind"] = str(Kind.LANDMARKS)
             content["landmarks"] = MetricRecord(
-                {"withheld": 1}
-                if isinstance(landmarks, Withheld)
-                else {"patients": landmarks.patients, "positions": list(landmarks.positions)}
+                {"withheld": 1} if isinstance(landmarks, Withheld) else {"positions": list(landmarks.positions)}
             )
         case TrainReply() as reply:
             state["kind"] = str(Kind.TRAIN)
@@ -306,10 +304,7 @@ def _reply(content: RecordDict, kind: str, state: ConfigRecord) -> Reply:
 def _landmarks(numbers: Mapping[str, int | float | list[int] | list[float]]) -> Landmarks | Withheld:
     if "withheld" in numbers:
         return Withheld()
-    patients = numbers["patients"]
-    if type(patients) is not int or patients < 1:
-        raise ValueError("the landmarks are of nobody")
-    return Landmarks(patients=patients, positions=checked(numbers["positions"]))  # type: ignore[arg-type]
+    return Landmarks(positions=checked(numbers["positions"]))  # type: ignore[arg-type]
 
 
 def _matching(config: ConfigRecord, key: str, form: re.Pattern[str]) -> str:

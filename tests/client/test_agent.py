@@ -14,10 +14,12 @@ from client.bootstrap import compose_agent, site_inputs
 from client.workbench import Workbench
 from shared.audit import verify
 from shared.errors import DataError, StorageError
+from shared.evidence import Withheld
 from shared.landmarks import Landmarks, harmonise
 from shared.messages import (
     Answer,
     DeliverTask,
+    DescribeReply,
     DescribeTask,
     EvaluateReply,
     EvaluateTask,
@@ -202,8 +204,34 @@ def test_landmarks_are_those_of_training_patients_without_disease(tiny: Any, tmp
     ]
     assert isinstance(reply, LandmarksReply)
     assert isinstance(reply.landmarks, Landmarks)
-    assert reply.landmarks.patients == len(clear) > 1
+    assert len(clear) > 1
     assert reply.landmarks.positions == pytest.approx(np.mean(own, axis=0) / 255)
+
+
+def test_landmarks_that_coincide_are_refused_at_the_site(tiny: Any, tmp_path: Path) -> None:
+    """Films of two grey levels have landmarks on these alone, of which no scale can be made; the site says so."""
+    protocol = tiny.protocol(images={"harmonise": "landmarks"})
+    site, bench = tiny.hospital(protocol, tmp_path), tiny.bench(protocol)
+    films = np.where(site.pixels.cached > 100, 200, 100).astype(site.pixels.cached.dtype)
+    site = replace(site, pixels=replace(site.pixels, cached=films, digest="two levels"))
+    inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
+    agent = compose_agent(site, protocol, bench, inputs, folder=tmp_path / "two")
+    answer = ask(agent, LandmarksTask(header=header(protocol, Kind.LANDMARKS, round=0)))
+    assert code(answer) == Refusal.DATA
+    few = replace(agent, min_patients=1000, guard=replace(agent.guard, min_cell=1000))
+    hidden = ask(few, LandmarksTask(header=header(protocol, Kind.LANDMARKS, round=0)))
+    assert hidden.reply == LandmarksReply(landmarks=Withheld())
+
+
+def test_descriptions_tell_the_guard_how_many_patients_they_are_of(tiny: Any, tmp_path: Path) -> None:
+    """The number is that of the patient flow: of training patients, under [privacy] of validation patients."""
+    agent = tiny.agent(tiny.protocol(), tmp_path)
+    assert agent.guard.described == agent.flow.splits[Split.TRAIN].patients == agent.records.patients(Split.TRAIN)
+    held = replace(agent, guard=replace(agent.guard, min_cell=agent.guard.described))
+    arrays = initial(agent.bench)
+    asked = ask(held, DescribeTask(header=header(agent.protocol, Kind.DESCRIBE), arrays=arrays)).reply
+    assert isinstance(asked, DescribeReply)
+    assert isinstance(asked.description.intensity, Withheld)
 
 
 def test_a_study_that_does_not_harmonise_tells_no_landmarks(tiny: Any, tmp_path: Path) -> None:

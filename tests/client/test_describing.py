@@ -175,10 +175,10 @@ def test_a_mark_is_found_in_films_whatever_the_model_reads(tiny: Any, tmp_path: 
 
 
 def test_a_patient_counts_once_in_a_mark() -> None:
-    """By the first image of which the finding is assessed; a class of one patient gives no area."""
-    standing = np.array([[9.0], [1.0], [8.0], [2.0], [1.5], [7.0]]).repeat(4, axis=1)
-    labels = np.array([np.nan, 0, 1, 0, 0, 1])
-    found = mark_test(standing, labels, np.array([1, 1, 2, 3, 3, 4]), split=Split.TRAIN)
+    """By the first image that shows it, else by the first that is assessed; a class of one patient gives no area."""
+    standing = np.array([[9.0], [1.0], [8.0], [2.0], [9.5], [0.5], [7.0], [0.2]]).repeat(4, axis=1)
+    labels = np.array([np.nan, 0, 1, 0, 0, 0, 1, 1])
+    found = mark_test(standing, labels, np.array([1, 1, 2, 3, 3, 4, 4, 4]), split=Split.TRAIN)
     assert found == MarkTest(split=Split.TRAIN, positive_patients=2, negative_patients=2, areas=(1.0,) * 4)
     assert mark_test(standing[:4], labels[:4], np.array([1, 1, 2, 3]), split=Split.TRAIN).areas == ()
 

@@ -25,7 +25,7 @@ from shared.evidence import Evidence, Withheld
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import BINS
 from shared.intensity import summarise as summarise_intensity
-from shared.landmarks import Landmarks
+from shared.landmarks import CountedLandmarks, Landmarks
 from shared.messages import (
     Answer,
     Approval,
@@ -63,7 +63,7 @@ MAY_LEAVE = {
     "SplitCounts": {"patients", "exams", "classes"},
     "ClassCounts": {"positive_patients", "negative_patients", "positive_exams", "negative_exams"},
     "LandmarksReply": {"landmarks"},
-    "Landmarks": {"patients", "positions"},
+    "Landmarks": {"positions"},
     "TrainReply": {"update", "loss_by_epoch", "update_norm", "images_per_second", "seconds"},
     "EvaluateReply": {"evidence"},
     "DeliverReply": {"arrays_digest"},
@@ -95,7 +95,7 @@ MAY_LEAVE = {
 
 ON_THE_WIRE = {
     "query": {"flow": {"found", "excluded/*", "split/*"}},
-    "query.landmarks": {"landmarks": {"patients", "positions", "withheld"}},
+    "query.landmarks": {"landmarks": {"positions", "withheld"}},
     "train": {"metrics": {"loss_by_epoch", "update_norm", "images_per_second", "seconds"}},
     "evaluate": {
         "evidence*": {
@@ -204,7 +204,7 @@ def audit(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guard(audit: Path) -> EgressGuard:
-    return EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=False, wire="fp32")
+    return EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=False, wire="fp32", described=240)
 
 
 def read(frames: list[bytes]) -> Reply:
@@ -246,21 +246,34 @@ def test_sums_over_images_leave_of_enough_patients_alone(
     audit: Path, min_cell: int, patients: int, features: bool, intensity: bool
 ) -> None:
     """Features of fewer than 40 patients never leave, and neither sum of fewer than the hospital's min_cell."""
-    guard = EgressGuard(min_cell=min_cell, audit=AuditLog(audit), exclusive=False, wire="fp32")
+    guard = EgressGuard(min_cell=min_cell, audit=AuditLog(audit), exclusive=False, wire="fp32", described=200)
     reply = read(guard.release(DESCRIBE, description(patients)))
     assert isinstance(reply, DescribeReply)
     assert isinstance(reply.description.features, Withheld) is not features
     assert isinstance(reply.description.intensity, Withheld) is not intensity
 
 
+@pytest.mark.parametrize(("described", "leave"), [(None, False), (80, True), (81, False), (89, False), (90, True)])
+def test_a_sum_from_which_few_patients_would_follow_does_not_leave(
+    guard: EgressGuard, described: int | None, leave: bool
+) -> None:
+    """Of 89 patients in the flow, sums over the 80 without disease would tell that 9 have it; of 80, that none has."""
+    reply = read(dataclasses.replace(guard, described=described).release(DESCRIBE, description(80)))
+    assert isinstance(reply, DescribeReply)
+    for part in (reply.description.features, reply.description.intensity):
+        assert isinstance(part, Withheld) is not leave
+
+
 @pytest.mark.parametrize(("patients", "leaves"), [(0, False), (9, False), (10, True)])
 def test_landmarks_leave_of_min_cell_patients_and_never_under_privacy(audit: Path, patients: int, leaves: bool) -> None:
     """The mean of fewer patients than the hospital's min_cell is withheld; under [privacy] every mean is."""
     guard = EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=False, wire="fp32")
-    said = LandmarksReply(landmarks=Landmarks(patients=patients, positions=SCALE))
+    said = LandmarksReply(landmarks=CountedLandmarks(patients=patients, positions=SCALE))
     reply = read(guard.release(LANDMARKS, said))
     assert isinstance(reply, LandmarksReply)
-    assert isinstance(reply.landmarks, Withheld) is not leaves
+    assert reply.landmarks == (Landmarks(positions=SCALE) if leaves else Withheld())
+    uncounted = guard.release(LANDMARKS, LandmarksReply(landmarks=Landmarks(positions=SCALE)))
+    assert read(uncounted) == LandmarksReply(landmarks=Withheld())
     private = dataclasses.replace(guard, private=PrivateRelease(public_size=50, images_a_round=50.0))
     hidden = read(private.release(LANDMARKS, said))
     assert hidden == LandmarksReply(landmarks=Withheld())
@@ -315,7 +328,7 @@ def test_half_precision_travels_only_where_the_study_says_so(audit: Path) -> Non
 
 REPLIES: dict[str, Any] = {
     "flow": ready(flow()),
-    "landmarks": LandmarksReply(landmarks=Landmarks(patients=20, positions=SCALE)),
+    "landmarks": LandmarksReply(landmarks=CountedLandmarks(patients=20, positions=SCALE)),
     "update": update(),
     "evidence": EvaluateReply(evidence=(evidence(20),)),
     "description": description(80),
@@ -378,7 +391,7 @@ def test_every_field_that_a_reply_can_have_is_on_the_list() -> None:
 
 FULL: list[tuple[Task, Any]] = [
     (READY, ready(flow(excluded={"truncated": 30}))),
-    (LANDMARKS, LandmarksReply(landmarks=Landmarks(patients=20, positions=SCALE))),
+    (LANDMARKS, LandmarksReply(landmarks=CountedLandmarks(patients=20, positions=SCALE))),
     (TRAIN, update()),
     (EVALUATE, EvaluateReply(evidence=(evidence(20), evidence(5)))),
     (DESCRIBE, description(80, positives=9)),

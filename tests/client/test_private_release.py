@@ -19,7 +19,7 @@ from shared.errors import EgressError
 from shared.evidence import Withheld
 from shared.feature_summary import summarise
 from shared.intensity import BINS, IntensitySummary
-from shared.landmarks import Landmarks
+from shared.landmarks import CountedLandmarks
 from shared.messages import Header, Kind, ReadyReply, ReadyTask, TrainReply, TrainTask, decode_answer
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
@@ -104,6 +104,7 @@ def guard(tmp_path: Path) -> EgressGuard:
         exclusive=False,
         wire="fp32",
         private=PrivateRelease(public_size=100, images_a_round=100.0),
+        described=200,
     )
 
 
@@ -163,7 +164,7 @@ def test_what_never_leaves_is_gone_from_the_rebuilt_reply(guard: EgressGuard) ->
     task = messages.DescribeTask(header=head(Kind.DESCRIBE), arrays=SENT)
     left = decode_answer(from_frames(guard.release(task, described(Split.VALIDATION)))).reply
     assert isinstance(left, messages.DescribeReply)
-    mean = messages.LandmarksReply(landmarks=Landmarks(patients=90, positions=(0.5,) * 9))
+    mean = messages.LandmarksReply(landmarks=CountedLandmarks(patients=90, positions=(0.5,) * 9))
     landmarks = guard.release(messages.LandmarksTask(header=head(Kind.LANDMARKS)), mean)
     asked = decode_answer(from_frames(landmarks)).reply
     assert isinstance(asked, messages.LandmarksReply)

@@ -399,10 +399,8 @@ def evidence(one: FindingResult) -> Evidence:
 def harmonised() -> Harmonised:
     """Invent where each site's landmarks lay; hillcrest's are held back."""
     own = {
-        site: None
-        if site == "hillcrest"
-        else Landmarks(patients=60 + 20 * place, positions=tuple(tenth / 10 - 0.04 * apart for tenth in TENTHS))
-        for place, (site, apart) in enumerate(APART.items())
+        site: None if site == "hillcrest" else Landmarks(positions=tuple(tenth / 10 - 0.04 * apart for tenth in TENTHS))
+        for site, apart in APART.items()
     }
     return Harmonised(standard=standard_scale(one for one in own.values() if one), sites=own)
 

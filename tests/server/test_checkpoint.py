@@ -41,7 +41,7 @@ def test_the_sites_landmarks_and_their_mean_come_back(tmp_path: Path) -> None:
     """A scale that was sent once stays, whoever answers after a restart; a site that withheld its own has no part."""
     folder, saved = CheckpointFolder(tmp_path, fingerprint="study"), state(0)
     assert saved.standard == ()
-    own = [Landmarks(patients=20 * n, positions=tuple(tenth / 10 / n for tenth in range(1, 10))) for n in (1, 3)]
+    own = [Landmarks(positions=tuple(tenth / 10 / n for tenth in range(1, 10))) for n in (1, 3)]
     saved.landmarks = {"south": own[1], "east": None, "north": own[0]}
     folder.save(saved)
     loaded = folder.latest()

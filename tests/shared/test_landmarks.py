@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shared.landmarks import TENTHS, Landmarks, checked, harmonise, standard_scale, summarise
+from shared.landmarks import TENTHS, CountedLandmarks, checked, harmonise, rises, standard_scale, summarise
 from shared.scores import Floats
 
 STANDARD = (0.05, 0.15, 0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -36,8 +36,8 @@ def test_landmarks_are_the_mean_deciles_of_what_is_not_black(kind: str) -> None:
     expected = np.mean([deciles(image) for image in drawn], axis=0) / np.iinfo(kind).max
     assert found.patients == 3
     assert found.positions == pytest.approx(expected, abs=1e-12)
-    assert summarise([np.zeros_like(drawn)]) == Landmarks(patients=0, positions=())
-    assert summarise([]) == Landmarks(patients=0, positions=())
+    assert summarise([np.zeros_like(drawn)]) == CountedLandmarks(patients=0, positions=())
+    assert summarise([]) == CountedLandmarks(patients=0, positions=())
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
@@ -95,7 +95,7 @@ def test_channels_share_one_map() -> None:
 def test_each_site_counts_once() -> None:
     """The standard is the mean of the sites' landmarks, whatever their sizes; without any there is none."""
     small, large = (
-        Landmarks(patients=patients, positions=tuple(float(Fraction(tenth, 10) ** power) for tenth in TENTHS))
+        CountedLandmarks(patients=patients, positions=tuple(float(Fraction(tenth, 10) ** power) for tenth in TENTHS))
         for patients, power in ((10, 1), (10_000, 2))
     )
     expected = [(a + b) / 2 for a, b in zip(small.positions, large.positions, strict=True)]
@@ -136,4 +136,5 @@ def test_a_scale_may_rise_by_single_levels() -> None:
     """Landmarks one level of an 8-bit image apart are a scale, at either end too, whatever their last bits are."""
     low = tuple(tenth / 255 for tenth in TENTHS)
     for values in (STANDARD, low, tuple(1 - one for one in low[::-1])):
+        assert rises(values)
         assert checked(values) == values

@@ -110,12 +110,12 @@ def test_a_task_without_its_arrays_is_malformed() -> None:
 
 
 def test_landmarks_come_back_and_must_rise() -> None:
-    """Landmarks and their absence come back equal; those of nobody, too few or falling ones are malformed."""
-    for said in (Landmarks(patients=12, positions=SCALE), Withheld()):
+    """Landmarks and their absence come back equal; too few or falling ones are malformed."""
+    for said in (Landmarks(positions=SCALE), Withheld()):
         answer = Answer(task_id="t", reply=LandmarksReply(landmarks=said))
         assert decode_answer(encode_answer(answer)) == answer
-    for patients, positions in ((0, SCALE), (12, SCALE[:3]), (12, SCALE[::-1])):
-        bad = LandmarksReply(landmarks=Landmarks(patients=patients, positions=positions))
+    for positions in ((), SCALE[:3], SCALE[::-1]):
+        bad = LandmarksReply(landmarks=Landmarks(positions=positions))
         with pytest.raises(MalformedError):
             decode_answer(encode_answer(Answer(task_id="t", reply=bad)))
 
