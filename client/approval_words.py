@@ -12,12 +12,18 @@ An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
 leave. The test patients' figures leave once. At the end leaves, once, how images look: sums of
-brightness and features over training patients without disease, how well what stands out in a corner goes with each
-finding, and what blanking a corner does to validation patients' scores. No image, no identifier and no text leaves."""
+brightness and features over training patients without disease, and of how many; how well what stands out in a corner
+tells training patients with each finding from those without, and how many are with it and without; and what blanking a
+corner does to the scores of validation patients, with how many of these are with each finding and without. No image,
+no identifier and no text leaves."""
 
 LANDMARKS = """Before round 1 leaves, once, where grey levels of images lie on average, as nine numbers, over training
 patients without disease, unless they are fewer than {min_cell}. The mean over all hospitals comes back, and every image
-is brought to it.
+is brought to it. Each hospital's own nine numbers stand in the report that all hospitals get.
+"""
+
+OWN_SETTINGS = """With the finished model comes this hospital's own {kinds}, chosen from what its validation patients'
+figures say; nothing more leaves for that.
 """
 
 WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
@@ -27,7 +33,8 @@ from them, {counts}. Counts of fewer than {{min_cell}} patients do not leave. Th
 {images}No image, no identifier and no text leaves."""
 
 IMAGES_PRIVATELY = """At the end leaves, once, how validation patients' images look: sums of features over those
-without disease, how well what stands out in a corner goes with each finding, and what blanking it does to the scores.
+without disease, and of how many; how well what stands out in a corner tells those with each finding from those without;
+what blanking it does to their scores; and how many are with each finding and without.
 """
 
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
@@ -52,7 +59,10 @@ def explain(
     )
     yield "\n".join(("What will be computed here", *_computed(protocol)))
     landmarks = LANDMARKS.format(min_cell=min_cell) if protocol.images.harmonise == "landmarks" else ""
-    yield "What will leave\n" + landmarks + _leaves(protocol).format(min_cell=min_cell)
+    leaves = _leaves(protocol).format(min_cell=min_cell)
+    yield "What will leave\n" + landmarks + leaves
+    if kinds := protocol.evaluation.own_settings:
+        yield "What will come back\n" + OWN_SETTINGS.format(kinds=" and ".join(kinds))
     promised = (*_privacy(protocol), *(f"- {line}" for line in budget))
     yield WITHOUT_PRIVACY if protocol.privacy is None else "\n".join(("What privacy it promises", *promised))
     yield "\n".join(("What it costs", *_costs(protocol, update, rounds_per_day)))

@@ -30,7 +30,8 @@ class RunState:
 
     `model` holds every array that trains in any round of the study, in the model's order; `optimiser` the server
     optimiser's moments; `history` one record a finished round; `best` the round with the best validation so far.
-    `landmarks` are the sites' own, asked for before round 1 where the study harmonises; None where withheld.
+    `landmarks` are the sites' own, asked for before round 1 where the study harmonises; None where one gave none, and
+    `no_landmarks` says then why, as a code.
     """
 
     round: int = 0
@@ -39,6 +40,7 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: tuple[int, float] | None = None
     landmarks: dict[str, Landmarks | None] = field(default_factory=dict)
+    no_landmarks: dict[str, str] = field(default_factory=dict)
 
     @property
     def standard(self) -> Standard:
@@ -64,6 +66,7 @@ class CheckpointFolder:
         tensors |= {f"optimiser/{name}": array for name, array in state.optimiser.items()}
         facts = {"round": state.round, "history": state.history, "best": state.best, "order": list(state.model)}
         facts["landmarks"] = {site: one and asdict(one) for site, one in state.landmarks.items()}
+        facts["no_landmarks"] = state.no_landmarks
         metadata = {"format": FORMAT, "fingerprint": self._fingerprint, "facts": json.dumps(facts)}
         save_tensors(self._path(state.round), tensors, facts=metadata)
         kept = {*self._rounds()[-KEEP:], state.best[0] if state.best else state.round}
@@ -120,6 +123,7 @@ class CheckpointFolder:
                     site: Landmarks(positions=tuple(one["positions"])) if one else None
                     for site, one in facts.get("landmarks", {}).items()
                 },
+                no_landmarks=facts.get("no_landmarks", {}),
             )
 
     def _rounds(self) -> list[int]:

@@ -178,13 +178,15 @@ class Baselines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harmonised:
-    """The intensity scale that images were brought to, and where each site's own landmarks lay before; None: withheld.
+    """The intensity scale that images were brought to, and where each site's own landmarks lay before.
 
+    A site that gave none is None in `sites`, and `absent` has its code for why: too few patients, or a failure.
     `standard` is the mean over the sites that released theirs, each counting once (shared/landmarks.py).
     """
 
     standard: Standard
     sites: Mapping[str, Landmarks | None]
+    absent: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from server.admission import Refused
 from server.alternatives import Alternatives
+from server.checkpoint import RunState
 from server.evaluated_model import baseline_model, of_pool, of_site
 from server.explanation import explanations
 from server.image_shift import mostly_apart
@@ -131,9 +132,7 @@ def study_result(
         },
         own=own_results(protocol, conclusion.validation, conclusion.test, conclusion.operating_point),
         own_switched_on=protocol.evaluation.own_settings,
-        harmonised=Harmonised(standard=conclusion.state.standard, sites=conclusion.state.landmarks)
-        if conclusion.state.landmarks
-        else None,
+        harmonised=_harmonised(conclusion.state),
         explanations=told,
         subgroups={
             target: subgroups(test[target], wish=protocol.evaluation, seed=protocol.random_seed("subgroups"))
@@ -141,6 +140,12 @@ def study_result(
             if protocol.evaluation.subgroups
         },
     )
+
+
+def _harmonised(state: RunState) -> Harmonised | None:
+    if not state.landmarks:
+        return None
+    return Harmonised(standard=state.standard, sites=state.landmarks, absent=state.no_landmarks)
 
 
 def _facts(protocol: StudyProtocol) -> StudyFacts:

@@ -30,6 +30,7 @@ from shared.messages import (
     LandmarksTask,
     ReadyReply,
     ReadyTask,
+    Refusal,
     encode_task,
 )
 from shared.operating_point import OperatingPoint, choose
@@ -108,7 +109,7 @@ class StudyRun:
         state = checkpoints.latest() or self.begin or coordinator.start()
         roster = self._roster(flows)
         if coordinator.protocol.images.harmonise == "landmarks" and not state.landmarks:
-            state.landmarks = self._landmarks([site.name for site in roster])
+            state.landmarks, state.no_landmarks = self._landmarks([site.name for site in roster])
             checkpoints.save(state)  # a scale that was sent once must not change, whoever answers after a restart
         strategy = coordinator.strategy(
             roster, run_id=self.run_id, min_sites=self.min_sites, state=state, keys=self.keys
@@ -123,26 +124,36 @@ class StudyRun:
         state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
         return self._conclude(state, checkpoints)
 
-    def _landmarks(self, sites: Sequence[str]) -> dict[str, Landmarks | None]:
-        """Ask the sites that train where their images' landmarks lie.
+    def _landmarks(self, sites: Sequence[str]) -> tuple[dict[str, Landmarks | None], dict[str, str]]:
+        """Ask the sites that train where their images' landmarks lie; who does not say has a code for why.
 
         Raises:
-            FederationError: no site could say.
+            FederationError: fewer than `min_sites` sites said so.
         """
         headers = {site: self._header(site, Kind.LANDMARKS) for site in sites}
         contents = {site: encode_task(LandmarksTask(header=header)) for site, header in headers.items()}
         found: dict[str, Landmarks | None] = dict.fromkeys(sites)
+        absent: dict[str, str] = dict.fromkeys(sites, Reason.NO_REPLY)
         for site, reply in self._ask(
             headers, contents, LandmarksReply, group="landmarks", deadline_seconds=self.deadline_seconds
         ):
-            said = reply.landmarks if isinstance(reply, LandmarksReply) else None
-            found[site] = said if isinstance(said, Landmarks) else None
-        if not any(found.values()):
+            match reply:
+                case Refused(reason=reason):
+                    absent[site] = reason
+                case LandmarksReply(landmarks=Landmarks() as said):
+                    found[site] = said
+                    del absent[site]
+                case _:
+                    absent[site] = Refusal.TOO_FEW_PATIENTS
+        if len(sites) - len(absent) < self.min_sites:
+            why = "; ".join(f"{site}: {reason}" for site, reason in absent.items())
             raise FederationError(
-                "no site could say where its images' landmarks lie: fewer training patients without disease than its "
-                "min_cell, or no reply. Set [images] harmonise = 'none'."
+                f"{len(sites) - len(absent)} of {len(sites)} sites said where their images' landmarks lie, and the "
+                f"study needs {self.min_sites} ({why}). A site says so once an approval: where an earlier run asked "
+                "already (evaluations_used_up), approve the study there again, and resume this run. Where too few "
+                "patients have no disease (too_few_patients), set [images] harmonise = 'none'."
             )
-        return found
+        return found, absent
 
     def describe(self, conclusion: Conclusion) -> dict[str, Description | Refused]:
         """Ask every site that tests the model how its images look to it."""

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from server import wording
 from server.results import Harmonised
 from shared.landmarks import TENTHS as TENTHS
+from shared.refusal_codes import Refusal
 
 
 def sentence(one: Harmonised) -> str:
@@ -16,6 +18,13 @@ def sentence(one: Harmonised) -> str:
         f"{farthest}'s lay farthest from it, by {position(moved[farthest])} % of the range from black to white on "
         "average. That is consistent with another scanner or contrast curve there, and with other patients."
     )
+
+
+def absent(one: Harmonised, site: str) -> str:
+    """Say why a site's own landmarks are not known."""
+    code = one.absent.get(site, Refusal.TOO_FEW_PATIENTS)
+    why = "held back: too few patients" if code == Refusal.TOO_FEW_PATIENTS else f"not known: {wording.code(code)}"
+    return f"{why}. Its images were brought to the others' standard."
 
 
 def position(value: float) -> str:

@@ -167,3 +167,8 @@ def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> N
     harmonised = words(tiny, tmp_path / "harmonised", images={"harmonise": "landmarks"})
     assert "Before round 1 leaves, once, where grey levels of images lie on average" in harmonised
     assert "unless they are fewer than 7" in harmonised
+    assert "Each hospital's own nine numbers stand in the report that all hospitals get" in harmonised
+    assert "own threshold" not in harmonised
+    both = words(tiny, tmp_path / "own", evaluation={"own_settings": ["threshold", "calibration"]})
+    assert "comes this hospital's own threshold and calibration" in both
+    assert "tells training patients with each finding from those without, and how many are" in both.replace("\n", " ")

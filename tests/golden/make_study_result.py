@@ -48,6 +48,7 @@ from shared.landmarks import TENTHS, Landmarks, standard_scale
 from shared.metrics import Confusion, Count, Proportion, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.protocol import Evaluation
+from shared.refusal_codes import Refusal
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.score_calibration import brier_score, calibration
 from shared.scores import ScoredUnits
@@ -402,7 +403,8 @@ def harmonised() -> Harmonised:
         site: None if site == "hillcrest" else Landmarks(positions=tuple(tenth / 10 - 0.04 * apart for tenth in TENTHS))
         for site, apart in APART.items()
     }
-    return Harmonised(standard=standard_scale(one for one in own.values() if one), sites=own)
+    standard = standard_scale(one for one in own.values() if one)
+    return Harmonised(standard=standard, sites=own, absent={"hillcrest": Refusal.TOO_FEW_PATIENTS})
 
 
 APART = {"hillcrest": 0.0, "island_clinic": 0.2, "northgate": 0.0, "riverside": 0.3, "st_marys": 1.5}

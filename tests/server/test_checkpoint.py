@@ -43,10 +43,11 @@ def test_the_sites_landmarks_and_their_mean_come_back(tmp_path: Path) -> None:
     assert saved.standard == ()
     own = [Landmarks(positions=tuple(tenth / 10 / n for tenth in range(1, 10))) for n in (1, 3)]
     saved.landmarks = {"south": own[1], "east": None, "north": own[0]}
+    saved.no_landmarks = {"east": "too_few_patients"}
     folder.save(saved)
     loaded = folder.latest()
     assert loaded is not None
-    assert loaded.landmarks == saved.landmarks
+    assert (loaded.landmarks, loaded.no_landmarks) == (saved.landmarks, saved.no_landmarks)
     assert loaded.standard == saved.standard == standard_scale(own)
 
 

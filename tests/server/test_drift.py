@@ -108,7 +108,7 @@ def test_only_what_was_made_alike_is_compared(finished: Any, sections: Any, brig
 
 def test_another_standard_scale_is_another_way_to_prepare(finished: Any) -> None:
     """Harmonised images of two runs are on two scales, and their distance would be that of these."""
-    scales = [Harmonised(standard=(at,) * 9, sites={"northgate": None}) for at in (0.4, 0.5)]
+    scales = [Harmonised(standard=(at,) * 9, sites={"northgate": None}, absent={}) for at in (0.4, 0.5)]
     runs = [
         finished(str(number), {"northgate": description(number)}, scale, images={"harmonise": "landmarks"})
         for number, scale in enumerate(scales)

@@ -176,7 +176,11 @@ def test_the_page_shows_the_scale_that_images_were_brought_to(study_result: Stud
     assert study_result.harmonised
     assert "st_marys&#39;s lay farthest from it, by 4.0 % of the range" in page
     assert "averaged over 4 sites" in page
-    assert "held back: too few patients. Its images were brought to the others' standard." in page
+    assert "held back: too few patients. Its images were brought to the others&#39; standard." in page
+    silent = replace(study_result, harmonised=replace(study_result.harmonised, absent={"hillcrest": "no_reply"}))
+    told = render(silent)
+    assert "not known: no reply. Its images were brought to the others&#39; standard." in told
+    assert "held back: too few patients. Its images" not in told
     for own in [*study_result.harmonised.sites.values()]:
         assert all(f">{100 * one:.1f}<" in page for one in (own.positions if own else ()))
     assert "Harmonised intensities</h3>" not in render(replace(study_result, harmonised=None))

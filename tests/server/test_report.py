@@ -236,7 +236,11 @@ def test_names_are_text_wherever_they_stand(study_result: StudyResult) -> None:
                 for finding, one in shift.leading.items()
             },
         ),
-        harmonised=replace(study_result.harmonised, sites=renamed(dict(study_result.harmonised.sites))),
+        harmonised=replace(
+            study_result.harmonised,
+            sites=renamed(dict(study_result.harmonised.sites)),
+            absent={"hillcrest": evil},
+        ),
         subgroups={
             finding: replace(
                 one, rows=tuple(replace(row, site=evil if row.site == "st_marys" else row.site) for row in one.rows)

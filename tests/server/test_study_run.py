@@ -15,10 +15,13 @@ from server.bootstrap import Coordinator, compose
 from server.study_run import UNREACHED_THRESHOLD, Conclusion, StudyRun
 from shared.errors import FederationError, StorageError
 from shared.evidence import Evidence, Withheld
+from shared.landmarks import Landmarks, standard_scale
 from shared.messages import (
     Approval,
     EvaluateReply,
     EvaluateTask,
+    LandmarksReply,
+    LandmarksTask,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -36,6 +39,10 @@ from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
 from shared.scores import ScoredUnits
 from shared.split import Split
 from simulations.in_process_grid import InProcessGrid
+
+USED_UP = Refusal.EVALUATIONS_USED_UP
+LINE = Landmarks(positions=tuple(tenth / 10 for tenth in range(1, 10)))
+LOW = Landmarks(positions=tuple(tenth / 20 for tenth in range(1, 10)))
 
 
 class Ward:
@@ -55,9 +62,11 @@ class Ward:
         refuses: tuple[type, ...] = (),
         targets: int = 1,
         positives: int = 30,
+        landmarks: Landmarks | Withheld | None = None,
     ) -> None:
         self._patients, self._step, self._quality = patients, step, quality
         self._withholds, self._refuses, self._targets, self._positives = withholds, refuses, targets, positives
+        self.landmarks = landmarks
         self.site = scripted_site(self._answer)
 
     def asked(self, kind: type) -> list[Any]:
@@ -69,6 +78,8 @@ class Ward:
         match task:
             case ReadyTask():
                 return ReadyReply(flow=flow(self._patients, self._targets), package="0.1.0", approval=Approval.APPROVED)
+            case LandmarksTask():
+                return LandmarksReply(landmarks=self.landmarks) if self.landmarks else RefusalReply(code=USED_UP)
             case TrainTask():
                 return TrainReply(
                     update={name: np.full_like(array, self._step) for name, array in task.arrays.items()},
@@ -210,6 +221,36 @@ def test_too_few_sites_in_all_are_told_too(trial: Any) -> None:
     """Where nobody refused, there simply are no others."""
     with pytest.raises(FederationError, match="no others were named"):
         trial({"a": {}}).run()
+
+
+HARMONISED = {"images": {"harmonise": "landmarks"}, "federation": {"rounds": 1}}
+
+
+def test_why_a_site_gave_no_landmarks_is_kept(trial: Any) -> None:
+    """Too few patients and a failure are told apart; all sites get the mean of those that answered, and train."""
+    wards = {"a": {"landmarks": LINE}, "b": {"landmarks": LOW}, "few": {"landmarks": Withheld()}, "late": {}}
+    run = trial(wards, sections=HARMONISED)
+    state = run.run().state
+    assert state.landmarks == {"a": LINE, "b": LOW, "few": None, "late": None}
+    assert state.no_landmarks == {"few": "too_few_patients", "late": "evaluations_used_up"}
+    for ward in run.wards.values():
+        assert {task.header.standard for task in ward.asked(TrainTask)} == {standard_scale([LINE, LOW])}
+
+
+def test_a_study_does_not_begin_on_the_scale_of_too_few_sites(trial: Any) -> None:
+    """The message has each site's reason and what to do; once they answer, the same run goes on with both."""
+    wards = {"a": {"landmarks": LINE}, "b": {}, "few": {"landmarks": Withheld()}}
+    run = trial(wards, sections=HARMONISED)
+    with pytest.raises(FederationError) as fault:
+        run.run()
+    said = str(fault.value)
+    assert "1 of 3 sites said where their images' landmarks lie, and the study needs 2" in said
+    assert "(b: evaluations_used_up; few: too_few_patients)" in said
+    assert "approve the study there again" in said
+    assert "harmonise = 'none'" in said
+    assert not any(ward.asked(TrainTask) for ward in run.wards.values())
+    run.wards["b"].landmarks = LOW
+    assert run.run().state.standard == standard_scale([LINE, LOW])
 
 
 def test_the_last_round_is_chosen_and_tested_once(trial: Any) -> None:
