@@ -12,6 +12,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from server.image_shift import CrossFitted
 from server.report import render
 from server.results_json import read
+from server.wording import NO_BREAK
 from shared.description import Description
 from shared.feature_summary import FeatureSummary, project, summarise
 from shared.scores import Floats
@@ -94,7 +95,8 @@ def test_the_page_shows_it_beside_the_released_estimate() -> None:
     told = replace(first, cross_fitted=CrossFitted(raw=0.981, projected=0.735))
     shift = replace(result.domain_shift, site_identifiability=(told, *others))
     page = render(replace(result, domain_shift=shift))
-    assert page.count("cross-fitted: 73.5 % in the projection, 98.1 % from all features") == 1
+    said = f"cross-fitted: 73.5{NO_BREAK}% in the projection, 98.1{NO_BREAK}% from all features"
+    assert page.count(said) == 1
     assert "patients whom it was not fitted on (5 folds by patient)" in page
     assert "cross-fitted" not in render(result)
 
