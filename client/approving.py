@@ -96,9 +96,15 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
 
 
 def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> Account | None:
-    """Count a private study's training patients here, and work out the plan that this makes."""
+    """Count a private study's training patients here, and work out the plan that this makes.
+
+    A study that has begun keeps the plan that it began with, however many patients there are when it is approved again.
+    """
     if protocol.privacy is None:
         return None
+    held = ledger_of(config).find(protocol.digest())
+    if held is not None and held.begun:
+        return held
     withdrawn = withdrawals_of(config)
     withdrawn.changed()  # reads the list
     cohort = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn)

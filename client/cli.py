@@ -217,7 +217,8 @@ def ledger(
     own = ledger_of(config)
     if close is not None:
         found = find_account(own.statement(), close)
-        if not (yes or typer.confirm(f"Close {found.study[:SHOWN]}? It can never train here again.")):
+        means = "It can never train here again." if found.begun else "Nothing was spent; it can be approved anew."
+        if not (yes or typer.confirm(f"Close {found.study[:SHOWN]}? {means}")):
             raise typer.Exit(1)
         own.close(found.study)
         _decided(config, "privacy account closed", study=found.study)
@@ -296,6 +297,8 @@ def purge(
     purge_study(config, approved)
     _decided(config, "study purged", study=approved.digest)
     _say(KEPT)
+    if approved.protocol.privacy is not None:
+        _say(f"Its privacy budget stays reserved until `polyclinic site ledger --close {approved.digest[:12]}` too.")
 
 
 def _progress(what: str, done: int, total: int) -> None:

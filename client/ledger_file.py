@@ -123,6 +123,10 @@ class OpenLedger:
         """Note that a study has ended."""
         self._connection.execute("UPDATE study SET closed_at = ? WHERE digest = ?", (at, study))
 
+    def remove(self, study: str) -> None:
+        """Forget a study of which nothing was charged."""
+        self._connection.execute("DELETE FROM study WHERE digest = ?", (study,))
+
     def charge_of(self, task: str) -> tuple[str, str, str] | None:
         """Give the study, side and request that a task was charged for; None if it was not."""
         found = self._connection.execute("SELECT study, side, request FROM charge WHERE task = ?", (task,))

@@ -58,6 +58,11 @@ class Account:
         return self.counts.epsilon * max(self.charged[Split.VALIDATION], self.charged[Split.TEST])
 
     @property
+    def begun(self) -> bool:
+        """True once anything was charged: the plan is fixed then."""
+        return any(self.charged.values())
+
+    @property
     def closed(self) -> bool:
         """True once the study has ended here: then nothing is reserved for it any more."""
         return self.closed_at is not None

@@ -109,23 +109,28 @@ class PrivacyLedger:
     def close(self, study: str) -> None:
         """End a study's account: what was never run is free for other studies, what was run stays spent for ever.
 
+        An account of which nothing was spent is gone, and the study can be approved anew.
+
         Raises:
             PrivacyError: the ledger does not know the study.
             StorageError: the ledger cannot be written.
         """
         with self._open() as ledger:
             found = ledger.account(study)
-            if not found.closed:
+            if not found.begun:
+                ledger.remove(study)
+            elif not found.closed:
                 ledger.close(study, at=self.clock().isoformat())
 
-    def plan(self, study: str) -> PrivacyPlan:
-        """Give the plan that was reserved for a study.
+    def find(self, study: str) -> Account | None:
+        """Give a study's account, if one was reserved.
 
         Raises:
-            PrivacyError: none was.
+            PrivacyError: the ledger is missing or older than the audit log.
+            StorageError: it cannot be read.
         """
         with self._open() as ledger:
-            return ledger.account(study).plan
+            return ledger.accounts().get(study)
 
     def statement(self) -> Statement:
         """Say what was spent and reserved, by study.
@@ -165,7 +170,7 @@ class PrivacyLedger:
                 )
             if _same(before, account):
                 return False
-            if any(before.charged.values()):
+            if before.begun:
                 raise PrivacyError(
                     f"Study {account.study[:12]} has begun with another privacy plan, and a plan is fixed before round "
                     "1. Keep the site's public size and limits as they were, or close the study."

@@ -75,9 +75,11 @@ def compose_private(
         )
     ledger = vault.ledger
     study = protocol.digest()
-    if study not in {account.study for account in ledger.statement().accounts}:
-        ledger.reserve(account_of(protocol, protocol.privacy, patients=patients, limit=ledger.limit))
-    plan = ledger.plan(study)
+    account = ledger.find(study)
+    if account is None:
+        account = account_of(protocol, protocol.privacy, patients=patients, limit=ledger.limit)
+        ledger.reserve(account)
+    plan = account.plan
 
     def pay(task: TrainTask) -> PrivacyPlan:
         header = task.header

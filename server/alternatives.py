@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.image_shift import CrossFitted
 from server.receipt import Receipts
 from server.study_run import Conclusion
 from server.validation import by_measure, rate_counts
@@ -16,7 +17,8 @@ class Alternatives:
     `unseen[site]` trained at all sites but that one, `local[site]` at that site alone, `pooled` on all patients in one
     place, `twin` without the private study's noise. `receipts` compare the federated model with each site's own,
     `personal` the same study with each site's own normalisation layers with the federated model, `blended` a site's
-    own head and the federated one, half and half, with its own alone.
+    own head and the federated one, half and half, with its own alone. `cross_fitted` is how
+    surely the site of a patient is told from the features themselves.
     """
 
     local: Mapping[str, Conclusion] = field(default_factory=dict)
@@ -26,6 +28,7 @@ class Alternatives:
     receipts: Receipts = field(default_factory=dict)
     personal: Receipts = field(default_factory=dict)
     blended: Receipts = field(default_factory=dict)
+    cross_fitted: Mapping[str, Mapping[str, CrossFitted]] = field(default_factory=dict)
 
     def counts(self, conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
         """Count what is right by measure and site for a prediction: from models that never saw the site, if there are.

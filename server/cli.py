@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from server.drift import drift
 from server.report import write
 from server.results_json import read
 from server.run_folder import RunFolder
@@ -12,15 +13,21 @@ from server.run_folder import RunFolder
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier run's folder: how far has each site moved from itself?")
+    ] = None,
     pack: Annotated[Path | None, typer.Option(help="Also write the evidence pack: a zip file.")] = None,
 ) -> None:
     """Write report.html again from a run's results.json, and print its path.
+
+    With an earlier run beside it, the page also compares each site's images with its own of then.
 
     The evidence pack holds model card, counts by site, preprocessing, approvals, privacy, records and digests, and a
     table of what GMLP, EU MDR, EU AI Act and TRIPOD+AI ask: where it is, and what is not covered.
     """
     page = run / "report.html"
-    write(read(run / "results.json"), page)
+    moved = drift(RunFolder(path=run), RunFolder(path=against)) if against else None
+    write(read(run / "results.json"), page, moved=moved)
     typer.echo(page)
     if pack is not None:
         from server.evidence_pack import DIGESTS, write_pack

@@ -7,6 +7,7 @@ import torch
 from server.admission import Refused
 from server.alternatives import Alternatives
 from server.bootstrap import Coordinator
+from server.drift import keep
 from server.environment import environment
 from server.report import write as write_report
 from server.results_json import write as write_results
@@ -46,5 +47,6 @@ def write_findings(
         alternatives=alternatives,
         seeded=seeded,
     )
+    keep(descriptions, run.descriptions)
     write_results(result, run.results)
     write_report(result, run.report)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 
 from server.admission import Refused
 from shared.description import Description
@@ -43,6 +44,17 @@ class SitePair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CrossFitted:
+    """How often a linear rule told the site of patients whom it was not fitted on, in simulation alone.
+
+    `raw` is on all features, `projected` in the dimensions of what sites release.
+    """
+
+    raw: float
+    projected: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recognition:
     """How surely the site of a patient without disease is told, of two, and whether these differ in positives.
 
@@ -54,12 +66,13 @@ class Recognition:
     other: str
     identifiability: Identifiability
     prevalence_p: float | None
+    cross_fitted: CrossFitted | None = None
 
 
 def site_pairs(descriptions: Mapping[str, Description | Refused]) -> tuple[SitePair, ...]:
     """Compare every two sites that both sent something to compare."""
     known = {site: one for site, one in sorted(descriptions.items()) if isinstance(one, Description)}
-    pairs = (_pair(one, other, known[one], known[other]) for one, other in combinations(known, 2))
+    pairs = (compared(one, other, known[one], known[other]) for one, other in combinations(known, 2))
     return tuple(pair for pair in pairs if pair.brightness or pair.features)
 
 
@@ -71,7 +84,8 @@ def mostly_apart(pairs: Sequence[SitePair]) -> frozenset[str]:
     return frozenset(site for site, count in beyond.items() if 2 * count > compared[site])
 
 
-def _pair(one: str, other: str, here: Description, there: Description) -> SitePair:
+def compared(one: str, other: str, here: Description, there: Description) -> SitePair:
+    """Compare two descriptions, as far as both sides released something."""
     brightness, features, p = None, None, None
     if isinstance(here.intensity, IntensitySummary) and isinstance(there.intensity, IntensitySummary):
         brightness = Distance(
@@ -93,10 +107,11 @@ def recognitions(
     *,
     confidence: float,
     seed: int,
+    cross_fitted: Mapping[str, Mapping[str, CrossFitted]] = MappingProxyType({}),
 ) -> tuple[Recognition, ...]:
     """Say of every two sites how surely they are told apart, and whether their shares of positives differ.
 
-    `test` is `[finding][site]`.
+    `test` is `[finding][site]`; `cross_fitted`, which a simulation has beside it, `[one][other]`.
     """
     known = {
         site: one.features
@@ -118,7 +133,13 @@ def recognitions(
         if told is not None:
             own = [adjusted[key] for key in adjusted if key[0] == pair]
             found.append(
-                Recognition(one=pair[0], other=pair[1], identifiability=told, prevalence_p=min(own, default=None))
+                Recognition(
+                    one=pair[0],
+                    other=pair[1],
+                    identifiability=told,
+                    prevalence_p=min(own, default=None),
+                    cross_fitted=cross_fitted.get(pair[0], {}).get(pair[1]),
+                )
             )
     return tuple(found)
 

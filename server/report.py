@@ -11,6 +11,7 @@ from server import (
     privacy_words,
     report_tables,
     wording,
+    wording_drift,
     wording_explanation,
     wording_new_hospital,
     wording_own,
@@ -22,6 +23,7 @@ from server import (
 )
 from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
 from server.cross_site import MatrixRow, matrix
+from server.drift import Drift
 from server.figures import site_key, site_marks
 from server.finding_result import FindingResult
 from server.other_thresholds import OtherThresholds
@@ -55,18 +57,21 @@ _FILTERS = (
 )  # the words of wording.py that the template uses most
 
 
-def render(result: StudyResult) -> str:
-    """Make the page: no script, nothing fetched, every name escaped; equal results give equal bytes."""
-    return page_environment().get_template("report.html.j2").render(_context(result))
+def render(result: StudyResult, *, moved: Drift | None = None) -> str:
+    """Make the page: no script, nothing fetched, every name escaped; equal results give equal bytes.
+
+    With `moved` it also shows each site against itself of an earlier run.
+    """
+    return page_environment().get_template("report.html.j2").render(_context(result), drift=moved)
 
 
-def write(result: StudyResult, path: Path) -> None:
+def write(result: StudyResult, path: Path, *, moved: Drift | None = None) -> None:
     """Write the page to a file; a reader sees the old page or the new one, never a part.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    page = render(result)
+    page = render(result, moved=moved)
     with atomic_file(path) as part:
         part.write_text(page, encoding="utf-8")
 
@@ -129,6 +134,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "summary": wording_summary,
         "elsewhere": wording_new_hospital,
         "remedy": wording_remedies,
+        "moves": wording_drift,
         "scale": wording_scale,
         "owns": wording_own,
         "css": Markup((_HERE / "report.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file

@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def descriptions(self) -> Path:
+        """What each site released of its images, for comparisons with later runs; it is sent to no site."""
+        return self.path / "descriptions.json"
+
+    @property
     def order(self) -> Path:
         """Of a deployed run: its id, and which of Flower's runs plays it now."""
         return self.path / "run.json"

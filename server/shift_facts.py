@@ -1,10 +1,11 @@
 """From released evidence and descriptions to the domain shift of a study: differences, distances, what leads."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from server.admission import Refused
 from server.explanation import Explanation
-from server.image_shift import recognitions, site_pairs
+from server.image_shift import CrossFitted, recognitions, site_pairs
 from server.leading import leading
 from server.results import DomainShift
 from server.shortcuts import corner_findings
@@ -19,6 +20,7 @@ def domain_shift(
     test: Evaluations,
     descriptions: Mapping[str, Description | Refused],
     told: Mapping[str, Mapping[str, Explanation]],
+    cross_fitted: Mapping[str, Mapping[str, CrossFitted]] = MappingProxyType({}),
 ) -> DomainShift:
     """Compare the sites' test patients at the shared operating point and their images, target by target.
 
@@ -48,6 +50,7 @@ def domain_shift(
             {target: released(test, place) for place, target in enumerate(targets)},
             confidence=confidence,
             seed=seed,
+            cross_fitted=cross_fitted,
         ),
         corners={target: one.blanked for target, one in corners.items()},
         marks={target: one.marks for target, one in corners.items()},

@@ -78,7 +78,7 @@ def study_result(
         )
         for target in protocol.task.targets
     }
-    shift = domain_shift(protocol, conclusion.test, descriptions, told)
+    shift = domain_shift(protocol, conclusion.test, descriptions, told, alternatives.cross_fitted)
     apart = mostly_apart(shift.distances)
     return StudyResult(
         study=_facts(protocol),

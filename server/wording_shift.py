@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from server import wording
 from server.image_shift import Distance, Recognition, SitePair
+from server.leading import MARK_AREA as MARK_AREA
 from server.leading import Cause, Leading
 from server.results import DomainShift, StudyResult
 from server.shortcuts import CornerFinding, MarkFinding
@@ -47,30 +48,31 @@ def _goes_with(one: Leading) -> str:
     return "the disease" if (one.area or 0.0) > 0.5 else "the absence of the disease"
 
 
-def leading_in_short(one: Leading) -> str:
-    """Say the same in few words, for the summary: the pattern, the site, and what it is consistent with."""
-    if one.site is None:
-        return "no site and no corner of the images stands out."
+def consistent_with(one: Leading, *, finding: str | None) -> str:
+    """Name in a few words, for the summary, what the leading pattern is consistent with, and where it is.
+
+    `finding` stands there too where a study has more than one.
+    """
+    corner = f", {one.corner}" if one.cause in (Cause.MARKER, Cause.MARK) else ""
+    return f"{_kind(one)} ({f'{finding}: ' if finding else ''}{one.site}{corner})"
+
+
+def _kind(one: Leading) -> str:
     match one.cause:
         case Cause.MARKER:
-            return f"{one.site}'s images are consistent with a mark that the model reads in the {one.corner} corner."
+            return "a mark read by the model"
         case Cause.MARK:
-            beside = f" Beside that, {leading_in_short(one.beside)}" if one.beside else ""
-            return (
-                f"{one.site}'s images are consistent with a mark in the {one.corner} corner that goes with "
-                f"{_goes_with(one)}; that the model reads it was not shown.{beside}"
-            )
+            return f"a mark that goes with {_goes_with(one)}"
         case Cause.THRESHOLD:
-            reading = "scores that lie elsewhere there"
+            return "scores that lie elsewhere"
         case Cause.DISCRIMINATION:
-            reading = "a model that tells cases apart differently well there"
+            return "cases told apart differently well"
         case Cause.BOTH:
-            reading = "another ROC curve and scores that lie elsewhere there"
+            return "another ROC curve, and scores that lie elsewhere"
         case Cause.PREVALENCE:
-            reading = "another share of positives there"
+            return "another share of positives"
         case _:
-            return f"{one.site} stands out, with too few cases to say how."
-    return f"{one.site} stands out, consistent with {reading}."
+            return "a difference of a kind that so few cases do not tell"
 
 
 def distance(one: Distance | None, decimals: int) -> str:
@@ -94,6 +96,14 @@ def accuracy(one: Recognition) -> str:
 def area(one: MarkFinding) -> str:
     """Write how well a corner tells the classes apart, with its interval."""
     return f"{wording.area(one.value)} ({wording.area_range(one.low, one.high)})"
+
+
+def cross_fitted(one: Recognition) -> str:
+    """Say what the features themselves tell, where a simulation had them; nothing where it had not."""
+    if one.cross_fitted is None:
+        return ""
+    raw, projected = wording.percent(one.cross_fitted.raw), wording.percent(one.cross_fitted.projected)
+    return f"cross-fitted: {projected} in the projection, {raw} from all features"
 
 
 def logits(one: CornerFinding) -> str:

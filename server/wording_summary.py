@@ -1,17 +1,17 @@
 """The one-page summary in words: four questions and their answers, each hospital in a line, and where not to use it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from server import wording
 from server.explanation import Explanation, Pattern
-from server.leading import Cause
+from server.leading import Cause, Leading
 from server.receipt import Worth
 from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
 from server.wording_explanation import reading
 from server.wording_new_hospital import between
-from server.wording_shift import leading_in_short
+from server.wording_shift import consistent_with
 from server.wording_worth import SHORT
 
 STANDINGS = {
@@ -22,6 +22,10 @@ STANDINGS = {
     Standing.UNKNOWN: ("–", "not known"),
 }
 """A mark and words for each standing: never told by colour alone."""
+
+
+NAMED = 2
+"""Findings whose leading pattern the summary names: with more it would be no summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,24 +95,28 @@ def _why(result: StudyResult, worst: Stand | None) -> Answer:
     if told is None:
         text = "There is not enough evidence to compare hospitals."
         return Answer(question=question, short="Not known", text=" ".join((text, *_stands_out(result, worst))))
-    text = " ".join((reading(told), *_stands_out(result, worst), "Patterns in numbers, not causes."))
+    text = " ".join((reading(told), *_stands_out(result, worst), "Patterns, not causes."))
     return Answer(question=question, short=_pattern(told), text=text)
 
 
 def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
-    """Say of every finding what leads; what was said of the least safe site just now is not said twice."""
-    several = len(result.study.findings) > 1
-    for finding in result.study.findings:
-        lead = result.domain_shift.leading.get(finding)
-        if lead is None:
-            continue
-        where = f"Over all hospitals, {finding}" if several else "Over all hospitals"
-        told = (worst.finding, worst.site) if worst else None
-        if told == (finding, lead.site) and lead.cause not in (Cause.MARKER, Cause.MARK):
-            yield f"{where}: nothing stands out more."
-            continue
-        repeated = lead.beside is not None and told == (finding, lead.beside.site)
-        yield f"{where}: {leading_in_short(replace(lead, beside=None) if repeated else lead)}"
+    """Say what leads, finding by finding, but for what was said of the least safe site just now."""
+    leads = {finding: lead for finding, lead in result.domain_shift.leading.items() if finding in result.study.findings}
+    untold = {finding: lead for finding, lead in leads.items() if lead.site and not _told(lead, finding, worst)}
+    shown = sorted(untold, key=lambda finding: (untold[finding].p or 0.0, finding))
+    if leads and not shown:
+        yield "Nothing else stands out."
+    elif shown:
+        several = len(result.study.findings) > 1
+        named = [consistent_with(untold[finding], finding=finding if several else None) for finding in shown]
+        more = f"; {len(named) - NAMED} more are told below" if len(named) > NAMED else ""
+        yield f"What stands out is consistent with {'; '.join(named[:NAMED])}{more}."
+
+
+def _told(lead: Leading, finding: str, worst: Stand | None) -> bool:
+    """Tell whether a pattern is the least safe site's own, which the answer begins with."""
+    same = worst is not None and (worst.finding, worst.site) == (finding, lead.site)
+    return same and lead.cause not in (Cause.MARKER, Cause.MARK)
 
 
 def _pattern(told: Explanation) -> str:

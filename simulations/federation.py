@@ -9,6 +9,7 @@ import torch
 
 from client.agent import Agent
 from client.bootstrap import PreparedSite, compose_agent, site_inputs
+from client.describing import clear_rows, features, one_a_patient
 from client.features import Progress
 from client.noise import simulated_key
 from client.privacy_ledger import PrivacyLedger
@@ -24,7 +25,7 @@ from shared.audit import AuditLog
 from shared.description import Description
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
-from shared.scores import ScoredUnits
+from shared.scores import Floats, ScoredUnits
 from shared.split import Split
 from simulations.baselines import POOLED, pool
 from simulations.in_process_grid import InProcessGrid
@@ -43,7 +44,8 @@ class Run:
     """A finished run: what it concludes, the coordinator that ran it, and the sites' flows as released.
 
     `describe` asks the sites how their images look to the model, which only the study itself does, no baseline of it.
-    `test_units` has each site's test units, a target each, with the exact scores of the chosen model.
+    `test_units` has each site's test units, a target each, with the exact scores of the chosen model, and `features`
+    computes those of the images that sites describe, one row a patient.
     """
 
     conclusion: Conclusion
@@ -51,6 +53,7 @@ class Run:
     flows: Mapping[str, ReleasedFlow | Refused]
     describe: Callable[[], Mapping[str, Description | Refused]]
     test_units: Mapping[str, tuple[ScoredUnits, ...]]
+    features: Callable[[], Mapping[str, Floats]]
 
 
 def as_it_is(agent: Agent) -> Agent:
@@ -64,6 +67,21 @@ def without_noise(agent: Agent) -> Agent:
         return agent
     guard = replace(agent.guard, private=replace(agent.guard.private, counts=None))
     return replace(agent, private=agent.private.without_noise(), guard=guard)
+
+
+def _features(agents: Mapping[str, Agent], conclusion: Conclusion, run_id: str) -> dict[str, Floats]:
+    """Compute the chosen model's features of the patients whom each site describes (client/describing.py)."""
+    found = {}
+    for site, agent in sorted(agents.items()):
+        protocol, records, standard = agent.protocol, agent.records, conclusion.state.standard
+        agent.bench.load(conclusion.model)
+        if agent.local_norm:
+            agent.local_norm.load(run_id, before=conclusion.chosen + 1)
+        split = Split.TRAIN if protocol.privacy is None else Split.VALIDATION
+        rows = one_a_patient(clear_rows(records, split, exclusive=protocol.task.exclusive), records)
+        inputs = agent.harmonised(standard) if agent.harmonised else agent.inputs
+        found[site] = features(agent.bench, inputs, rows, start=protocol.model.trains_from(conclusion.chosen))
+    return found
 
 
 def _keep(kept: dict[str, tuple[ScoredUnits, ...]], site: str, split: Split, units: tuple[ScoredUnits, ...]) -> None:
@@ -144,6 +162,7 @@ class Federation:
             flows=flows,
             test_units=test_units,
             describe=partial(study.describe, conclusion),
+            features=partial(_features, {name: agents[name] for name in tested}, conclusion, run_id),
         )
 
     def _vault(self, site: PreparedSite, folder: Path) -> Vault | None:

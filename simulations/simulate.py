@@ -21,6 +21,7 @@ from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
 from simulations.baselines import POOLED, half_and_half, with_own_layers
 from simulations.console import Console
+from simulations.cross_fitting import cross_fitted
 from simulations.federation import Federation, Run, without_noise
 from simulations.receipts import receipts
 from simulations.synthetic_site import write
@@ -87,6 +88,7 @@ def simulate(job: Simulation, console: Console) -> None:
             receipts=receipts(protocol, federated, alone),
             personal=receipts(protocol, personal, dict.fromkeys(names, federated)) if personal else {},
             blended=blended,
+            cross_fitted=cross_fitted(federated.features(), seed=protocol.random_seed("description", "projection")),
         ),
         seeded=True,
     )

@@ -153,15 +153,16 @@ def test_a_study_that_was_not_reserved_cannot_train(ledger: PrivacyLedger, audit
     """There is no plan to pay for."""
     with pytest.raises(PrivacyError, match="Approve the study at this site first"):
         charge(ledger, audit, 1)
-    with pytest.raises(PrivacyError, match="Approve the study at this site first"):
-        ledger.plan(A)
+    assert ledger.find(A) is None
 
 
 def test_a_plan_is_fixed_before_round_1(ledger: PrivacyLedger, audit: AuditLog) -> None:
     """Before it, another one takes its place; after it, another one is refused, and the same one is nothing new."""
     other = replace(PLAN, noise_multiplier=12.0)
     reserved(reserved(ledger), plan=other)
-    assert ledger.plan(A) == other
+    found = ledger.find(A)
+    assert found is not None
+    assert (found.plan, found.begun) == (other, False)
     charge(ledger, audit, 1)
     reserved(ledger, plan=other)
     with pytest.raises(PrivacyError, match="fixed before round 1"):
@@ -205,6 +206,14 @@ def test_only_closing_gives_back_what_was_never_run(ledger: PrivacyLedger, audit
         reserved(ledger, plan=plan)
     with pytest.raises(PrivacyError, match="no plan for study"):
         ledger.close(C)
+
+
+def test_a_study_of_which_nothing_was_spent_can_be_approved_anew(ledger: PrivacyLedger, audit: AuditLog) -> None:
+    """Closing gives back all of it, and leaves nothing that would stand in the way."""
+    ledger.close(reserved(ledger).statement().accounts[0].study)
+    assert ledger.statement().accounts == ()
+    charge(reserved(ledger, plan=replace(PLAN, noise_multiplier=12.0)), audit, 1)
+    assert rounds(ledger) == {A: 1}
 
 
 def test_a_limit_that_was_lowered_stops_the_next_round(ledger: PrivacyLedger, audit: AuditLog) -> None:
@@ -386,14 +395,14 @@ def test_every_refusal_is_a_sentence_with_a_next_step(ledger: PrivacyLedger, aud
     small = replace(PLAN, noise_multiplier=40.0, rounds=1)
     reserved(ledger, plan=small, counts=counts)
     charge(ledger, audit, 1)
-    reserved(ledger, C, small)
+    charge(reserved(ledger, C, small), audit, 1, study=C)
     ledger.close(C)
     low = PrivacyLedger(folder=ledger.folder, limit=PrivacyLimit(epsilon=0.05, delta=1e-5))
     attempts = [
         lambda: charge(ledger, audit, 2),
         lambda: charge(ledger, audit, 1, arrays="y"),
         lambda: charge(ledger, audit, 1, study=B),
-        lambda: charge(ledger, audit, 1, study=C),
+        lambda: charge(ledger, audit, 2, study=C),
         lambda: reserved(ledger, plan=PLAN),
         lambda: reserved(ledger, C),
         lambda: reserved(ledger, B, replace(PLAN, noise_multiplier=1.0)),

@@ -362,6 +362,19 @@ def test_an_approval_reserves_the_whole_privacy_plan(hospital: Any, tiny: Any) -
     (charged,) = ledger_of(site.config).statement().accounts
     assert (charged.rounds, charged.plan) == (1, account.plan)
     assert site.stop() == 0
+    withdraw_most(site)
+    site.approve()  # as after an upgrade: far fewer patients are no reason against a study that has begun
+    assert ledger_of(site.config).statement().accounts == (charged,)
+    assert "stays reserved until" in site.run("purge", "--yes")
+
+
+def withdraw_most(site: Site) -> None:
+    """Take all patients out but five."""
+    import pydicom
+
+    everyone = {str(pydicom.dcmread(file).PatientID) for file in site.config.data.dicom.rglob("*.dcm")}
+    for patient in sorted(everyone)[5:]:
+        site.run("withdraw", patient)
 
 
 def test_a_study_that_the_budget_does_not_allow_cannot_be_approved(hospital: Any, tiny: Any) -> None:

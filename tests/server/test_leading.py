@@ -9,7 +9,7 @@ from server.admission import Reason, Refused
 from server.explanation import Explanation, Pattern, Shares
 from server.leading import Cause, Leading, leading
 from server.shortcuts import CornerFinding, CornerFindings, MarkFinding, corner_findings
-from server.wording_shift import leading_in_short, leading_sentence
+from server.wording_shift import consistent_with, leading_sentence
 from shared.corner_test import shown, shown_area
 from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
 from shared.domain_shift import holm
@@ -101,9 +101,8 @@ def test_a_mark_in_the_images_leads_and_leaves_the_gap_beside_it() -> None:
     assert (found.beside.cause, found.beside.site) == (Cause.THRESHOLD, "c")
     alone = leading({}, marked(1e-6), alpha=0.05)
     assert alone.beside is None
-    for say in (leading_sentence, leading_in_short):
-        assert "Beside that, c stands out" in say(found)
-        assert "Beside" not in say(alone)
+    assert "Beside that, c stands out" in leading_sentence(found)
+    assert "Beside" not in leading_sentence(alone)
 
 
 def test_a_mark_that_the_model_reads_stands_before_one_in_the_images() -> None:
@@ -119,7 +118,7 @@ def test_a_mark_may_go_with_the_absence(value: float, goes_with: str) -> None:
     found = leading({}, marked(1e-6, value), alpha=0.05)
     assert found.cause is Cause.MARK
     assert f"goes with {goes_with} (AUC {value:.3f}" in leading_sentence(found)
-    assert f"goes with {goes_with};" in leading_in_short(found)
+    assert consistent_with(found, finding=None) == f"a mark that goes with {goes_with} (e, lower left)"
 
 
 @pytest.mark.parametrize("value", [0.72, 0.28])
@@ -134,11 +133,12 @@ def test_every_cause_has_its_sentence(cause: Cause) -> None:
     """It names the site and says 'consistent with', and never 'caused by'."""
     site = None if cause is Cause.NONE_SHOWN else "south"
     one = Leading(cause=cause, site=site, p=0.01 if site else None, corner="upper left", area=0.9)
-    for said in (leading_sentence(one), leading_in_short(one)):
-        assert "caus" not in said
-        if site:
-            assert "south" in said
-            assert "consistent with" in said or cause is Cause.UNCLEAR
+    said = leading_sentence(one)
+    assert "caus" not in said
+    if site:
+        assert "south" in said
+        assert "consistent with" in said or cause is Cause.UNCLEAR
+        assert "(opacity: south" in consistent_with(one, finding="opacity")
 
 
 def test_corners_are_held_together_by_holm() -> None:

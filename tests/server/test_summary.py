@@ -1,5 +1,6 @@
 """The one-page summary says where, how sure, why and whether it was worth it, and never more than is known."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -114,32 +115,42 @@ def test_a_site_that_was_not_compared_is_said_to_be_so(study_result: StudyResult
 
 
 def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None:
-    """A mark that the model reads at st_marys, one in riverside's images alone, and nothing: each in a sentence."""
-    why = answers(study_result)[2].text
-    assert "Over all hospitals, pneumonia: st_marys's images are consistent with a mark that the model reads" in why
-    assert "Over all hospitals, effusion: riverside's images are consistent with a mark in the upper left" in why
-    quiet = {"effusion": Leading(cause=Cause.NONE_SHOWN, site=None, p=None)}
-    alone = only(study_result, "effusion", {}, domain_shift=replace(study_result.domain_shift, leading=quiet))
-    assert "Over all hospitals: no site and no corner of the images stands out." in answers(alone)[2].text
+    """A mark that the model reads at st_marys, one in riverside's images alone, or nothing else."""
+    assert (
+        "What stands out is consistent with a mark that goes with the disease (effusion: riverside, upper left); "
+        "a mark read by the model (pneumonia: st_marys, upper left)."
+    ) in answers(study_result)[2].text
+    quiet = leading(study_result, effusion=Leading(cause=Cause.NONE_SHOWN, site=None, p=None))
+    alone = only(quiet, "effusion", {})
+    assert "Nothing else stands out." in answers(alone)[2].text
     unknown = answers(replace(alone, explanations={}))[2].text
-    assert unknown.startswith("There is not enough evidence to compare hospitals. Over all hospitals: no site")
+    assert unknown == "There is not enough evidence to compare hospitals. Nothing else stands out."
+
+
+def leading(study_result: StudyResult, **leads: Leading) -> StudyResult:
+    return replace(study_result, domain_shift=replace(study_result.domain_shift, leading=leads))
 
 
 def test_why_says_nothing_twice(study_result: StudyResult) -> None:
-    """Where the least safe site's own pattern leads, or stands beside a mark, it is not told again."""
+    """Where the least safe site's own pattern leads it is not told again; a mark there is."""
     one = only(study_result, "effusion", {})
     worst = least_safe(one)
     assert worst is not None
     gap = Leading(cause=Cause.DISCRIMINATION, site=worst.site, p=0.01)
+    assert "Nothing else stands out." in answers(leading(one, effusion=gap))[2].text
+    mark = replace(gap, cause=Cause.MARK, corner="lower left", area=0.1)
+    said = answers(leading(one, effusion=mark))[2].text
+    assert f"a mark that goes with the absence of the disease ({worst.site}, lower left)." in said
 
-    def why(lead: Leading) -> str:
-        return answers(replace(one, domain_shift=replace(one.domain_shift, leading={"effusion": lead})))[2].text
 
-    assert "Over all hospitals: nothing stands out more." in why(gap)
-    elsewhere = next(site for site in one.site_names if site != worst.site)
-    mark = Leading(cause=Cause.MARK, site=elsewhere, p=0.01, corner="upper left", area=0.9, beside=gap)
-    assert "Beside that" not in why(mark)
-    assert f"Beside that, {elsewhere} stands out" in why(replace(mark, beside=replace(gap, site=elsewhere)))
+def test_of_many_findings_the_surest_are_named(study_result: StudyResult) -> None:
+    """Two, by p, and the number of the others."""
+    leads = {
+        name: Leading(cause=Cause.BOTH, site="riverside", p=p) for name, p in (("a", 0.03), ("b", 0.01), ("c", 0.02))
+    }
+    study = replace(study_result.study, findings=("a", "b", "c"))
+    text = answers(replace(leading(study_result, **leads), study=study, explanations={}))[2].text
+    assert re.search(r"with another ROC curve.*\(b: riverside\); .*\(c: riverside\); 1 more are told below\.", text)
 
 
 def test_one_finding_counts_hospitals(study_result: StudyResult) -> None:

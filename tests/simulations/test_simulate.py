@@ -100,8 +100,9 @@ def finished(
 
 
 def test_the_runs_folder_holds_everything(finished: Finished) -> None:
-    """The six things that a user is promised, and no half-written file."""
+    """The seven things that a user is promised, and no half-written file."""
     promised = {"protocol.toml", "rounds.jsonl", "checkpoints", "results.json", "report.html", "model.safetensors"}
+    promised |= {"descriptions.json"}
     assert {path.name for path in finished.run.path.iterdir()} == promised | {"sites", "baselines"}
     assert not list(finished.run.path.rglob("*.part"))
 
