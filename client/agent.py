@@ -109,6 +109,10 @@ class Agent:
             raise TaskError(Refusal.UNKNOWN_PROTOCOL, "the task names a protocol that this site did not approve")
         if task.header.site != self.site:
             raise TaskError(Refusal.WRONG_SITE, "the task is addressed to another site")
+        comes_before = isinstance(task, ReadyTask | LandmarksTask)
+        harmonises = self.protocol.images.harmonise == "landmarks" and not comes_before
+        if bool(task.header.standard) != harmonises:
+            raise TaskError(Refusal.WRONG_FORM, "the task's standard scale is missing, or the study has none")
 
     def _answer(self, task: Task) -> list[bytes]:
         """Work on a task, or send again what was sent; how ready a site is may change, and is not stored."""
@@ -152,10 +156,7 @@ class Agent:
 
     def _inputs(self, task: Task) -> Inputs:
         """Give the images as the study says: on the standard scale that came with the task, or as they are."""
-        standard = task.header.standard
-        if (self.harmonised is None) == bool(standard):
-            raise TaskError(Refusal.WRONG_FORM, "the task's standard scale is missing, or the study has none")
-        return self.harmonised(standard) if self.harmonised else self.inputs
+        return self.harmonised(task.header.standard) if self.harmonised else self.inputs
 
     def _train(self, task: TrainTask) -> TrainReply:
         number, names = task.header.round, self._exchanged(task)

@@ -64,9 +64,7 @@ class Deliveries:
 
     def _own(self, numbers: tuple[float, ...]) -> Mapping[str, Own]:
         try:
-            own = own_from_list(numbers, self.protocol.task.targets)
+            own = own_from_list(numbers, self.protocol.task.targets, switched_on=self.protocol.evaluation.own_settings)
         except (TypeError, ValueError):
-            own = None
-        if own is None or (own and not self.protocol.evaluation.own_settings):
-            raise TaskError(Refusal.WRONG_FORM, "the task's own settings are not those of the approved study")
+            raise TaskError(Refusal.WRONG_FORM, "the task's own settings are not those of the approved study") from None
         return {self.site: own} if own else {}

@@ -65,8 +65,6 @@ class Intake:
         """
         if any(task.header.task_id == begun.task_id for begun in self.store.begun):
             return
-        if task.header.standard:
-            self._one_scale(task)
         match task:
             case LandmarksTask():
                 self._at_most(MOST_LANDMARKS, Kind.LANDMARKS, Refusal.EVALUATIONS_USED_UP, "looks at its landmarks")
@@ -85,6 +83,8 @@ class Intake:
                 )
             case DeliverTask():
                 self._at_most(MOST_DELIVERIES, Kind.DELIVER, Refusal.EVALUATIONS_USED_UP, "deliveries")
+        if task.header.standard:  # last: a task that is refused leaves no file behind, whatever run it names
+            self._one_scale(task)
 
     def remember(self, task: TrainTask, *, update_norm: float) -> None:
         """Keep the model that was trained, and how far training moved it: the measure of the next one.

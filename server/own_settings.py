@@ -16,7 +16,7 @@ from shared.evidence import Evidence
 from shared.operating_point import OperatingPoint, choose
 from shared.own_settings import Own, OwnSettings
 from shared.protocol import Evaluation, StudyProtocol
-from shared.score_calibration import calibration, recalibrated, recalibration
+from shared.score_calibration import calibration, keeps_scores_apart, recalibrated, recalibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +108,9 @@ def _threshold(validation: Evidence, test: Evidence, shared: float, wish: Evalua
 
 
 def _calibration(validation: Evidence, test: Evidence, confidence: float) -> OwnCalibration | None:
-    """Fit Platt's recalibration; none where it is not defined, or would turn the order of scores round."""
+    """Fit Platt's recalibration; none where it is not defined, or would not keep scores apart and in order."""
     fitted = recalibration(validation.histogram.units())
-    if fitted is None or fitted[1] <= 0:
+    if fitted is None or not keeps_scores_apart(intercept=fitted[0], slope=fitted[1]):
         return None
     intercept, slope = fitted
     units = test.histogram.units()

@@ -10,7 +10,6 @@ Background is left out: landmarks are those of the pixels above black, and black
 All arithmetic is in whole numbers or elementwise, so that the map has the same bits at every hospital.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,13 @@ from shared.scores import Floats
 
 TENTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 """The landmarks: deciles of an image's pixels above black."""
+
+LEAST_STEP = 1 / 255
+"""How far two neighbouring landmarks must lie apart, one level of an 8-bit image: a scale on which some coincide would
+make all that lies between them one grey, and one on which all do would leave a model nothing to see."""
+
+_ROUNDING = 1e-9
+"""A mean of positions that are one level apart may miss LEAST_STEP by its last bits."""
 
 Standard = tuple[float, ...]
 """Where the landmarks lie on average, from 0 (black) to 1 (white); empty where images are left as they are."""
@@ -52,18 +58,23 @@ def standard_scale(sites: Iterable[Landmarks]) -> Standard:
     return tuple((total / count).tolist()) if count else ()
 
 
-def checked(values: Sequence[float]) -> Standard:
+def checked(values: Sequence[object]) -> Standard:
     """Take what came from outside as positions of the landmarks.
 
     Raises:
-        ValueError: they are not as many as there are landmarks, not within black and white, or do not rise.
+        ValueError: they are not as many as there are landmarks, no numbers, or do not rise from black to white by
+            LEAST_STEP each.
     """
-    positions = tuple(float(value) for value in values)
-    ends = (0.0, *positions, 1.0)
-    rises = all(math.isfinite(one) for one in positions) and list(ends) == sorted(ends)
-    if len(positions) != len(TENTHS) or not rises:
+    positions = tuple(float(one) for one in values if isinstance(one, int | float) and not isinstance(one, bool))
+    if not len(positions) == len(values) == len(TENTHS) or not rises(positions):
         raise ValueError("the landmarks do not rise from black to white")
     return positions
+
+
+def rises(positions: Standard) -> bool:
+    """Tell whether each landmark lies above the one before, the first above black, and white above the last."""
+    steps = np.diff((0.0, *positions, 1.0))
+    return bool((steps >= LEAST_STEP - _ROUNDING).all())
 
 
 def harmonise(images_NCHW: npt.NDArray[np.unsignedinteger], standard: Standard) -> npt.NDArray[Any]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -69,7 +70,7 @@ def write_facts(
         "targets": json.dumps(protocol.task.targets),
         "activation": "softmax" if protocol.task.exclusive else "sigmoid",
         "thresholds": json.dumps(dict(thresholds)),
-        "own": json.dumps({site: own_to_list(one, protocol.task.targets) for site, one in own.items()}),
+        "own": json.dumps({site: _nulls(own_to_list(one, protocol.task.targets)) for site, one in own.items()}),
         "intended_use": protocol.study.intended_use,
         "standard": json.dumps(standard),
         "preprocessing": contract.canonical(),
@@ -98,7 +99,7 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         number, arrays, norm_layers = int(facts["round"]), facts["arrays_sha256"], facts["norm_layers"]
         averaged = json.loads(facts.get("standard", "[]"))
         standard = checked(averaged) if averaged else ()
-    except (KeyError, ValueError, TypeError) as fault:
+    except (KeyError, ValueError, TypeError, OverflowError) as fault:
         raise WeightsError(
             f"{where}: the file does not say all that is needed to use it ({fault}). It is of another version of "
             "Polyclinic: run the study again, or use the version that made it."
@@ -109,13 +110,12 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         protocol = parse(json.loads(text), StudyProtocol, where=where, error=StudyError)
     except StudyError as fault:
         raise WeightsError(f"{where}: the file's study is not one of this version of Polyclinic.\n{fault}") from None
-    try:
-        listed = json.loads(facts.get("own", "{}"))
-        own = {str(site): own_from_list(numbers, protocol.task.targets) for site, numbers in listed.items()}
-    except (ValueError, TypeError, AttributeError):
+    if bool(standard) != (protocol.images.harmonise == "landmarks"):
         raise WeightsError(
-            f"{where}: the sites' own settings in the file are no such numbers. Get a whole copy."
-        ) from None
+            f"{where}: the file has a standard scale of intensities that its study does not ask for, or lacks the one "
+            "that it asks for. Get a whole copy."
+        )
+    own = _own(facts, protocol, where=where)
     contract = contract_of(protocol, standard=standard)
     if contract.digest() != preprocessing:
         raise WeightsError(
@@ -132,6 +132,23 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         own=own,
         norm_layers="initial" if norm_layers == "initial" else "site" if norm_layers == "site" else "trained",
     )
+
+
+def _nulls(numbers: Iterable[float]) -> list[float | None]:
+    """Put null where there is no number: JSON has no NaN (RFC 8259, section 6)."""
+    return [None if math.isnan(number) else number for number in numbers]
+
+
+def _own(facts: Mapping[str, str], protocol: StudyProtocol, *, where: str) -> dict[str, Own]:
+    targets, switched_on = protocol.task.targets, protocol.evaluation.own_settings
+    try:
+        listed = json.loads(facts.get("own", "{}"))
+        return {str(site): own_from_list(numbers, targets, switched_on=switched_on) for site, numbers in listed.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise WeightsError(
+            f"{where}: the sites' own settings in the file are no such numbers, or not those that the study lets sites "
+            "have. Get a whole copy."
+        ) from None
 
 
 def refuse_untested(facts: ModelFacts, *, where: str) -> None:

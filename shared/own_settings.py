@@ -1,9 +1,11 @@
 """What one hospital uses of its own beside a study's shared threshold, where the study allows it, as numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+from shared.score_calibration import keeps_scores_apart
 
 Own = Mapping[str, "OwnSettings"]
 """One site's settings, by target."""
@@ -20,6 +22,12 @@ class OwnSettings:
     threshold: float | None
     calibration: tuple[float, float] | None
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Name what there is, in the words of [evaluation] own_settings."""
+        found = {"threshold": self.threshold, "calibration": self.calibration}
+        return tuple(kind for kind, one in found.items() if one is not None)
+
     def to_list(self) -> list[float]:
         """Write [threshold, intercept, slope], NaN where there is none."""
         return [math.nan if self.threshold is None else self.threshold, *(self.calibration or (math.nan, math.nan))]
@@ -29,17 +37,18 @@ class OwnSettings:
         """Read [threshold, intercept, slope].
 
         Raises:
-            ValueError, TypeError: these are not three numbers, or the threshold is no score, or the slope not positive.
+            ValueError, TypeError: these are not three numbers, the threshold is no score, or the calibration is none
+                that could have been fitted (shared/score_calibration.py).
         """
-        threshold, intercept, slope = (float(one) for one in _listed(numbers))
+        threshold, intercept, slope = map(_number, _listed(numbers))
         if not (math.isnan(threshold) or 0 <= threshold <= 1):
             raise ValueError("a threshold is a score")
         if math.isnan(intercept) and math.isnan(slope):
             calibration = None
-        elif math.isfinite(intercept) and math.isfinite(slope) and slope > 0:
+        elif keeps_scores_apart(intercept=intercept, slope=slope):
             calibration = (intercept, slope)
         else:
-            raise ValueError("a calibration is finite, and keeps the order of scores")
+            raise ValueError("a calibration keeps the order of scores, and leaves them apart")
         return cls(threshold=None if math.isnan(threshold) else threshold, calibration=calibration)
 
 
@@ -49,11 +58,11 @@ def own_to_list(own: Own, targets: Sequence[str]) -> list[float]:
     return [number for target in targets for number in own.get(target, none).to_list()] if own else []
 
 
-def own_from_list(numbers: Sequence[float], targets: Sequence[str]) -> Own:
-    """Read what `own_to_list` wrote.
+def own_from_list(numbers: Sequence[float | None], targets: Sequence[str], *, switched_on: Collection[str]) -> Own:
+    """Read what `own_to_list` wrote, of a study that lets sites have what `switched_on` names; None counts as NaN.
 
     Raises:
-        ValueError, TypeError: they are not three a target, or not such numbers.
+        ValueError, TypeError: they are not three a target, not such numbers, or of a kind that is not switched on.
     """
     if len(numbers) not in (0, 3 * len(targets)):
         raise ValueError("own settings are three numbers a target")
@@ -61,10 +70,20 @@ def own_from_list(numbers: Sequence[float], targets: Sequence[str]) -> Own:
         target: OwnSettings.from_list(list(numbers[3 * place : 3 * place + 3]))
         for place, target in enumerate(targets if numbers else ())
     }
-    return {target: one for target, one in found.items() if one.threshold is not None or one.calibration is not None}
+    if any(kind not in switched_on for one in found.values() for kind in one.kinds):
+        raise ValueError("the study does not let a site have such settings of its own")
+    return {target: one for target, one in found.items() if one.kinds}
 
 
-def _listed(numbers: object) -> list[float]:
+def _listed(numbers: object) -> list[object]:
     if not isinstance(numbers, list):
         raise TypeError("a list of numbers is not one")
     return numbers
+
+
+def _number(value: object) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("this is no number")
+    return float(value)

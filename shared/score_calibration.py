@@ -12,7 +12,11 @@ from shared.scores import LOGIT_RANGE, Floats, Integers, ScoredUnits
 Fit = tuple[Floats, Floats]
 """Coefficients and their covariance."""
 
-_STEPS, _CLOSE, _SINGULAR, _SEPARATED = 60, 1e-9, 1e12, 100.0
+_STEPS, _CLOSE, _SINGULAR = 60, 1e-9, 1e12
+
+STEEPEST = 100.0
+"""A fit whose intercept or slope grows beyond this on its way is taken for one that separates the classes and has no
+maximum: at such a slope scores .1 logit apart would be as good as 0 and 1."""
 
 
 def brier_score(units: ScoredUnits, *, confidence: float) -> Estimate | None:
@@ -66,6 +70,15 @@ def recalibrated(scores_M: Floats, *, intercept: float, slope: float) -> Floats:
     return found
 
 
+def keeps_scores_apart(*, intercept: float, slope: float) -> bool:
+    """Tell a recalibration that may be used: it keeps the order of scores, and they stay apart.
+
+    No fit gives more than STEEPEST for either. A slope of less than its inverse moves every score to within .1 logit of
+    one probability, which says nothing of a patient any more. What is not finite is none.
+    """
+    return abs(intercept) <= STEEPEST and 1 / STEEPEST <= slope <= STEEPEST
+
+
 def _fewest_patients(units: ScoredUnits) -> int:
     return min(np.unique(units.patients_M[chosen]).size for chosen in (units.positive_M, ~units.positive_M))
 
@@ -94,7 +107,7 @@ def _fit(design: Floats, units: ScoredUnits, *, offset_M: Floats) -> Fit | None:
     for _ in range(_STEPS):
         fitted_M = expit(design @ beta + offset_M)
         information = (design.T * (fitted_M * (1 - fitted_M))) @ design
-        if np.linalg.cond(information) > _SINGULAR or np.abs(beta).max() > _SEPARATED:
+        if np.linalg.cond(information) > _SINGULAR or np.abs(beta).max() > STEEPEST:
             return None
         scores = design * (units.positive_M - fitted_M)[:, None]
         step = np.linalg.solve(information, scores.sum(axis=0))

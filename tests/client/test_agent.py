@@ -211,7 +211,14 @@ def test_a_study_that_does_not_harmonise_tells_no_landmarks(tiny: Any, tmp_path:
     protocol = tiny.protocol()
     agent = tiny.agent(protocol, tmp_path)
     assert code(ask(agent, LandmarksTask(header=header(protocol, Kind.LANDMARKS)))) == Refusal.WRONG_FORM
-    assert code(ask(agent, train_task(protocol, initial(agent.bench), standard=SCALE))) == Refusal.WRONG_FORM
+    arrays = initial(agent.bench)
+    for task in (
+        ReadyTask(header=header(protocol, Kind.READY, standard=SCALE)),
+        train_task(protocol, arrays, standard=SCALE),
+        evaluate_task(protocol, arrays, standard=SCALE),
+        DescribeTask(header=header(protocol, Kind.DESCRIBE, standard=SCALE), arrays=arrays),
+    ):
+        assert code(ask(agent, task)) == Refusal.WRONG_FORM
 
 
 def test_training_and_evaluation_see_harmonised_images(tiny: Any, tmp_path: Path) -> None:

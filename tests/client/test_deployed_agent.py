@@ -114,6 +114,45 @@ def test_a_delivered_model_has_this_sites_own_settings_alone(tiny: Any, deploy: 
     assert open_model(tmp_path / "model" / "model.safetensors").facts.own == {}
 
 
+@pytest.mark.parametrize("kind", ["threshold", "calibration"])
+def test_a_site_gets_no_own_setting_of_a_kind_that_was_not_approved(tiny: Any, deploy: Any, kind: str) -> None:
+    """A study of own thresholds hands no site a calibration, and the other way round."""
+    agent = deploy(tiny.protocol(evaluation={"own_settings": [kind]}))
+    nothing = float("nan")
+    only = {"threshold": (0.25, nothing, nothing), "calibration": (nothing, -0.5, 1.25)}
+
+    def deliver(number: int, own: tuple[float, ...]) -> Any:
+        head = header(agent.protocol, Kind.DELIVER, number)
+        task = DeliverTask(header=head, arrays=head_of(agent), thresholds=(0.5,), documents={}, own=own)
+        return reply(ask(agent, task))
+
+    other = only["calibration" if kind == "threshold" else "threshold"]
+    assert deliver(1, other).code == Refusal.WRONG_FORM
+    assert deliver(2, (0.25, -0.5, 1.25)).code == Refusal.WRONG_FORM
+    assert isinstance(deliver(3, only[kind]), DeliverReply)
+
+
+SCALE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.8)
+
+
+@pytest.mark.parametrize("wish", ["none", "landmarks"])
+def test_a_delivered_model_is_of_the_approved_studys_images(tiny: Any, deploy: Any, tmp_path: Path, wish: str) -> None:
+    """With the standard scale where the study harmonises, and without where it does not; else nothing is stored."""
+    agent = deploy(tiny.protocol(images={"harmonise": wish}))
+
+    def deliver(standard: tuple[float, ...]) -> Any:
+        head = replace(header(agent.protocol, Kind.DELIVER), standard=standard)
+        task = DeliverTask(header=head, arrays=head_of(agent), thresholds=(0.5,), documents={})
+        return reply(ask(agent, task))
+
+    right, wrong = (SCALE, ()) if wish == "landmarks" else ((), SCALE)
+    assert deliver(wrong).code == Refusal.WRONG_FORM
+    assert agent.store.begun == ()
+    assert not (tmp_path / "model").exists()
+    assert isinstance(deliver(right), DeliverReply)
+    assert open_model(tmp_path / "model" / "model.safetensors").facts.standard == right
+
+
 def test_the_same_task_id_with_other_weights_is_refused(tiny: Any, deploy: Any) -> None:
     """A single changed bit makes it another request; the first one's reply can still be had."""
     agent = deploy(tiny.protocol())

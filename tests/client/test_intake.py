@@ -149,12 +149,22 @@ def test_a_run_keeps_the_scale_that_it_began_with(open_intake: Any) -> None:
 
     def on(scale: float, number: int, run_id: str = "run") -> TrainTask:
         task = train(number, run_id=run_id)
-        return replace(task, header=replace(task.header, standard=(scale,) * 9))
+        return replace(task, header=replace(task.header, standard=(scale,) * 9))  # a file's text: any nine numbers
 
     work_on(open_intake(), on(0.5, 1))
     assert refused(open_intake(), on(0.6, 2)) == Refusal.WRONG_FORM
     work_on(open_intake(), on(0.5, 2))
     work_on(open_intake(), on(0.6, 1, "other"))
+
+
+def test_a_refused_task_leaves_no_file(open_intake: Any, tmp_path: Path) -> None:
+    """However many runs it names, a task that is not let in pins no scale to the hospital's disk."""
+    intake = open_intake()
+    for number in range(20):
+        task = train(9, run_id=f"run{number}")
+        task = replace(task, header=replace(task.header, standard=(0.1 * number,) * 9))
+        assert refused(intake, task) == Refusal.ROUNDS_USED_UP
+    assert not list((tmp_path / "models").rglob("*"))
 
 
 def test_deliveries_are_limited(open_intake: Any) -> None:

@@ -228,7 +228,7 @@ def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path,
     """Its threshold in the place of the study's, its probabilities in a column; another site is refused."""
     for number in range(6):
         hospital.image(f"{number}.dcm", patient=f"P{number}", exam=f"{number + 1}", seed=number)
-    protocol = tiny.protocol()
+    protocol = tiny.protocol(evaluation={"own_settings": ["threshold", "calibration"]})
     coordinator, _ = compose(protocol, weights_file=None)
     path = tmp_path / "model.safetensors"
 

@@ -103,11 +103,37 @@ def test_each_site_counts_once() -> None:
     assert standard_scale([]) == ()
 
 
-@pytest.mark.parametrize("values", [(), STANDARD[:-1], (-0.1, *STANDARD[1:]), (*STANDARD[:-1], 1.1), STANDARD[::-1]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        STANDARD[:-1],
+        (*STANDARD, 0.95),
+        (-0.1, *STANDARD[1:]),
+        (*STANDARD[:-1], 1.1),
+        STANDARD[::-1],
+        (*STANDARD[:-1], float("nan")),
+        (0.0,) * 9,
+        (1.0,) * 9,
+        (0.5,) * 9,
+        (*STANDARD[:4], STANDARD[3], *STANDARD[5:]),
+        (0.9 / 255, *STANDARD[1:]),
+        (*STANDARD[:-1], 1 - 0.9 / 255),
+        (*STANDARD[:-1], STANDARD[-2] + 0.9 / 255),
+        tuple(map(str, STANDARD)),
+        "0.5555555",
+        (*STANDARD[:-1], True),
+        (False, *STANDARD[1:]),
+    ],
+)
 def test_a_scale_that_does_not_rise_from_black_to_white_is_none(values: tuple[float, ...]) -> None:
-    """Too few, out of range, falling or no numbers: refused at the door."""
+    """Too few, too many, out of range, falling, coinciding, on an end, or no numbers: refused at the door."""
     with pytest.raises(ValueError, match="rise"):
         checked(values)
-    with pytest.raises(ValueError, match="rise"):
-        checked((*STANDARD[:-1], float("nan")))
-    assert checked(STANDARD) == STANDARD
+
+
+def test_a_scale_may_rise_by_single_levels() -> None:
+    """Landmarks one level of an 8-bit image apart are a scale, at either end too, whatever their last bits are."""
+    low = tuple(tenth / 255 for tenth in TENTHS)
+    for values in (STANDARD, low, tuple(1 - one for one in low[::-1])):
+        assert checked(values) == values

@@ -16,6 +16,7 @@ from server.bootstrap import compose
 from server.checkpoint import save_tensors
 from shared.errors import WeightsError
 from shared.model_facts import read_facts, refuse_untested, write_facts
+from shared.own_settings import OwnSettings
 from shared.preprocessing import contract_of
 from shared.saved_model import open_model
 
@@ -76,6 +77,46 @@ def test_the_preprocessing_is_in_the_file_in_words_and_as_a_digest(tiny: Any) ->
     stated = json.loads(facts["preprocessing"])
     assert (stated["size"], stated["spacing_mm"], stated["algorithm"]) == (32, 0.5, 1)
     assert facts["preprocessing_sha256"] == contract_of(protocol, standard=()).digest()
+
+
+def test_a_file_has_a_scale_where_its_study_harmonises_and_nowhere_else(tiny: Any, tmp_path: Path) -> None:
+    """Contradicting files are refused before a score is computed, whoever wrote their digests."""
+    scale = tuple(tenth / 10 for tenth in range(1, 10))
+    for wish, right in (("none", ()), ("landmarks", scale)):
+        coordinator, _ = compose(tiny.protocol(images={"harmonise": wish}), weights_file=None)
+        for standard in ((), scale):
+            facts = write_facts(
+                coordinator.protocol,
+                coordinator.initial,
+                thresholds={},
+                number=1,
+                standard=standard,
+                norm_layers="trained",
+            )
+            if standard == right:
+                assert read_facts(facts, where="m").standard == right
+            else:
+                with pytest.raises(WeightsError, match="standard scale of intensities"):
+                    read_facts(facts, where="m")
+
+
+def test_own_settings_in_a_file_are_strict_json_and_those_that_its_study_lets_sites_have(tiny: Any) -> None:
+    """What is not there is null, which any parser reads; a kind that the study did not switch on is refused."""
+    own = {"north": {"opacity": OwnSettings(threshold=0.25, calibration=None)}}
+
+    def facts(switched_on: list[str]) -> dict[str, str]:
+        protocol = tiny.protocol(evaluation={"own_settings": switched_on})
+        return write_facts(protocol, {}, thresholds={}, number=1, standard=(), norm_layers="trained", own=own)
+
+    def strict(name: str) -> None:
+        raise ValueError(name)
+
+    found = facts(["threshold"])
+    assert json.loads(found["own"], parse_constant=strict) == {"north": [0.25, None, None]}
+    assert read_facts(found, where="m").own == own
+    for other in ([], ["calibration"]):
+        with pytest.raises(WeightsError, match="own settings"):
+            read_facts(facts(other), where="m")
 
 
 def test_another_preprocessing_is_refused(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
