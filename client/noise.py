@@ -87,7 +87,8 @@ class SecretStreams:
         grid = grid_of(scale)
         chunks = self._chunks(len(sums_D), step, purpose)
         for part, noise in zip(torch.split(sums_D, _CHUNK), chunks, strict=True):
-            part.copy_(noise.to(part.device).mul(scale).add_(part).div_(grid).round_().mul_(grid))
+            # In units of the grid, a power of two, which rounds nothing of its own.
+            part.copy_(noise.to(part.device).mul(scale / grid).add_(part, alpha=1 / grid).round_().mul_(grid))
 
     def seed(self, *, step: int, purpose: str) -> int:
         """Draw 63 bits for a generator whose draws protect nobody (augmentation, dropout)."""

@@ -5,6 +5,7 @@ that patient's images and labels are: this is the sensitivity that the noise is 
 refused while the plan is built: a parameter without a clipping rule, a layer that may mix the images of a batch.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -74,11 +75,11 @@ class ClippedSums:
         """
         self._check_modes()
         self._images = weights_PK.shape[1]
-        self._add_batch((losses() * weights_PK.flatten()).sum())
+        self._add_batch(losses(), weights_PK.flatten())
 
-    def _add_batch(self, loss: torch.Tensor) -> None:
+    def _add_batch(self, losses_N: torch.Tensor, weights_N: torch.Tensor) -> None:
         self._bookings.clear()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(losses_N, weights_N)
         if len(self._bookings) != len(self._parts):
             raise PrivacyError(DID_NOT_RUN)
         with torch.no_grad():
@@ -140,12 +141,12 @@ class LinearSums(ClippedSums):
         self._ran = inputs.detach(), outputs
         return outputs
 
-    def _add_batch(self, loss: torch.Tensor) -> None:
+    def _add_batch(self, losses_N: torch.Tensor, weights_N: torch.Tensor) -> None:
         ran, self._ran = self._ran, None
         if ran is None:
             raise PrivacyError(DID_NOT_RUN)
         inputs, outputs = ran
-        (gradients,) = torch.autograd.grad(loss, outputs)
+        (gradients,) = torch.autograd.grad(losses_N, outputs, weights_N)
         with torch.no_grad():
             weight, bias = of_linear(inputs, gradients, images=self._images)
             squared_P = weight.squared_norms() + bias.squared_norms()
@@ -159,9 +160,11 @@ def clip_factors(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Give each patient's factor min(1, clip / norm) (Abadi et al. 2016), and who is left out as not finite, if any."""
     norms_P = squared_P.sqrt() * (1 + SLACK * torch.finfo(dtype).eps)
+    weights_P = (clip / norms_P.clamp(min=clip)).to(dtype)
+    if math.isfinite(norms_P.sum()):
+        return weights_P, None
     finite_P = norms_P.isfinite()
-    weights_P = torch.where(finite_P, clip / norms_P.clamp(min=clip), 0).to(dtype)
-    return weights_P, None if bool(finite_P.all()) else (~finite_P).nonzero().flatten()
+    return weights_P.where(finite_P, 0), (~finite_P).nonzero().flatten()
 
 
 @contextmanager

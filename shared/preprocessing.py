@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -157,8 +158,12 @@ def normalise(images_NCHW: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
     return normalised.to(dtype)
 
 
+@cache
 def normalisation(white: int, *, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give gain and offset (3, 1, 1): a value times the gain, plus the offset, is what `normalise` makes of it."""
+    """Give gain and offset (3, 1, 1): a value times the gain, plus the offset, is what `normalise` makes of it.
+
+    Made once, because that takes about as long as normalising an image. Nobody may write to them.
+    """
     deviation = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
     return 1 / (white * deviation), -torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1) / deviation
 
