@@ -109,9 +109,8 @@ class Agent:
             raise TaskError(Refusal.UNKNOWN_PROTOCOL, "the task names a protocol that this site did not approve")
         if task.header.site != self.site:
             raise TaskError(Refusal.WRONG_SITE, "the task is addressed to another site")
-        comes_before = isinstance(task, ReadyTask | LandmarksTask)
-        harmonises = self.protocol.images.harmonise == "landmarks" and not comes_before
-        if bool(task.header.standard) != harmonises:
+        on_scale = self.protocol.images.harmonise == "landmarks" and not isinstance(task, ReadyTask | LandmarksTask)
+        if bool(task.header.standard) != on_scale:
             raise TaskError(Refusal.WRONG_FORM, "the task's standard scale is missing, or the study has none")
 
     def _answer(self, task: Task) -> list[bytes]:
@@ -154,9 +153,7 @@ class Agent:
         images = (self.inputs.images(batch).cpu().numpy() for batch in in_batches(rows))
         found = summarise(images)
         if found.patients >= max(1, self.min_patients) and not rises(found.positions):
-            raise TaskError(
-                Refusal.DATA, "landmarks of this site's images coincide: too few grey levels, or half white"
-            )
+            raise TaskError(Refusal.DATA, "landmarks of this site's images coincide: few grey levels, or much white")
         return LandmarksReply(landmarks=found)
 
     def _inputs(self, task: Task) -> Inputs:
