@@ -39,8 +39,8 @@ def identifiability(one: FeatureSummary, other: FeatureSummary, *, confidence: f
     Distance: D²(N - p - 3)/(N - 2) less what chance gives, unbiased under normality (Lachenbruch and Mickey,
     Technometrics 1968;10:1). Accuracy: of the rule that cuts midway between the means, by each site's own spread along
     it (Anderson and Bahadur, Ann Math Stat 1962;33:420), each site weighing the same. Interval: Hotelling's T², whose
-    distribution is a noncentral F, inverted; with unequal spreads at the size and the degrees of freedom that they
-    leave (Welch, Biometrika 1947;34:28). None below 8 dimensions, or where the covariance cannot be inverted.
+    distribution is a noncentral F, inverted; with unequal spreads an approximation, at the size and the degrees of
+    freedom that they leave (`_freedom`), whose coverage benchmarks/coverage.py simulates. None below 8 dimensions, or where the covariance cannot be inverted.
     """
     p = min(one.dimensions, other.dimensions)
     rule = discriminant(one, other, dimensions=p) if p >= LEAST_DIMENSIONS else None
@@ -71,8 +71,11 @@ def _margins(distance: float, spreads: tuple[float, float]) -> Floats:
 def _freedom(distance: float, spreads: tuple[float, float], sizes: tuple[int, int]) -> float:
     """Give the degrees of freedom of a spread that is known from both sites: N - 2 where they matter by their size.
 
-    The accuracy moves with the logarithm of a site's deviation by φ(m) m, m being its margin: the site that is told
-    less surely matters more, and one of few patients is then all that is known.
+    As Satterthwaite (Biometrics Bulletin 1946;2:110) does for a sum of mean squares, one χ² is matched to the variance
+    of the whole; what each site's own adds is not its part of a sum but, by the delta method, what moves the accuracy:
+    with the logarithm of a site's deviation that moves by φ(m) m, m being its margin, and a logarithm of n patients'
+    deviation has a variance of about 1/(2(n - 1)). The site that is told less surely matters more, and one of few
+    patients is then all that is known.
     """
     margins = _margins(max(distance, np.finfo(float).tiny), spreads)
     matters = norm.pdf(margins) * margins

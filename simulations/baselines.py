@@ -131,7 +131,7 @@ def _renumbered(numbers: Sequence[Rows]) -> Rows:
 
 
 def half_and_half(one: NamedArrays, other: NamedArrays) -> dict[str, Array]:
-    """Average two heads on the same features: each image's log-odds is then the mean of both models'.
+    """Average two heads on the same features: each image's logits are then the mean of both models'.
 
     Model interpolation, one way to a model that is a site's own (Mansour et al. 2020, "Three Approaches for
     Personalization"; Deng et al. 2020, "Adaptive Personalized Federated Learning"). Half and half is fixed: no patient
