@@ -4,7 +4,7 @@ from pathlib import Path
 
 from server.bootstrap import Coordinator
 from server.checkpoint import save_tensors
-from server.own_settings import own_results, to_apply
+from server.own_settings import to_apply
 from server.study_run import Conclusion
 from shared.model_facts import write_facts
 
@@ -16,14 +16,13 @@ def write_model(path: Path, coordinator: Coordinator, conclusion: Conclusion) ->
         StorageError: the disk is full or cannot be written.
     """
     arrays = coordinator.whole_model(conclusion.model)
-    found = own_results(coordinator.protocol, conclusion.validation, conclusion.test, conclusion.operating_point)
     facts = write_facts(
         coordinator.protocol,
         arrays,
         thresholds={target: point.threshold for target, point in conclusion.operating_point.items()},
         number=conclusion.chosen,
         standard=conclusion.state.standard,
-        own={site: own for site in sorted(conclusion.test) if (own := to_apply(found, site))},
+        own={site: own for site in sorted(conclusion.test) if (own := to_apply(conclusion.own, site))},
         norm_layers="initial" if coordinator.protocol.federation.local_norm else "trained",
     )
     save_tensors(path, arrays, facts=facts | {"weights": coordinator.provenance.sentence})

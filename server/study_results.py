@@ -11,7 +11,6 @@ from server.explanation import explanations
 from server.image_shift import mostly_apart
 from server.new_hospital import new_hospital
 from server.other_thresholds import other_thresholds
-from server.own_settings import own_results
 from server.privacy_facts import site_privacy
 from server.remedies import harmonising, remedies
 from server.results import (
@@ -130,7 +129,7 @@ def study_result(
             )
             for target in told
         },
-        own=own_results(protocol, conclusion.validation, conclusion.test, conclusion.operating_point),
+        own=conclusion.own,
         own_switched_on=protocol.evaluation.own_settings,
         harmonised=_harmonised(conclusion.state),
         explanations=told,

@@ -11,7 +11,7 @@ from server.admission import Accepted, Reason, Refused, admit_description, admit
 from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState
-from server.own_settings import own_results, to_apply
+from server.own_settings import OwnResults, own_results, to_apply
 from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.strategy import FederatedStrategy, Site
@@ -48,7 +48,8 @@ UNREACHED_THRESHOLD = 0.5
 class Conclusion:
     """What a finished run shows: the chosen round's model, its operating points, and the sites' evidence.
 
-    `operating_point` has no entry for a target whose validation evidence no site released.
+    `operating_point` has no entry for a target whose validation evidence no site released. `own` has what each site may
+    use of its own, where the study switches that on.
     """
 
     state: RunState
@@ -57,6 +58,7 @@ class Conclusion:
     operating_point: Mapping[str, OperatingPoint]
     validation: Evaluations
     test: Evaluations
+    own: OwnResults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,6 @@ class StudyRun:
         points, targets = conclusion.operating_point, self.coordinator.protocol.task.targets
         thresholds = tuple(points[target].threshold if target in points else math.nan for target in targets)
         headers = {site: self._about(site, Kind.DELIVER, conclusion) for site in sorted(self.nodes)}
-        found = own_results(self.coordinator.protocol, conclusion.validation, conclusion.test, points)
         contents = {
             site: encode_task(
                 DeliverTask(
@@ -183,7 +184,7 @@ class StudyRun:
                     arrays=conclusion.model,
                     thresholds=thresholds,
                     documents=documents,
-                    own=tuple(own_to_list(to_apply(found, site), targets)),
+                    own=tuple(own_to_list(to_apply(conclusion.own, site), targets)),
                 )
             )
             for site, header in headers.items()
@@ -238,13 +239,16 @@ class StudyRun:
             for target in protocol.task.targets
         )
         testers = self._strategy(self.test_on, state)
+        validation = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=thresholds)
+        test = self._evaluate(testers, model, number, Split.TEST, thresholds=thresholds)
         return Conclusion(
             state=state,
             chosen=number,
             model=model,
             operating_point=operating_point,
-            validation=self._evaluate(validators, model, number, Split.VALIDATION, thresholds=thresholds),
-            test=self._evaluate(testers, model, number, Split.TEST, thresholds=thresholds),
+            validation=validation,
+            test=test,
+            own=own_results(protocol, validation, test, operating_point),
         )
 
     def _evaluate(

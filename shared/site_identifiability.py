@@ -40,7 +40,8 @@ def identifiability(one: FeatureSummary, other: FeatureSummary, *, confidence: f
     Technometrics 1968;10:1). Accuracy: of the rule that cuts midway between the means, by each site's own spread along
     it (Anderson and Bahadur, Ann Math Stat 1962;33:420), each site weighing the same. Interval: Hotelling's T², whose
     distribution is a noncentral F, inverted; with unequal spreads an approximation, at the size and the degrees of
-    freedom that they leave (`_freedom`), whose coverage benchmarks/coverage.py simulates. None below 8 dimensions, or where the covariance cannot be inverted.
+    freedom that they leave (`_freedom`), whose coverage benchmarks/coverage.py simulates. None below 8 dimensions, or
+    where the covariance cannot be inverted.
     """
     p = min(one.dimensions, other.dimensions)
     rule = discriminant(one, other, dimensions=p) if p >= LEAST_DIMENSIONS else None

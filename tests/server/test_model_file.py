@@ -34,6 +34,7 @@ def conclusion(coordinator: Any, *, add: float) -> Conclusion:
         operating_point={"opacity": point},
         validation={},
         test={},
+        own={},
     )
 
 

@@ -148,6 +148,7 @@ def test_the_models_file_has_every_sites_own(tiny: Any, shared: OperatingPoint, 
         operating_point={"opacity": shared},
         validation=evaluations("validation", shared.threshold),
         test=evaluations("test", shared.threshold),
+        own=found(tiny, shared, ["threshold", "calibration"]),
     )
     write_model(tmp_path / "model.safetensors", coordinator, conclusion)
     facts = open_model(tmp_path / "model.safetensors").facts

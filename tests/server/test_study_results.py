@@ -106,6 +106,7 @@ def result(tiny: Any) -> Callable[..., StudyResult]:
             "operating_point": {"opacity": point([NORTH])},
             "validation": {"north": reply(NORTH, Withheld())},
             "test": test,
+            "own": {},
         }
         descriptions = changes.pop("descriptions", {})
         others = {name: changes.pop(name) for name in ("local", "pooled", "twin", "receipts") if name in changes}
@@ -268,6 +269,7 @@ def test_baselines_are_judged_at_their_own_operating_points(result: Any) -> None
         operating_point={"opacity": own},
         validation={},
         test={"north": reply(NORTH, NORTH), "south": reply(SOUTH, SOUTH)},
+        own={},
     )
     facts = result({"north": reply(NORTH, NORTH)}, local={"north": conclusion}, pooled=conclusion)
     for baseline in (facts.baselines.local["north"], facts.baselines.pooled):

@@ -12,12 +12,15 @@ from flwr.app import Error, Message
 from server.admission import Refused
 from server.asking import Desk
 from server.bootstrap import Coordinator, compose
+from server.own_settings import own_results
 from server.study_run import UNREACHED_THRESHOLD, Conclusion, StudyRun
 from shared.errors import FederationError, StorageError
 from shared.evidence import Evidence, Withheld
 from shared.landmarks import Landmarks, standard_scale
 from shared.messages import (
     Approval,
+    DeliverReply,
+    DeliverTask,
     EvaluateReply,
     EvaluateTask,
     LandmarksReply,
@@ -88,6 +91,8 @@ class Ward:
                     images_per_second=9.0,
                     seconds=1.0,
                 )
+            case DeliverTask():
+                return DeliverReply(arrays_digest=digest(task.arrays))
             case EvaluateTask():
                 return EvaluateReply(evidence=tuple(self._evidence(task, place) for place in range(self._targets)))
 
@@ -221,6 +226,21 @@ def test_too_few_sites_in_all_are_told_too(trial: Any) -> None:
     """Where nobody refused, there simply are no others."""
     with pytest.raises(FederationError, match="no others were named"):
         trial({"a": {}}).run()
+
+
+def test_what_a_site_may_use_of_its_own_is_concluded_where_the_study_says_so(trial: Any, tmp_path: Path) -> None:
+    """Chosen once, by each site's own evidence; it is what the delivery brings to that site."""
+    wards = {"a": {}, "b": {"quality": lambda _: 0.5}}
+    assert trial(wards, folder=tmp_path / "without").run().own == {}
+    run = trial(wards, sections={"evaluation": {"own_settings": ["threshold"]}})
+    conclusion = run.run()
+    protocol = run.study.coordinator.protocol
+    assert conclusion.own == own_results(protocol, conclusion.validation, conclusion.test, conclusion.operating_point)
+    run.study.deliver(conclusion, {}, deadline_seconds=0.0)
+    brought = {name: ward.asked(DeliverTask)[0].own for name, ward in run.wards.items()}
+    assert brought["a"][0] != brought["b"][0]
+    for site, own in brought.items():
+        assert own[0] == conclusion.own["opacity"][site].threshold.point.threshold
 
 
 HARMONISED = {"images": {"harmonise": "landmarks"}, "federation": {"rounds": 1}}

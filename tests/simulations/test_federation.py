@@ -139,6 +139,26 @@ def test_a_run_that_was_killed_after_any_round_ends_in_the_same_bits(federation:
     assert losses[0] == losses[1]
 
 
+def test_a_run_that_was_killed_before_round_1_keeps_its_scale(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once landmarks are known nobody is asked again; the resumed run ends in the bits of an undisturbed one."""
+    sections = {"images": {"harmonise": "landmarks"}, "federation": {"rounds": 2}}
+    whole = run(federation(sections, folder="whole"))
+
+    def killed(**_: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as at_round_1:
+        at_round_1.setattr("server.study_run.run_rounds", killed)
+        with pytest.raises(Interrupted):
+            run(federation(sections, folder="killed"))
+    monkeypatch.setattr("client.agent.Agent._landmarks", lambda _: pytest.fail("it was asked again"))
+    resumed = run(federation(sections, folder="killed"))
+    assert len(resumed.conclusion.state.standard) == 9
+    assert resumed.conclusion.state.landmarks == whole.conclusion.state.landmarks
+    assert bits(resumed) == bits(whole)
+    assert resumed.conclusion.test == whole.conclusion.test
+
+
 def test_normalisation_layers_never_reach_the_coordinator(federation: Any) -> None:
     """With local_norm the run's model holds the initial layers, and each hospital kept layers of its own."""
     study = federation(LOCAL_NORM | {"federation": {"rounds": 1, "local_norm": True}})
