@@ -151,7 +151,7 @@ class Deployment:
         )
         return replace(
             agent,
-            guard=replace(guard, private=agent.guard.private, described=agent.guard.described),
+            guard=replace(agent.guard, audit=guard.audit, key=guard.key),
             approval=Approval.APPROVED,
             store=store,
             intake=Intake(store=store, limits=limits, initial=initial, wire=wire, folder=folder / "models"),
