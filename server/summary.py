@@ -34,6 +34,12 @@ class Stand:
             return None
         return self.target - self.test.sensitivity.value
 
+    @property
+    def sure(self) -> bool:
+        """Whether the whole interval reaches the target."""
+        reached = self.test.sensitivity
+        return reached is not None and self.target is not None and reached.low >= self.target
+
 
 def stands(result: StudyResult, finding: str) -> list[Stand]:
     """Give every site's standing, those that lack most first, then those of which too little is known."""

@@ -1,4 +1,4 @@
-"""The one-page summary in words: four questions and their answers, each hospital in a line, and where not to use it."""
+"""The one-page summary in words: four questions and their answers, and each hospital in a line."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from server import wording
 from server.explanation import Explanation, Pattern
 from server.leading import Cause, Leading
-from server.receipt import Worth
+from server.receipt import Receipt, Worth
 from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
 from server.wording_explanation import reading
-from server.wording_new_hospital import between
 from server.wording_shift import consistent_with
 from server.wording_worth import SHORT
 
@@ -85,8 +84,8 @@ def _difference(result: StudyResult, worst: Stand) -> str:
         return "It could not be compared with other hospitals."
     p = f"{wording.p_value(one.adjusted_p)}, adjusted for the number of hospitals"
     if one.adjusted_p < result.study.significance:
-        return f"It differs from the others by more than chance explains ({p})."
-    return f"A difference from the other hospitals was not shown ({p})."
+        return f"It differs from all others together by more than chance explains ({p})."
+    return f"A difference from all others together was not shown ({p})."
 
 
 def _why(result: StudyResult, worst: Stand | None) -> Answer:
@@ -110,7 +109,7 @@ def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
         several = len(result.study.findings) > 1
         named = [consistent_with(untold[finding], finding=finding if several else None) for finding in shown]
         more = f"; {len(named) - NAMED} more are told below" if len(named) > NAMED else ""
-        yield f"What stands out is consistent with {'; '.join(named[:NAMED])}{more}."
+        yield f"What else stands out is consistent with {'; '.join(named[:NAMED])}{more}."
 
 
 def _told(lead: Leading, finding: str, worst: Stand | None) -> bool:
@@ -123,7 +122,7 @@ def _pattern(told: Explanation) -> str:
     """Name what was measured, which is all that a few words can say; the sentence says what it is consistent with."""
     worse = told.measure is None or told.gaps[told.measure].value < 0
     return {
-        Pattern.THRESHOLD: "Its scores lie elsewhere",
+        Pattern.THRESHOLD: "The shared threshold does not suit it",
         Pattern.DISCRIMINATION: f"Cases are told apart {'less well' if worse else 'better'} there",
         Pattern.BOTH: "Two things at once",
         Pattern.UNCLEAR: "It cannot be told",
@@ -153,7 +152,7 @@ def _worth(result: StudyResult) -> Answer:
     named = {
         Worth.BETTER: "Better than its own model at",
         Worth.WORSE: "Worse than its own model at",
-        Worth.NOT_SHOWN: "No difference shown at",
+        Worth.NOT_SHOWN: "No difference from its own model was shown at",
         Worth.TOO_FEW: "Too few cases to say at",
     }
     text = " ".join(
@@ -193,6 +192,8 @@ def hospital_lines(result: StudyResult, finding: str) -> list[HospitalLine]:
         mark, words = STANDINGS[one.standing]
         if one.standing is Standing.TOO_FEW:
             words = f"{words} ({one.test.positives:,} positives)"
+        elif one.standing is Standing.REACHED and not one.sure:
+            words = f"{words}, but not for sure"
         receipt = owed.get(one.site)
         lines.append(
             HospitalLine(
@@ -201,10 +202,19 @@ def hospital_lines(result: StudyResult, finding: str) -> list[HospitalLine]:
                 standing=words,
                 grade=one.standing.value,
                 numbers=_numbers(one),
-                joining=f"joining: {SHORT[receipt.worth]}" if receipt else "",
+                joining=_joining(receipt) if receipt else "",
             )
         )
     return lines
+
+
+def _joining(receipt: Receipt) -> str:
+    """Say what joining gave against the hospital's own model, with the interval that says what could be seen."""
+    words = f"joining: {SHORT[receipt.worth]}"
+    if receipt.auc is None:
+        return words
+    ends = f"{wording.signed(receipt.auc.low, 3)} to {wording.signed(receipt.auc.high, 3)}"
+    return f"{words} (AUC {wording.signed(receipt.auc.difference, 3)}, {ends})"
 
 
 def _numbers(one: Stand) -> str:
@@ -217,37 +227,3 @@ def _numbers(one: Stand) -> str:
     if found is None:
         parts.append(wording.absence(one.test.why))
     return ", ".join(parts)
-
-
-def not_for(result: StudyResult) -> list[str]:
-    """List where the model should not be used, the gravest first."""
-    return list(_not_for(result))
-
-
-def _not_for(result: StudyResult) -> Iterator[str]:
-    if result.weights.fell_back:
-        yield "Anywhere: it started from random weights, and shows the machinery only."
-    every = [one for finding in result.study.findings for one in stands(result, finding)]
-    for one in every:
-        if one.standing is Standing.SHORT and one.test.sensitivity:
-            missed = 100 * (1 - one.test.sensitivity.value)
-            yield f"At {one.site} for {one.finding}, with this threshold: it misses {missed:.0f} of 100."
-    for standing, words in (
-        (Standing.BELOW, "below the target, which may be chance"),
-        (Standing.TOO_FEW, "too few cases to say"),
-        (Standing.UNKNOWN, "no sensitivity is known"),
-    ):
-        for finding in result.study.findings:
-            sites = tuple(one.site for one in every if one.standing is standing and one.finding == finding)
-            if sites:
-                yield f"At {wording.names(sites)} for {finding} only after a look of its own: {words}."
-    for finding in result.study.findings:
-        told = result.new_hospital.get(finding)
-        found = told.predictions.get("sensitivity") if told else None
-        yield (
-            f"At any other hospital for {finding} only after a look of its own: expect a sensitivity between "
-            f"{between(found)}."
-            if found
-            else f"At any other hospital for {finding}: nothing was measured there."
-        )
-    yield "For anything but the intended use above."

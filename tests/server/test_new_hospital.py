@@ -9,8 +9,8 @@ from server.alternatives import Alternatives
 from server.new_hospital import NewHospital, new_hospital
 from server.report import render
 from server.results import StudyResult
+from server.wording_limits import not_for
 from server.wording_new_hospital import expectation
-from server.wording_summary import not_for
 from shared.metrics import Count
 
 COUNTS = {f"site{place}": Count(k=80 + place, n=100) for place in range(6)}

@@ -11,7 +11,9 @@ from server.leading import Cause, Leading
 from server.report import render
 from server.results import StudyResult
 from server.summary import Standing, least_safe, stands
-from server.wording_summary import answers, hospital_lines, not_for
+from server.wording_limits import not_for
+from server.wording_summary import answers, hospital_lines
+from shared.domain_shift import SiteDifference
 from shared.intervals import wilson
 from shared.metrics import Count
 
@@ -50,7 +52,7 @@ def test_the_samples_four_answers(study_result: StudyResult) -> None:
     assert worth.short == "Yes in 4 of 8 comparisons, no in 1"
     assert worth.text == (
         "Better than its own model at northgate and riverside. Worse than its own model at st_marys (pneumonia). "
-        "No difference shown at st_marys (effusion). Too few cases to say at island_clinic."
+        "No difference from its own model was shown at st_marys (effusion). Too few cases to say at island_clinic."
     )
 
 
@@ -117,7 +119,7 @@ def test_a_site_that_was_not_compared_is_said_to_be_so(study_result: StudyResult
 def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None:
     """A mark that the model reads at st_marys, one in riverside's images alone, or nothing else."""
     assert (
-        "What stands out is consistent with a mark that goes with the disease (effusion: riverside, upper left); "
+        "What else stands out is consistent with a mark that goes with the disease (effusion: riverside, upper left); "
         "a mark read by the model (pneumonia: st_marys, upper left)."
     ) in answers(study_result)[2].text
     quiet = leading(study_result, effusion=Leading(cause=Cause.NONE_SHOWN, site=None, p=None))
@@ -165,7 +167,7 @@ def test_no_difference_shown_is_neither_yes_nor_no(study_result: StudyResult) ->
     unsure = {"effusion": {"st_marys": study_result.receipts["effusion"]["st_marys"]}}
     worth = answers(only(study_result, "effusion", {}, receipts=unsure))[3]
     assert worth.short == "Not shown at any hospital"
-    assert worth.text == "No difference shown at st_marys."
+    assert worth.text == "No difference from its own model was shown at st_marys."
 
 
 def test_where_not_to_use_it(study_result: StudyResult) -> None:
@@ -180,6 +182,32 @@ def test_where_not_to_use_it(study_result: StudyResult) -> None:
         "At any other hospital for effusion: nothing was measured there.",
         "For anything but the intended use above.",
     ]
+
+
+def test_false_alarms_and_marks_are_limits_too(study_result: StudyResult) -> None:
+    """A hospital whose specificity is lower than elsewhere, and one whose images bear a mark, are named."""
+    low = SiteDifference(site="riverside", difference=-0.2, low=-0.3, high=-0.1, p=0.001, adjusted_p=0.004)
+    chance = replace(low, site="northgate", adjusted_p=0.2)
+    shift = replace(study_result.domain_shift, differences={"pneumonia": {"specificity": (low, chance)}})
+    cleared = study_result.of_site("riverside", "test", "pneumonia").specificity
+    assert cleared is not None
+    listed = not_for(replace(study_result, domain_shift=shift))
+    alarms = f"{100 * (1 - cleared.value):.0f} of 100 without it are called positive."
+    assert f"At riverside for pneumonia, where false alarms harm: {alarms}" in listed
+    assert not any("northgate for pneumonia, where false alarms harm" in one for one in listed)
+    marks = [one for one in listed if "may rest on a mark in the upper left corner" in one]
+    assert [one.split(" for ")[0] for one in marks] == ["At st_marys", "At riverside"]
+
+
+def test_a_tick_is_not_a_proof(study_result: StudyResult) -> None:
+    """A target is reached for sure where all of the interval does; what joining gave has its interval too."""
+    others = dict.fromkeys(("northgate", "riverside"), (100, 100))
+    sure = only(study_result, "pneumonia", others | {"st_marys": (990, 1000)})
+    told = {line.site: line for line in hospital_lines(sure, "pneumonia")}
+    assert told["st_marys"].standing == "reaches the target"
+    unsure = {line.site: line for line in hospital_lines(only(sure, "pneumonia", {"st_marys": (97, 100)}), "pneumonia")}
+    assert unsure["st_marys"].standing == "reaches the target, but not for sure"
+    assert re.search(r"joining: .* \(AUC [+\N{MINUS SIGN}].*, .* to .*\)", told["northgate"].joining)
 
 
 def test_the_summary_stands_first(study_result: StudyResult) -> None:

@@ -1,0 +1,59 @@
+"""Where a study's model should not be used, in words, the gravest first."""
+
+from collections.abc import Iterator
+
+from server import wording
+from server.results import StudyResult
+from server.summary import Standing, stands
+from server.wording_new_hospital import between
+
+
+def not_for(result: StudyResult) -> list[str]:
+    """List where the model should not be used, the gravest first."""
+    return list(_not_for(result))
+
+
+def _not_for(result: StudyResult) -> Iterator[str]:
+    if result.weights.fell_back:
+        yield "Anywhere: it started from random weights, and shows the machinery only."
+    every = [one for finding in result.study.findings for one in stands(result, finding)]
+    for one in every:
+        if one.standing is Standing.SHORT and one.test.sensitivity:
+            missed = 100 * (1 - one.test.sensitivity.value)
+            yield f"At {one.site} for {one.finding}, with this threshold: it misses {missed:.0f} of 100."
+    for finding in result.study.findings:
+        yield from _alarms(result, finding)
+        lead = result.domain_shift.leading.get(finding)
+        if lead is not None and lead.site and lead.corner:
+            yield (
+                f"At {lead.site} for {finding}, before its images are looked at: its figures may rest on a mark in the "
+                f"{lead.corner} corner."
+            )
+    for standing, words in (
+        (Standing.BELOW, "below the target, which may be chance"),
+        (Standing.TOO_FEW, "too few cases to say"),
+        (Standing.UNKNOWN, "no sensitivity is known"),
+    ):
+        for finding in result.study.findings:
+            sites = tuple(one.site for one in every if one.standing is standing and one.finding == finding)
+            if sites:
+                yield f"At {wording.names(sites)} for {finding} only after a look of its own: {words}."
+    for finding in result.study.findings:
+        told = result.new_hospital.get(finding)
+        found = told.predictions.get("sensitivity") if told else None
+        yield (
+            f"At any other hospital for {finding} only after a look of its own: expect a sensitivity between "
+            f"{between(found)}."
+            if found
+            else f"At any other hospital for {finding}: nothing was measured there."
+        )
+    yield "For anything but the intended use above."
+
+
+def _alarms(result: StudyResult, finding: str) -> Iterator[str]:
+    """Name the sites whose specificity is lower than that of all others, beyond chance."""
+    for one in result.domain_shift.differences.get(finding, {}).get("specificity", ()):
+        cleared = result.of_site(one.site, "test", finding).specificity
+        if cleared is not None and one.difference < 0 and one.adjusted_p < result.study.significance:
+            alarms = f"{100 * (1 - cleared.value):.0f} of 100 without it are called positive"
+            yield f"At {one.site} for {finding}, where false alarms harm: {alarms}."
