@@ -139,7 +139,7 @@ def _worth(result: StudyResult) -> Answer:
         for site, one in result.receipts.get(finding, {}).items():
             verdicts.setdefault(one.worth, {}).setdefault(site, []).append(finding)
     if not verdicts:
-        text = "No hospital's own model was trained beside it. A simulation that is asked for local baselines measures it."
+        text = "No hospital's own model was trained beside it. A simulation with local baselines measures it."
         return Answer(question=question, short="Not measured", text=text)
     times = {worth: sum(map(len, sites.values())) for worth, sites in verdicts.items()}
     place = "at {} of {} hospitals" if len(result.study.findings) == 1 else "in {} of {} comparisons"
