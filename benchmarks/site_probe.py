@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.bootstrap import prepare, site_inputs
+from client.bootstrap import prepare, site_inputs, unseen
 from client.describing import clear_rows, features, one_a_patient
 from client.site import read_site
 from client.workbench import Workbench
@@ -40,8 +40,8 @@ def main() -> None:
     bench = Workbench(model, device=torch.device("cpu"), precision="fp32")
     known: dict[str, Floats] = {}
     for file in sorted(asked.sites.glob("*/site.toml")):
-        site = prepare(read_site(file), protocol, progress=lambda *_: None)
-        inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
+        site = prepare(read_site(file), protocol, progress=unseen)
+        inputs = site_inputs(site, protocol, bench, progress=unseen)
         rows = np.sort(
             np.concatenate([clear_rows(site.records, split, exclusive=protocol.task.exclusive) for split in Split])
         )

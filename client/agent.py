@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from client.delivery import Deliveries
-from client.describing import clear_rows, describe, described_split, one_a_patient
+from client.describing import describe, described_rows, described_split
 from client.egress import EgressGuard
 from client.evaluation import Witness, evaluate_split, nobody
 from client.features import in_batches
@@ -148,17 +148,16 @@ class Agent:
         """Find the landmarks of training patients without disease, one image each, before anything is moved."""
         if self.harmonised is None:
             raise TaskError(Refusal.WRONG_FORM, "the approved study does not harmonise, and asks for no landmarks")
-        clear = clear_rows(self.records, Split.TRAIN, exclusive=self.protocol.task.exclusive)
-        rows = one_a_patient(clear, self.records)
+        rows = described_rows(self.records, Split.TRAIN, exclusive=self.protocol.task.exclusive)
         images = (self.inputs.images(batch).cpu().numpy() for batch in in_batches(rows))
         found = summarise(images)
         if found.patients >= max(1, self.min_patients) and not rises(found.positions):
             raise TaskError(Refusal.DATA, "landmarks of this site's images coincide: few grey levels, or much white")
         return LandmarksReply(landmarks=found)
 
-    def _inputs(self, task: Task) -> Inputs:
-        """Give the images as the study says: on the standard scale that came with the task, or as they are."""
-        return self.harmonised(task.header.standard) if self.harmonised else self.inputs
+    def inputs_on(self, standard: Standard) -> Inputs:
+        """Give the images as the study says: on the standard scale that came with a task, or as they are."""
+        return self.harmonised(standard) if self.harmonised else self.inputs
 
     def _train(self, task: TrainTask) -> TrainReply:
         number, names = task.header.round, self._exchanged(task)
@@ -168,7 +167,7 @@ class Agent:
             return self._train_privately(task, self.private)
         if self.records.patients(Split.TRAIN) < self.min_patients:
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
-        inputs = self._inputs(task)
+        inputs = self.inputs_on(task.header.standard)
         self.bench.load(task.arrays)
         if self.local_norm:
             self.local_norm.load(task.header.run_id, before=number)
@@ -209,7 +208,7 @@ class Agent:
         """Train one round under [privacy]; the guard takes all out of the reply but what is noised, free or public."""
         self.bench.load(task.arrays)
         outcome = private.train(
-            task, bench=self.bench, inputs=self._inputs(task), records=self.records, protocol=self.protocol
+            task, bench=self.bench, inputs=self.inputs, records=self.records, protocol=self.protocol
         )
         update, _ = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
         return TrainReply(
@@ -220,7 +219,7 @@ class Agent:
         self._load(task)
         evidence = evaluate_split(
             self.bench,
-            self._inputs(task),
+            self.inputs_on(task.header.standard),
             self.records,
             split=task.split,
             start=self.protocol.model.trains_from(task.header.round),
@@ -235,7 +234,7 @@ class Agent:
         self._load(task)
         description = describe(
             self.bench,
-            self._inputs(task),
+            self.inputs_on(task.header.standard),
             self.records,
             start=self.protocol.model.trains_from(task.header.round),
             exclusive=self.protocol.task.exclusive,

@@ -9,7 +9,7 @@ import numpy as np
 
 from client.approval import SHOWN, Approvals, ApprovedStudy, Invited, read_invited
 from client.approval_words import explain
-from client.bootstrap import site_cohort
+from client.bootstrap import site_cohort, site_records
 from client.deployment import check_initial
 from client.features import Progress
 from client.ledger_words import budget_lines
@@ -105,8 +105,6 @@ def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress)
     held = ledger_of(config).find(protocol.digest())
     if held is not None and held.begun:
         return held
-    withdrawn = withdrawals_of(config)
-    withdrawn.changed()  # reads the list
-    cohort = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn)
-    patients = len(np.unique(cohort.patients_N[cohort.of(Split.TRAIN)]))
+    cohort = site_cohort(config, protocol, progress=progress, withdrawn=withdrawals_of(config))
+    patients = site_records(cohort).patients(Split.TRAIN)
     return account_of(protocol, protocol.privacy, patients=patients, limit=config.policy.limit)

@@ -64,6 +64,17 @@ def site_cohort(
     )
 
 
+def site_records(cohort: Cohort) -> Records:
+    """Give what is known of a cohort's images, as arrays."""
+    return Records(
+        labels_NK=cohort.labels_NK,
+        patients_N=cohort.patients_N,
+        exams_N=cohort.exams_N,
+        split_N=cohort.split_N,
+        groups=cohort.groups,
+    )
+
+
 def prepare(
     config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
 ) -> PreparedSite:
@@ -87,13 +98,7 @@ def prepare(
     return PreparedSite(
         config=config,
         cohort=cohort,
-        records=Records(
-            labels_NK=cohort.labels_NK,
-            patients_N=cohort.patients_N,
-            exams_N=cohort.exams_N,
-            split_N=cohort.split_N,
-            groups=cohort.groups,
-        ),
+        records=site_records(cohort),
         pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[cached.rows >= 0], digest=cached.digest),
     )
 

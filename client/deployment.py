@@ -86,7 +86,6 @@ class Deployment:
         """Make the agent, and make it anew before the next task whenever a patient was withdrawn."""
         withdrawals = withdrawals_of(self.config)
         bench, initial = self._model()
-        withdrawals.changed()  # reads the list
         agent = self._agent(guard, bench, initial, withdrawals, metrics)
 
         current = True

@@ -34,7 +34,7 @@ def describe(
     is tested on validation patients, what stands out there on all of `split`. `seed` gives the public directions by
     ("projection"), and what only this site draws by ("halves"). Nothing is suppressed here.
     """
-    rows = one_a_patient(clear_rows(records, split, exclusive=exclusive), records)
+    rows = described_rows(records, split, exclusive=exclusive)
     return Description(
         features=summarise_features(
             project(features(bench, inputs, rows, start=start), seed=seed("projection")),
@@ -50,6 +50,11 @@ def describe(
 def described_split(protocol: StudyProtocol) -> Split:
     """Name whose images are described: training patients; under [privacy], where these are noised, validation ones."""
     return Split.TRAIN if protocol.privacy is None else Split.VALIDATION
+
+
+def described_rows(records: Records, split: Split, *, exclusive: bool) -> Rows:
+    """Find one image of each patient without disease."""
+    return one_a_patient(clear_rows(records, split, exclusive=exclusive), records)
 
 
 def clear_rows(records: Records, split: Split, *, exclusive: bool) -> Rows:

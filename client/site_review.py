@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.approval import Approvals
-from client.bootstrap import prepare
+from client.bootstrap import prepare, unseen
 from client.delivery import MODEL
 from client.review import review
 from client.review_page import write_page
@@ -34,7 +34,7 @@ def write_review(config: SiteConfig, model: Path | None, study: str | None, *, s
     saved = open_model(path)
     refuse_untested(saved.facts, where=path.name)
     protocol = saved.facts.protocol
-    site = prepare(config, protocol, progress=lambda *_: None, withdrawn=_withdrawn(config))
+    site = prepare(config, protocol, progress=unseen, withdrawn=_withdrawn(config))
     site = replace(site, pixels=site.pixels.harmonised(saved.facts.standard))
     galleries = review(site, saved, split=Split(side), most=most, device=config.compute.device)
     page = config.compute.cache / REVIEWS / protocol.digest()[:12] / f"{side}.html"
@@ -54,6 +54,4 @@ def _withdrawn(config: SiteConfig) -> Withdrawals | frozenset[str]:
     """Give the patients who were withdrawn; a hospital that never made its keys has none."""
     if not (SiteKeys(config.link.keys).pseudonyms.exists() or (config.link.state / LIST).exists()):
         return frozenset()
-    withdrawals = withdrawals_of(config)
-    withdrawals.changed()  # reads the list
-    return withdrawals
+    return withdrawals_of(config)

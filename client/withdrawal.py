@@ -21,13 +21,15 @@ Ask the coordinator to start the study anew if the model itself must be free of 
 
 
 def withdrawals_of(config: SiteConfig) -> "Withdrawals":
-    """Give a hospital's list, under its own key; it is empty until `changed` reads it.
+    """Give a hospital's list, under its own key, as it is on disk.
 
     Raises:
-        StorageError: the hospital has not made its keys.
+        StorageError: the hospital has not made its keys, or the list cannot be read.
         SiteError: others than its owner may read them.
     """
-    return Withdrawals(config.link.state / LIST, key=read_secret(SiteKeys(config.link.keys).pseudonyms))
+    found = Withdrawals(config.link.state / LIST, key=read_secret(SiteKeys(config.link.keys).pseudonyms))
+    found.changed()  # reads it
+    return found
 
 
 class Withdrawals:

@@ -126,8 +126,8 @@ def receipt_figure(result: StudyResult, finding: str, *, name: str, marks: Marks
             mark=marks[row.site],
             ranked=one.ranked,
             difference=one.auc,
-            tip=f"{row.site}: {wording.signed(one.auc.difference, 3)} ({wording.signed(one.auc.low, 3)} to "
-            f"{wording.signed(one.auc.high, 3)})" + ("" if one.ranked else ", not ranked"),
+            tip=f"{row.site}: {wording.signed(one.auc.difference, 3)} ("
+            f"{wording.signed_range(one.auc.low, one.auc.high, 3)})" + ("" if one.ranked else ", not ranked"),
         )
         for row in site_rows(result, finding)
         if (one := owed.get(row.site)) and one.auc

@@ -69,6 +69,11 @@ def signed(number: float, decimals: int) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", _MINUS)
 
 
+def signed_range(low: float, high: float, decimals: int) -> str:
+    """Write an interval of a difference, each end with its sign."""
+    return f"{signed(low, decimals)} to {signed(high, decimals)}"
+
+
 def points_range(low: float, high: float) -> str:
     """Write an interval of a difference of two proportions: -13.5 to -1.4 points, each with its sign."""
     return f"{signed(low * 100, 1)} to {points(high)}"

@@ -3,6 +3,7 @@
 from server import wording
 from server.other_thresholds import Rates
 from server.own_settings import OwnCalibration, OwnResult, OwnThreshold
+from server.wording_remedies import verdict
 from shared.estimates import Calibration
 from shared.metrics import Proportion
 
@@ -50,13 +51,10 @@ def line(one: Calibration | None) -> tuple[str, str]:
 def brier(one: OwnCalibration) -> str:
     """Say how the Brier score of test units changes, with its paired interval."""
     fitted = one.fitted
-    result = (
-        "better" if fitted.high < 0 else "worse" if fitted.low > 0 else "neither better nor worse, as far as is shown"
-    )
     change = wording.signed(fitted.after - fitted.before, 3)
     return (
         f"Brier score {fitted.before:.3f} to {fitted.after:.3f}, difference {change} "
-        f"({wording.signed(fitted.low, 3)} to {wording.signed(fitted.high, 3)}): {result}."
+        f"({wording.signed_range(fitted.low, fitted.high, 3)}): {verdict(fitted)}."
     )
 
 

@@ -52,13 +52,17 @@ def _own_point(one: OwnPoint, finding: str, unit: str) -> str:
 
 
 def _recalibrated(one: Recalibrated, unit: str) -> str:
-    result = "better" if one.high < 0 else "worse" if one.low > 0 else "neither better nor worse, as far as is shown"
     return (
         f"Its own calibration (intercept {wording.coefficient(one.intercept)}, slope {wording.coefficient(one.slope)} "
-        f"on the logit): probabilities on its test {unit}s would be {result} (Brier score {one.before:.3f} to "
+        f"on the logit): probabilities on its test {unit}s would be {verdict(one)} (Brier score {one.before:.3f} to "
         f"{one.after:.3f}, difference {wording.signed(one.after - one.before, 3)}, interval "
-        f"{wording.signed(one.low, 3)} to {wording.signed(one.high, 3)}). No AUC changes."
+        f"{wording.signed_range(one.low, one.high, 3)}). No AUC changes."
     )
+
+
+def verdict(one: Recalibrated) -> str:
+    """Say whether a recalibration makes probabilities better, as far as its interval shows."""
+    return "better" if one.high < 0 else "worse" if one.low > 0 else "neither better nor worse, as far as is shown"
 
 
 def _tried(layers: Receipt | None) -> str:

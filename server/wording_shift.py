@@ -108,7 +108,7 @@ def cross_fitted(one: Recognition) -> str:
 
 def logits(one: CornerFinding) -> str:
     """Write a corner's effect with its interval."""
-    return f"{wording.signed(one.value, 2)} ({wording.signed(one.low, 2)} to {wording.signed(one.high, 2)})"
+    return f"{wording.signed(one.value, 2)} ({wording.signed_range(one.low, one.high, 2)})"
 
 
 def apart(result: StudyResult) -> Iterator[str]:

@@ -213,7 +213,7 @@ def _joining(receipt: Receipt) -> str:
     words = f"joining: {SHORT[receipt.worth]}"
     if receipt.auc is None:
         return words
-    ends = f"{wording.signed(receipt.auc.low, 3)} to {wording.signed(receipt.auc.high, 3)}"
+    ends = wording.signed_range(receipt.auc.low, receipt.auc.high, 3)
     return f"{words} (AUC {wording.signed(receipt.auc.difference, 3)}, {ends})"
 
 

@@ -1,6 +1,6 @@
 """Receipts and the cross-site matrix in words: what joining gave a hospital, as its director would ask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from server import wording
 from server.cross_site import GUESSING, Cell, MatrixRow
@@ -47,32 +47,32 @@ def receipt(one: Receipt, *, finding: str, unit: str) -> str:
 
 def personal(one: Receipt, *, finding: str, unit: str) -> str:
     """Say in one sentence whether the site's own normalisation layers (FedBN) would have helped it."""
-    auc = one.auc
-    if auc is None:
-        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
-    pairs = (
-        f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} without ({_difference(auc)})"
-    )
-    return {
-        Worth.BETTER: f"would have helped here: {pairs}.",
-        Worth.WORSE: f"would have harmed here: {pairs}.",
-        Worth.NOT_SHOWN: f"neither help nor harm was shown: {pairs}.",
-        Worth.TOO_FEW: f"too few {unit}s with {finding} ({one.positives:,}) to say: {pairs}.",
-    }[one.worth]
+    words = {
+        Worth.BETTER: "would have helped here",
+        Worth.WORSE: "would have harmed here",
+        Worth.NOT_SHOWN: "neither help nor harm was shown",
+    }
+    return _variant(one, words, second="without", finding=finding, unit=unit)
 
 
 def blended(one: Receipt, *, finding: str, unit: str) -> str:
     """Say in one sentence whether a site's own head and the federated one, half and half, beat its own alone."""
+    words = {
+        Worth.BETTER: "better than its own alone",
+        Worth.WORSE: "worse than its own alone",
+        Worth.NOT_SHOWN: "neither better nor worse than its own alone, as far as is shown",
+    }
+    return _variant(one, words, second="alone", finding=finding, unit=unit)
+
+
+def _variant(one: Receipt, words: Mapping[Worth, str], *, second: str, finding: str, unit: str) -> str:
+    """Say what a variant of the model is worth, in `words`, beside what it is compared with, which `second` names."""
     auc = one.auc
     if auc is None:
         return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
-    pairs = f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} alone ({_difference(auc)})"
-    return {
-        Worth.BETTER: f"better than its own alone: {pairs}.",
-        Worth.WORSE: f"worse than its own alone: {pairs}.",
-        Worth.NOT_SHOWN: f"neither better nor worse than its own alone, as far as is shown: {pairs}.",
-        Worth.TOO_FEW: f"too few {unit}s with {finding} ({one.positives:,}) to say: {pairs}.",
-    }[one.worth]
+    said = words.get(one.worth, f"too few {unit}s with {finding} ({one.positives:,}) to say")
+    pairs = f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} {second}"
+    return f"{said}: {pairs} ({_difference(auc)})."
 
 
 def paired(one: Paired | None) -> str:
@@ -132,8 +132,8 @@ def _difference(auc: Paired) -> str:
     if auc.shown == -1:
         return f"{_hundred(-auc.difference)} fewer, interval {_hundred(-high)} to {_hundred(-low)}"
     return (
-        f"difference {wording.signed(auc.difference * 100, 1)}, interval {wording.signed(low * 100, 1)} to "
-        f"{wording.signed(high * 100, 1)}"
+        f"difference {wording.signed(auc.difference * 100, 1)}, interval "
+        f"{wording.signed_range(low * 100, high * 100, 1)}"
     )
 
 

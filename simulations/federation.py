@@ -9,7 +9,7 @@ import torch
 
 from client.agent import Agent
 from client.bootstrap import PreparedSite, compose_agent, site_inputs
-from client.describing import clear_rows, features, one_a_patient
+from client.describing import described_rows, described_split, features
 from client.features import Progress
 from client.noise import simulated_key
 from client.privacy_ledger import PrivacyLedger
@@ -73,13 +73,11 @@ def _features(agents: Mapping[str, Agent], conclusion: Conclusion, run_id: str) 
     """Compute the chosen model's features of the patients whom each site describes (client/describing.py)."""
     found = {}
     for site, agent in sorted(agents.items()):
-        protocol, records, standard = agent.protocol, agent.records, conclusion.state.standard
+        protocol, inputs = agent.protocol, agent.inputs_on(conclusion.state.standard)
         agent.bench.load(conclusion.model)
         if agent.local_norm:
             agent.local_norm.load(run_id, before=conclusion.chosen + 1)
-        split = Split.TRAIN if protocol.privacy is None else Split.VALIDATION
-        rows = one_a_patient(clear_rows(records, split, exclusive=protocol.task.exclusive), records)
-        inputs = agent.harmonised(standard) if agent.harmonised else agent.inputs
+        rows = described_rows(agent.records, described_split(protocol), exclusive=protocol.task.exclusive)
         found[site] = features(agent.bench, inputs, rows, start=protocol.model.trains_from(conclusion.chosen))
     return found
 

@@ -17,6 +17,7 @@ from typing import Self
 import tomli_w
 
 from client.approving import approve_study, look_at
+from client.bootstrap import unseen
 from client.bundle import install_invited
 from client.site import SiteConfig, read_site
 from client.site_keys import SiteKeys
@@ -174,7 +175,7 @@ class LocalFederation:
         coordinator.invite(self.place, name, self.protocol, invitation)
         weights = self.config.pretrained.file
         try:
-            offer = look_at(config, invitation, weights_file=weights, progress=lambda *_: None)
+            offer = look_at(config, invitation, weights_file=weights, progress=unseen)
             approve_study(config, offer, approved_by=APPROVER)
         except SiteError:
             if not any((config.link.state / "studies").glob("*/")):

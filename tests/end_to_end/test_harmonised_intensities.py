@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from client.evaluation import evaluate_split
 from client.workbench import Workbench
 from server.results import StudyResult
 from server.results_json import read
@@ -122,16 +121,7 @@ def gap(seed: int, protocol: Any, *, harmonised: bool) -> float:
 
     def evaluated(split: Split, thresholds: tuple[float, ...]) -> dict[str, Any]:
         return {
-            site: evaluate_split(
-                bench,
-                films,
-                known,
-                split=split,
-                start="head",
-                task=protocol.task,
-                evaluation=protocol.evaluation,
-                thresholds=thresholds,
-            )[0]
+            site: planted.evaluated_at(bench, films, known, protocol, split, thresholds)[0]
             for site, (films, known) in sites.items()
         }
 

@@ -177,6 +177,22 @@ def fit(model: SmallModel, sites: Mapping[str, tuple[Films, Records]]) -> None:
         model.fc.bias.copy_((weights[-1] - (weights[:-1] * middle / spread).sum())[None])
 
 
+def evaluated_at(
+    bench: Workbench, films: Films, known: Records, protocol: StudyProtocol, split: Split, thresholds: tuple[float, ...]
+) -> tuple[Any, ...]:
+    """Evaluate one split of a site as its agent does."""
+    return evaluate_split(
+        bench,
+        films,
+        known,
+        split=split,
+        start="head",
+        task=protocol.task,
+        evaluation=protocol.evaluation,
+        thresholds=thresholds,
+    )
+
+
 def said_first(protocol: StudyProtocol, seed: int, plant: Plant) -> Leading:
     """Run a study over four hospitals, one of which has the plant, and give its leading statement."""
     plain = PLANTS["nothing"]
@@ -191,16 +207,7 @@ def said_first(protocol: StudyProtocol, seed: int, plant: Plant) -> Leading:
         for site, (films, known) in sites.items():
             shift = plant.bias if site == PLANTED else 0.0
             bench.load({"fc.bias": np.array([own + shift], np.float32)})
-            evidence = evaluate_split(
-                bench,
-                films,
-                known,
-                split=split,
-                start="head",
-                task=protocol.task,
-                evaluation=protocol.evaluation,
-                thresholds=thresholds,
-            )
+            evidence = evaluated_at(bench, films, known, protocol, split, thresholds)
             found[site] = EvaluateReply(evidence=evidence)
         return found
 
