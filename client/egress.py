@@ -45,7 +45,8 @@ from shared.messages import (
     TrainTask,
     encode_answer,
 )
-from shared.parameters import NamedArrays, Wire, same_form
+from shared.packing import same_form
+from shared.parameters import NamedArrays, Wire
 from shared.released_flow import Count, ReleasedFlow
 from shared.signing import SigningKey
 from shared.split import Split

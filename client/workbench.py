@@ -30,7 +30,11 @@ class Workbench:
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.classifier = classifier.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs
         self._tensors: dict[str, torch.Tensor] = dict(self.classifier.state_dict(keep_vars=True))
+        # On a CPU numpy shows each tensor's memory, which stays where it is: training changes it in place.
+        on_cpu = device.type == "cpu"
+        self._views = {name: tensor.detach().numpy() for name, tensor in self._tensors.items()} if on_cpu else {}
         self._frozen_digests: dict[str, str] = {}
+        self._exchanged: dict[tuple[str, bool], list[str]] = {}
 
     @torch.no_grad()
     def load(self, arrays: NamedArrays) -> None:
@@ -45,8 +49,8 @@ class Workbench:
                     Refusal.WRONG_FORM, "the task's arrays do not fit the study's model; is it this study's?"
                 )
         for name, array in arrays.items():
-            if self.device.type == "cpu":
-                np.copyto(self._tensors[name].detach().numpy(), array)
+            if self._views:
+                np.copyto(self._views[name], array)
             else:
                 self._tensors[name].copy_(torch.tensor(array))
 
@@ -57,7 +61,16 @@ class Workbench:
 
     def arrays(self, names: Iterable[str]) -> dict[str, Array]:
         """Show the model's arrays by name; on a CPU these are views that the next training step changes."""
+        if self._views:
+            return {name: self._views[name] for name in names}
         return {name: self._tensors[name].detach().cpu().contiguous().numpy() for name in names}
+
+    def exchanged(self, start: str, *, local_norm: bool) -> list[str]:
+        """Name the arrays that travel while training starts at `start`; walks over the model once."""
+        key = (start, local_norm)
+        if key not in self._exchanged:
+            self._exchanged[key] = exchanged(self.classifier, start, local_norm=local_norm)
+        return self._exchanged[key]
 
     def precision(self) -> torch.autocast:
         """Give the context in which the model is to run: bf16 where study and device have it, else as it is."""

@@ -23,7 +23,8 @@ from shared.messages import (
     TrainReply,
     decode_answer,
 )
-from shared.parameters import NamedArrays, Wire, l2_norm, same_form
+from shared.packing import same_form
+from shared.parameters import NamedArrays, Wire, l2_norm
 from shared.refusal_codes import FROM_THE_COURIER
 from shared.released_flow import ReleasedFlow
 from shared.signing import is_signed_by

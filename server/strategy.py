@@ -12,6 +12,7 @@ from server.admission import Admitted, Reason, Refused, admit_evidence, admit_up
 from server.aggregation import ServerOptimiser, StreamingMean, capped_shares
 from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
+from shared.packing import pack
 from shared.parameters import Array, NamedArrays, Wire, cast
 from shared.split import Split
 from shared.wire import arrays_from_record, record_of
@@ -168,7 +169,7 @@ class FederatedStrategy(Strategy):
             log.warning("round %d: %s is left out: %s", self._asked[site.name].round, site.name, verdict.reason)
             return SiteRound(refusal=verdict.reason)
         mean.add(verdict.reply.update, share=self._shares[site.name], scale=verdict.scale)
-        nbytes = sum(array.nbytes for array in verdict.reply.update.values())
+        nbytes = sum(run.nbytes for run in pack(verdict.reply.update).runs)
         return SiteRound(reply=replace(verdict.reply, update={}), norm=verdict.norm, nbytes=nbytes)
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:

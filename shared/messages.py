@@ -27,7 +27,7 @@ from shared.tasks import Task as Task
 from shared.tasks import TrainTask as TrainTask
 from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
 
-WIRE_VERSION = "1"
+WIRE_VERSION = "2"
 """Changes whenever a message of one version could be misread by another."""
 
 PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})")

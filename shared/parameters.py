@@ -52,18 +52,6 @@ def squares(block: Array) -> float:
     return float(np.dot(wide, wide))
 
 
-def same_form(arrays: NamedArrays, expected: NamedArrays, *, wire: Wire) -> str | None:
-    """Say in one phrase how names, order, shapes or dtypes differ from what was expected; None when they don't."""
-    if list(arrays) != list(expected):
-        return f"{len(arrays)} arrays were sent, {len(expected)} with these names and this order were expected"
-    for place, (name, array) in enumerate(arrays.items()):
-        if array.shape != expected[name].shape:
-            return f"array {place} has shape {array.shape}, {expected[name].shape} was expected"
-        if array.dtype != WIRE_DTYPES[wire]:
-            return f"array {place} is {array.dtype}, {wire} was expected"
-    return None
-
-
 def digest(arrays: NamedArrays) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in order."""
     total = hashlib.sha256()

@@ -1,15 +1,12 @@
 """Arrays to Flower records, and Flower records to byte frames: the same encoding in simulation and deployment."""
 
 import json
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
-from io import BytesIO
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from shared.packing import PackedArrays, PackedBlock, pack, unpack
 from shared.parameters import NamedArrays
 
 MAX_CONTENT_BYTES = 2 << 30
@@ -27,38 +24,26 @@ class TooLargeError(ValueError):
 
 
 def record_of(arrays: NamedArrays) -> ArrayRecord:
-    """Encode arrays as Flower does (one .npy each), with a single copy of their bytes.
+    """Encode arrays as a few Flower arrays (shared/packing.py), with a single copy of their bytes.
 
-    An array that shows the bytes of a .npy, as `arrays_from_record` and `write_array` give it, is not copied.
+    Blocks of arrays that show the bytes of one, as `arrays_from_record` and `packing.write` give them, are not copied.
     """
     record = ArrayRecord()  # ArrayRecord(a dictionary) would make each Array a second time
-    for name, array in arrays.items():
-        record[name] = _encode(array)
+    for block in pack(arrays).packed:
+        record[block.title] = _array(dtype=block.dtype, shape=block.shape, stype=NUMPY_STYPE, data=block.npy)
     return record
 
 
-def write_array(
-    shape: tuple[int, ...], dtype: str, write: Callable[[np.ndarray[Any, Any]], None]
-) -> np.ndarray[Any, Any]:
-    """Let `write` fill an array in the very bytes that will travel, and give it read-only.
-
-    Raises:
-        BufferError: `write` kept the array, and could change it later.
-    """
-    header = _npy_header(dtype, shape)
-    with BytesIO(bytes(len(header) + np.dtype(dtype).itemsize * math.prod(shape))) as stream:
-        stream.write(header)
-        write(_elements(stream.getbuffer(), dtype, shape))
-        return _elements(stream.getvalue(), dtype, shape)
-
-
-def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
+def arrays_from_record(record: ArrayRecord) -> PackedArrays:
     """Decode arrays as read-only views on the record's bytes: nothing is copied.
 
     Raises:
-        ValueError: an array is of another kind, dtype or length than it says.
+        ValueError: an array is of another kind, dtype or length than it says, or lies elsewhere than it must.
     """
-    return {name: _decode(array) for name, array in record.items()}
+    for block in record.values():
+        if block.stype != NUMPY_STYPE or block.dtype not in ACCEPTED_DTYPES:
+            raise ValueError("an array is neither float32 nor float16, or is not stored as .npy")
+    return unpack(PackedBlock(title, block.dtype, block.shape, block.data) for title, block in record.items())
 
 
 def documents_record(documents: Mapping[str, bytes]) -> ArrayRecord:
@@ -89,15 +74,6 @@ def records_of(content: RecordDict, kind: type[RecordKind]) -> dict[str, RecordK
     return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
-def _encode(array: np.ndarray[Any, Any]) -> Array:
-    dtype, shape = str(array.dtype), array.shape
-    payload = _shown_by(array, dtype)
-    if payload is None:
-        elements = np.ascontiguousarray(array).data.cast("B") if array.size else b""
-        payload = b"".join((_npy_header(dtype, shape), elements))
-    return _array(dtype=dtype, shape=shape, stype=NUMPY_STYPE, data=payload)
-
-
 def _array(**fields: Any) -> Array:
     """Make an Array of fields of the right types.
 
@@ -107,42 +83,6 @@ def _array(**fields: Any) -> Array:
     array = Array.__new__(Array)
     array.__dict__.update(fields)
     return array
-
-
-def _shown_by(array: np.ndarray[Any, Any], dtype: str) -> bytes | None:
-    """Give the .npy of which an array shows all elements as they are, if there is one."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    header = _npy_header(dtype, array.shape)
-    if not isinstance(owner, bytes) or len(owner) != len(header) + array.nbytes or not owner.startswith(header):
-        return None
-    whole = _elements(owner, dtype, array.shape)
-    return owner if array.__array_interface__ == whole.__array_interface__ else None
-
-
-def _decode(array: Array) -> np.ndarray[Any, Any]:
-    if array.stype != NUMPY_STYPE or array.dtype not in ACCEPTED_DTYPES:
-        raise ValueError("an array is neither float32 nor float16, or is not stored as .npy")
-    header = _npy_header(array.dtype, array.shape)
-    if not array.data.startswith(header):
-        raise ValueError("an array is not of the form that its description says")
-    if len(array.data) != len(header) + np.dtype(array.dtype).itemsize * math.prod(array.shape):
-        raise ValueError("an array is longer or shorter than its description says")
-    return _elements(array.data, array.dtype, array.shape)
-
-
-def _elements(npy: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Show the elements of a .npy, without a copy."""
-    return np.frombuffer(npy, dtype, offset=len(_npy_header(dtype, shape))).reshape(shape)
-
-
-@lru_cache(maxsize=1024)  # a model's arrays come again with each message, and numpy takes 20 µs to write a header
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Write what stands before an array's elements in a .npy file of version 1.0, as numpy does."""
-    header = BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
-    return header.getvalue()
 
 
 def to_frames(content: RecordDict) -> Iterator[bytes]:

@@ -27,6 +27,7 @@ from shared.intensity import BINS
 from shared.intensity import summarise as summarise_intensity
 from shared.landmarks import CountedLandmarks, Landmarks
 from shared.messages import (
+    WIRE_VERSION,
     Answer,
     Approval,
     DeliverReply,
@@ -419,7 +420,7 @@ def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, re
 def test_a_refusal_on_the_wire_is_its_code(guard: EgressGuard) -> None:
     """Of an exception one fixed word leaves, with the task's id."""
     (frame,) = guard.refuse(DataError("too few images"), task_id="t")
-    state = {"version": "1", "task_id": "t", "kind": "refusal", "code": "data_unusable"}
+    state = {"version": WIRE_VERSION, "task_id": "t", "kind": "refusal", "code": "data_unusable"}
     assert json.loads(frame) == {"records": [], "arrays": [], "metrics": {}, "configs": {"state": state}}
 
 

@@ -33,6 +33,7 @@ from simulations.in_process_grid import InProcessGrid
 
 SHAPE = (2, 50)
 HONEST = np.ones(SHAPE, np.float32) / 10  # of norm 1
+TITLE = '[["fc.weight",[2,50]]]'  # which arrays are in the one block that travels
 KEYS = {name: SigningKey.draw() for name in ("east", "north", "west")}
 
 
@@ -130,16 +131,27 @@ def with_at(place: tuple[int, int], value: float) -> Callable[[np.ndarray[Any, A
 
 def replace_array(content: RecordDict, array: Array) -> None:
     content["arrays"] = ArrayRecord()
-    content["arrays"]["fc.weight"] = array
+    content["arrays"][TITLE] = array
 
 
 def bad_array(**changes: Any) -> Callable[[RecordDict], None]:
     """Change what an array says of itself, and leave its bytes as they are."""
 
     def change(content: RecordDict) -> None:
-        sent = content["arrays"]["fc.weight"]
+        (sent,) = content["arrays"].values()
         own = {"dtype": sent.dtype, "shape": sent.shape, "stype": sent.stype, "data": sent.data}
         replace_array(content, Array(**own | changes))
+
+    return change
+
+
+def retitle(title: str) -> Callable[[RecordDict], None]:
+    """Say that other arrays lie in the block, and leave its bytes as they are."""
+
+    def change(content: RecordDict) -> None:
+        (sent,) = content["arrays"].values()
+        content["arrays"] = ArrayRecord()
+        content["arrays"][title] = sent
 
     return change
 
@@ -175,6 +187,13 @@ BAD = {
     ),
     "no array": (lambda task: answer(task, train_reply({}), key=KEYS["west"]), "arrays_of_wrong_form"),
     "a shape that contradicts its bytes": (tampered(bad_array(shape=(50, 2))), "malformed_reply"),
+    "one shape where another was expected, of as many values": (
+        updated(lambda array: np.ascontiguousarray(array.T)),
+        "arrays_of_wrong_form",
+    ),
+    "a title of a shape that contradicts its bytes": (tampered(retitle(TITLE.replace("2,", "3,"))), "malformed_reply"),
+    "a title of another array": (tampered(retitle(TITLE.replace("weight", "bias"))), "arrays_of_wrong_form"),
+    "a title that is none": (tampered(retitle("fc.weight")), "malformed_reply"),
     "bytes cut off": (tampered(bad_array(data=b"\x93NUMPY")), "malformed_reply"),
     "a pickled array": (tampered(bad_array(stype="pickle", data=b"cos\nsystem\n(S'true'\ntR.")), "malformed_reply"),
     "a loss that is no number": (tampered(set_metric(loss_by_epoch=[float("nan")])), "malformed_reply"),

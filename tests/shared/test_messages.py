@@ -7,6 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from shared.evidence import Withheld
 from shared.landmarks import Landmarks
 from shared.messages import (
+    WIRE_VERSION,
     Answer,
     DeliverTask,
     DescribeTask,
@@ -94,7 +95,7 @@ def test_a_task_with_a_wrong_field_is_malformed(key: str, value: object) -> None
         decode_task(content)
 
 
-@pytest.mark.parametrize("content", [RecordDict(), RecordDict({"task": ConfigRecord({"version": "1"})})])
+@pytest.mark.parametrize("content", [RecordDict(), RecordDict({"task": ConfigRecord({"version": WIRE_VERSION})})])
 def test_an_empty_task_is_malformed(content: RecordDict) -> None:
     """What is missing is malformed too."""
     with pytest.raises(MalformedError):
@@ -163,7 +164,7 @@ def test_a_reply_with_a_wrong_part_is_malformed(change: str) -> None:
 def test_an_array_that_lies_about_itself_is_refused(array: Array) -> None:
     """Another dtype, serialisation, version, shape or length than announced is a ValueError, before any use."""
     with pytest.raises(ValueError, match="array"):
-        arrays_from_record(ArrayRecord({"w": array}))
+        arrays_from_record(ArrayRecord({'[["w",[1]]]': array}))
 
 
 def frames_of_a_task() -> list[bytes]:

@@ -45,7 +45,7 @@ def test_the_norm_tells_what_is_not_finite() -> None:
 def test_the_update_travels_from_where_it_was_written() -> None:
     """Encoding copies no element, and nobody can change what was encoded."""
     update, _ = difference(model(1.0), model(0.0), wire="fp32")
-    record = record_of(update)
+    (block,) = record_of(update).values()
     for name in ("long", "kernel", "scalar"):
         assert not update[name].flags.writeable
-        assert np.shares_memory(update[name], np.frombuffer(record[name].data, np.uint8))
+        assert np.shares_memory(update[name], np.frombuffer(block.data, np.uint8))
