@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -86,11 +86,6 @@ class Agent:
     most_bytes: int = MAX_CONTENT_BYTES
     deliveries: Deliveries | None = None
     witness: Witness = nobody
-    approved: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Take the protocol's digest once: it is compared with every task's."""
-        object.__setattr__(self, "approved", self.protocol.digest())  # how a frozen dataclass sets what it derives
 
     def handle(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         """Answer one task. Every failure becomes a reply with a fixed code; no exception's text leaves.
@@ -109,7 +104,7 @@ class Agent:
         yield from reply
 
     def _refuse_foreign(self, task: Task) -> None:
-        if task.header.protocol_digest != self.approved:
+        if task.header.protocol_digest != self.protocol.digest():
             raise TaskError(Refusal.UNKNOWN_PROTOCOL, "the task names a protocol that this site did not approve")
         if task.header.site != self.site:
             raise TaskError(Refusal.WRONG_SITE, "the task is addressed to another site")
@@ -275,15 +270,13 @@ class Agent:
 
     def _loss(self, rows: Rows) -> Loss:
         training = self.protocol.training
-        weights = None
-        if training.loss == "weighted_bce":
-            weights = torch.from_numpy(positive_weights(self.records.labels_NK[rows])).to(self.bench.device)
+        weights = torch.from_numpy(positive_weights(self.records.labels_NK[rows]))
         return build_loss(
             training.loss,
             exclusive=self.protocol.task.exclusive,
             gamma=training.gamma,
             alpha=training.alpha,
-            positive_weights_K=weights,
+            positive_weights_K=weights.to(self.bench.device),
         )
 
 

@@ -48,13 +48,14 @@ def test_any_change_is_seen() -> None:
     """Another bit of an array, another figure, id or record, an array's name, or another key: none is accepted."""
     key = SigningKey.draw()
     forged = [signed(key) for _ in range(6)]
-    array = forged[0].array_records["arrays"]["w"]
+    (array,) = forged[0].array_records["arrays"].values()
     array.data = array.data[:-1] + b"\x01"
     forged[1].metric_records["metrics"]["update_norm"] = 4.0
     forged[2].config_records["state"]["task_id"] = "u"
     forged[3]["more"] = MetricRecord({"x": 1})
     arrays = forged[4].array_records["arrays"]
-    arrays["v"] = arrays.pop("w")
+    (title,) = arrays
+    arrays[title.replace("w", "v")] = arrays.pop(title)
     forged[5][RECORD] = signed(key, task_id="u")[RECORD]
     assert not any(is_signed_by(content, key.public) for content in forged)
     assert not is_signed_by(signed(key), SigningKey.draw().public)
