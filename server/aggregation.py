@@ -97,12 +97,13 @@ class ServerOptimiser:
         `state` (moments under 'm/' and 'v/' names) is updated in place too. A name without moments starts with them at
         rest, so that stages may join when they are unfrozen.
         """
+        for name, update in mean.items():  # before the next model is there: what moving takes beside it is then free again
+            self._move(name, update, state)
 
-        def move(name: str, moved: Array) -> None:
-            self._move(name, mean[name], state)
+        def add(name: str, moved: Array) -> None:
             np.add(mean[name], current[name], out=moved)
 
-        return write(mean, np.float32, move)
+        return write(mean, np.float32, add)
 
     def _move(self, name: str, update: Array, state: dict[str, Array]) -> None:
         """Replace a mean update by how far the model is to move."""
