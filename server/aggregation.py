@@ -97,7 +97,7 @@ class ServerOptimiser:
         `state` (moments under 'm/' and 'v/' names) is updated in place too. A name without moments starts with them at
         rest, so that stages may join when they are unfrozen.
         """
-        for name, update in mean.items():  # before the next model is there: what moving takes beside it is then free again
+        for name, update in mean.items():  # before the next model takes memory: moving takes some for a while
             self._move(name, update, state)
 
         def add(name: str, moved: Array) -> None:
