@@ -24,6 +24,7 @@ from flwr.cli.build import build_fab_from_files
 from client.site_keys import SiteKeys
 from server.fleet import fleet
 from shared.messages import (
+    WIRE_VERSION,
     Answer,
     EvaluateReply,
     EvaluateTask,
@@ -139,14 +140,14 @@ print(json.dumps(answers))
 """
 """What the courier does with a coordinator's messages: it hands each on as it came, and brings back what was said."""
 
-MANIFEST = """
+MANIFEST = f"""
 [build-system]
 requires = ["setuptools>=77"]
 build-backend = "setuptools.build_meta"
 
 [project]
 name = "polyclinic-wire"
-version = "1.0.0"
+version = "{WIRE_VERSION}.0.0"
 description = "Names itself as the approved bundle does, and brings code."
 license = "Apache-2.0"
 dependencies = []
