@@ -1,5 +1,6 @@
 """The local training loop for one round under differential privacy, on one page."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from client.dp_engine import Patients, PrivateSteps
 from client.inputs import Inputs
@@ -19,7 +21,7 @@ from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
 from shared.loss import RowLoss
 from shared.messages import Refusal
-from shared.model import Classifier, parameter_groups, set_trainable
+from shared.model import Classifier, parameter_groups, set_centre_trainable, set_trainable, unit
 from shared.privacy import PrivacyPlan
 from shared.protocol import Training
 
@@ -41,12 +43,16 @@ def train_privately(
     training: Training,
     loss: RowLoss,
     streams: SecretStreams,
+    centre_steps: int = 0,
 ) -> Outcome:
     """Take the plan's steps of one round over the stages from `start` on; the bench's model is changed in place.
 
     A step's gradient is (sum of clipped gradients + noise) / (clip × rate × public size), in units of the clip: SGD
     moves the weights by lr × that. The learning rates, momentum and weight decay are the study's; epochs and batch
     size are the plan's. Everything runs in fp32.
+
+    With `centre_steps`, of which this round's are some, it is the features' centre that trains, and the head waits: a
+    patient's gradient is then minus the unit features, and the sum of all steps is their mean.
 
     The outcome holds what may leave: the time taken, and the number of images that the plan expects, not how many
     took part. There is no loss.
@@ -57,11 +63,14 @@ def train_privately(
     """
     _refuse(training)
     model = bench.classifier
-    set_trainable(model, start)
+    if centre_steps:
+        optimiser: torch.optim.Optimizer = _centre_optimiser(set_centre_trainable(model), plan, centre_steps)
+    else:
+        set_trainable(model, start)
+        optimiser = make_optimiser(
+            parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
+        )
     model.train()
-    optimiser = make_optimiser(
-        parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
-    )
     targets_NK = torch.from_numpy(labels_NK).to(bench.device)
     steps = PrivateSteps(plan=plan, patients=patients, streams=streams)
     virtual = VIRTUAL_BATCH_OF_FEATURES if start == "head" else VIRTUAL_BATCH
@@ -77,7 +86,12 @@ def train_privately(
                 hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
                 labels = targets_NK[torch.from_numpy(rows)]
-                sums.add(partial(_losses, model, hidden, labels, start=start, loss=loss), weights_PK)
+                of_images = (
+                    partial(_towards_mean, model, hidden)
+                    if centre_steps
+                    else partial(_losses, model, hidden, labels, start=start, loss=loss)
+                )
+                sums.add(of_images, weights_PK)
             steps.release(sums.total_D, step)
             optimiser.step()
         finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
@@ -92,6 +106,22 @@ def _losses(
     model: Classifier, hidden: torch.Tensor, labels_NK: torch.Tensor, *, start: str, loss: RowLoss
 ) -> torch.Tensor:
     return loss(model.rest(hidden, start=start), labels_NK)
+
+
+def _centre_optimiser(centre: nn.Linear, plan: PrivacyPlan, steps: int) -> torch.optim.Optimizer:
+    """Give the rate by which `steps` equal steps end at the mean of unit features, each of length √D.
+
+    A released step is the mean of min(1, clip/√D) times the features, in units of the clip.
+    """
+    return torch.optim.SGD(centre.parameters(), lr=max(plan.clip, math.sqrt(centre.in_features)) / steps)
+
+
+def _towards_mean(model: Classifier, pooled_ND: torch.Tensor) -> torch.Tensor:
+    """Give losses whose gradients in the centre are minus the unit features, wherever the centre is."""
+    if model.centre is None:
+        raise ValueError("a model that is not centred has no mean to go to")
+    losses_N: torch.Tensor = -model.centre(unit(pooled_ND)).squeeze(1)
+    return losses_N
 
 
 def _refuse(training: Training) -> None:

@@ -143,6 +143,7 @@ class Model(Declaration):
     weights_fallback: Literal["none"] | None = None
     norm: Literal["batch", "frozen", "folded", "group"] = "frozen"
     features: Literal["pooled", "unit"] = "pooled"
+    mirrored: bool = False
     unfreeze: Annotated[tuple[Unfreeze, ...], BeforeValidator(_as_tuple)] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -183,7 +184,8 @@ class Privacy(Declaration):
     Adjacency: all images of one patient are there, or not. `clip` bounds what a patient adds to a step's gradient
     (L2 norm). `size_rounding`: each site's size counts as public, rounded to a multiple of this.
     `count_noise_epsilon`: what one release of evidence may cost a validation or test patient; 0 leaves these counts
-    to disclosure control.
+    to disclosure control. `centre_rounds`: so many of the study's first rounds estimate the mean of the unit features,
+    which the head then sees subtracted; they are clipped, noised and paid for like all others.
     """
 
     epsilon: Annotated[float, Field(gt=0, le=100)]
@@ -193,6 +195,7 @@ class Privacy(Declaration):
     images_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
     size_rounding: Annotated[int, Field(ge=1, le=10_000)] = 50
     count_noise_epsilon: NotNegative = 0.0
+    centre_rounds: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 STRATEGY_SETTINGS: dict[str, dict[str, float]] = {
@@ -266,7 +269,13 @@ class Evaluation(Declaration):
         return self
 
 
-_LATER = (("model", "features"), ("images", "harmonise"), ("evaluation", "own_settings"))
+_LATER = (
+    ("model", "features"),
+    ("model", "mirrored"),
+    ("images", "harmonise"),
+    ("privacy", "centre_rounds"),
+    ("evaluation", "own_settings"),
+)
 """Keys that came after others; the default of each says what was so before it."""
 
 
@@ -299,7 +308,14 @@ class StudyProtocol(Declaration):
     def _consistent(self) -> Self:
         if self.training.feature_views and self.model.trains_from(1) == "stem":
             raise ValueError("[training] feature_views needs a frozen backbone, and [model] unfreeze trains it.")
-        if self.training.feature_views and self.augmentation.is_off:
+        if self.model.mirrored and not self.augmentation.laterality_invariant:
+            raise ValueError(
+                "[model] mirrored takes an image and its mirror image for the same. If no finding depends on the side, "
+                "say so with [augmentation] laterality_invariant = true; else set mirrored to false."
+            )
+        if self.model.mirrored and self.model.unfreeze:
+            raise ValueError("[model] mirrored averages what a frozen backbone gives, and unfreeze trains it.")
+        if self.training.feature_views and self.trains_on_plain_images:
             raise ValueError("[training] feature_views are augmented views, and [augmentation] is off. Set it to 0.")
         if self.federation.local_norm and self.model.norm == "folded":
             raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
@@ -323,6 +339,17 @@ class StudyProtocol(Declaration):
             for key in type(section).model_fields
         }
 
+    @property
+    def trains_on_plain_images(self) -> bool:
+        """True when augmentation changes nothing that training sees; mirroring is nothing to a mirrored model."""
+        on = {key for key, value in self.augmentation.model_dump().items() if value}
+        return not on - ({"laterality_invariant"} if self.model.mirrored else set())
+
+    @property
+    def centre_rounds(self) -> int:
+        """How many of the first rounds estimate the features' centre; 0 without [privacy]."""
+        return self.privacy.centre_rounds if self.privacy else 0
+
     def privacy_warnings(self) -> list[str]:
         """Say what a private study pays for some of its choices; nothing without [privacy]."""
         return warnings(self._settings()) if self.privacy else []
@@ -337,7 +364,7 @@ class StudyProtocol(Declaration):
             del declared["privacy"]
         for section, key in _LATER:
             part = getattr(self, section)
-            if getattr(part, key) == type(part).model_fields[key].default:
+            if part is not None and getattr(part, key) == type(part).model_fields[key].default:
                 del declared[section][key]
         return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 

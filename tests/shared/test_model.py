@@ -25,6 +25,8 @@ def spec(**study: Any) -> model.ModelSpec:
         "weights_fallback": None,
         "norm": "frozen",
         "features": "pooled",
+        "mirrored": False,
+        "centred": False,
         "dropout": 0.0,
         "outputs": 2,
         "seed": 7,
