@@ -119,7 +119,7 @@ def _centre_optimiser(centre: nn.Linear, plan: PrivacyPlan, steps: int) -> torch
 def _towards_mean(model: Classifier, pooled_ND: torch.Tensor) -> torch.Tensor:
     """Give losses whose gradients in the centre are minus the unit features, wherever the centre is."""
     if model.centre is None:
-        raise ValueError("a model that is not centred has no mean to go to")
+        raise ValueError("this model has no centre to estimate. Set [privacy] centre_rounds to 0.")
     losses_N: torch.Tensor = -model.centre(unit(pooled_ND)).squeeze(1)
     return losses_N
 

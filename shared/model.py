@@ -76,8 +76,8 @@ class Classifier(nn.Module):
         dropout: float,
         norm: Norm,
         features: Features,
-        mirrored: bool = False,
-        centred: bool = False,
+        mirrored: bool,
+        centred: bool,
     ) -> None:
         super().__init__()
         self.features: Features = features

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
+from shared.contradictions import contradictions
 from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
-from shared.private_study import UNDER_PRIVACY, refusals, warnings
+from shared.private_study import UNDER_PRIVACY, warnings
 
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
 STAGES: tuple[Stage, ...] = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -269,13 +270,7 @@ class Evaluation(Declaration):
         return self
 
 
-_LATER = (
-    ("model", "features"),
-    ("model", "mirrored"),
-    ("images", "harmonise"),
-    ("privacy", "centre_rounds"),
-    ("evaluation", "own_settings"),
-)
+_LATER = ("model.features", "model.mirrored", "images.harmonise", "privacy.centre_rounds", "evaluation.own_settings")
 """Keys that came after others; the default of each says what was so before it."""
 
 
@@ -306,27 +301,8 @@ class StudyProtocol(Declaration):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.feature_views and self.model.trains_from(1) == "stem":
-            raise ValueError("[training] feature_views needs a frozen backbone, and [model] unfreeze trains it.")
-        if self.model.mirrored and not self.augmentation.laterality_invariant:
-            raise ValueError(
-                "[model] mirrored takes an image and its mirror image for the same. If no finding depends on the side, "
-                "say so with [augmentation] laterality_invariant = true; else set mirrored to false."
-            )
-        if self.model.mirrored and self.model.unfreeze:
-            raise ValueError("[model] mirrored averages what a frozen backbone gives, and unfreeze trains it.")
-        if self.training.feature_views and self.trains_on_plain_images:
-            raise ValueError("[training] feature_views are augmented views, and [augmentation] is off. Set it to 0.")
-        if self.federation.local_norm and self.model.norm == "folded":
-            raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
-        if self.training.loss == "weighted_bce" and self.task.exclusive:
-            raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
-        if "calibration" in self.evaluation.own_settings and self.task.exclusive:
-            raise ValueError(
-                "[evaluation] own_settings = ['calibration'] is for findings: scores of classes add up to 1."
-            )
-        if self.privacy and (refused := refusals(self._settings())):
-            raise ValueError(" ".join(refused))
+        for contradiction in contradictions(self._settings(), trains_on_plain_images=self.trains_on_plain_images):
+            raise ValueError(contradiction)
         return self
 
     def _settings(self) -> dict[str, Any]:
@@ -362,7 +338,7 @@ class StudyProtocol(Declaration):
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
-        for section, key in _LATER:
+        for section, key in (place.split(".") for place in _LATER):
             part = getattr(self, section)
             if part is not None and getattr(part, key) == type(part).model_fields[key].default:
                 del declared[section][key]
