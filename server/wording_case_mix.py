@@ -17,10 +17,10 @@ def signed_range(part: Part, decimals: int) -> str:
     return wording.signed_range(*_ends(part), decimals)
 
 
-def spread(part: Part) -> str:
-    """Write a ratio of standard deviations with its interval."""
+def ratio_range(part: Part) -> str:
+    """Write the interval of a ratio."""
     low, high = _ends(part)
-    return f"{part.value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def difference(mix: CaseMix) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from shared.gap import DRAWS, ENOUGH, Part, Side
 from shared.score_calibration import recalibrated, recalibration
@@ -57,7 +56,7 @@ def case_mix(site: Side, others: Side, *, confidence: float, seed: int) -> CaseM
     if fit is None or min(_worth(site), _worth(others)) < ENOUGH:
         return None
     middles_B = bin_middles(bins=len(site.histogram.positives))
-    probabilities_B = recalibrated(expit(middles_B), intercept=fit[0], slope=fit[1])
+    probabilities_B = recalibrated(1 / (1 + np.exp(-middles_B)), intercept=fit[0], slope=fit[1])
     rng = np.random.default_rng(seed)
 
     def compared(here: _Drawn, there: _Drawn) -> Floats:

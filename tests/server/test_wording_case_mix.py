@@ -25,7 +25,7 @@ def test_numbers_have_their_signs_and_intervals() -> None:
     """Differences are signed, a ratio is not, and both parts give the whole."""
     assert mixed.signed(MIX.mean, 2) == "−0.80"
     assert mixed.signed_range(MIX.rest, 3) == "−0.090 to −0.030"
-    assert mixed.spread(MIX.spread) == "1.30 (1.10 to 1.50)"
+    assert mixed.ratio_range(MIX.spread) == "1.10 to 1.50"
     assert mixed.difference(MIX) == "−0.040"
 
 
