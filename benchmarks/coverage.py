@@ -33,6 +33,9 @@ SEED = 20
 PREVALENCE, APART = 0.4, 1.8
 """Of the simulated units: share of positives, and how far their scores lie above the negatives', in deviations."""
 
+LESS_ABLE, ALIKE, CUT = 0.4, 0.6, 0.2
+"""Of a second model on the same units: how much less it sets them apart, how alike its scores are; and both's cut."""
+
 PAIRS = ((300, 116), (100, 100), (60, 45))
 ACCURACIES, SPREADS = (0.7, 0.9, 0.97, 0.995), (0.5, 1.0, 2.0)
 """Of two sites: patients, how often the best rule tells them apart, and how much wider half of the second's features
@@ -141,19 +144,18 @@ def intervals(rng: np.random.Generator, n: int) -> Iterator[tuple[str, float, En
 
 
 def _paired(rng: np.random.Generator, n: int) -> Iterator[tuple[str, float, Ends]]:
-    """Draw two models' scores of the same units, correlated at .6, the second less able."""
+    """Draw two models' scores of the same units, correlated, the second less able."""
     positive = rng.random(n) < PREVALENCE
-    noise = np.linalg.cholesky([[1, 0.6], [0.6, 1]]) @ rng.normal(size=(2, n))
-    apart = (APART, APART - 0.4)
+    noise = np.linalg.cholesky([[1, ALIKE], [ALIKE, 1]]) @ rng.normal(size=(2, n))
+    apart = (APART, APART - LESS_ABLE)
     first, second = (
         ScoredUnits(scores_M=expit(shift * positive + own), positive_M=positive, patients_M=np.arange(n))
         for shift, own in zip(apart, noise, strict=True)
     )
     true = float(ndtr(apart[0] / sqrt(2)) - ndtr(apart[1] / sqrt(2)))
     yield "receipt: AUC", true, _ends(paired_auc(first, second, confidence=CONFIDENCE))
-    cut = 0.2
-    true = float(ndtr(apart[0] - cut) - ndtr(apart[1] - cut))
-    thresholds = (float(expit(cut)), float(expit(cut)))
+    true = float(ndtr(apart[0] - CUT) - ndtr(apart[1] - CUT))
+    thresholds = (float(expit(CUT)), float(expit(CUT)))
     found = paired_rates(first, second, thresholds=thresholds, of_positives=True, confidence=CONFIDENCE)
     yield "receipt: sensitivity", true, _ends(found)
 
