@@ -76,16 +76,43 @@ def share(rule: Rule, sites: tuple[np.ndarray, ...]) -> float:
     return float(np.mean([np.mean(rule(data) == place) for place, data in enumerate(sites)]))
 
 
-@pytest.mark.parametrize("sizes", [(300, 116), (60, 45)])
-@pytest.mark.parametrize(("accuracy", "wide"), [(0.7, 1.0), (0.97, 2.0), (0.995, 2.0), (0.97, 0.5)])
+@pytest.mark.parametrize(
+    ("accuracy", "wide", "sizes"),
+    [(0.7, 1.0, (60, 45)), (0.97, 2.0, (300, 116)), (0.995, 2.0, (300, 116)), (0.97, 0.5, (60, 45))],
+)
 def test_the_interval_holds_what_further_patients_show(accuracy: float, wide: float, sizes: tuple[int, int]) -> None:
     """Of 300 draws 91 to 99 % hold the share told of as many further patients, and as many the best rule's accuracy.
 
-    The interval that the best rule's accuracy alone would have held 44 to 78 % of such shares.
+    Where nearly all are told the share is a handful of patients, and more may hold. An interval for the best rule's
+    accuracy alone, as there was before, holds 67 to 78 % of such shares.
     """
     found = sites_told(wide=wide, accuracy=accuracy, sizes=sizes, draws=300)
-    assert 0.91 <= found.further <= 0.99
+    assert 0.91 <= found.further <= (0.99 if accuracy < 0.99 else 1.0)
     assert found.best >= 0.91
+
+
+def test_the_lower_end_allows_for_features_skewed_towards_the_other_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sites skewed by .5 along the rule: 95 % of 200 intervals reach down to what further patients show.
+
+    Without the allowance fewer than nine of ten do.
+    """
+    rng = np.random.default_rng(5)
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        one, other = (rng.standard_normal((size, 32)) for size in (300, 116))
+        one[:, 0], other[:, 0] = ((rng.gamma(16, size=size) - 16) / 4 for size in (300, 116))
+        other[:, 0] = 5 - other[:, 0]
+        return one, other
+
+    def found_in_further(data: tuple[np.ndarray, np.ndarray]) -> float:
+        rule = fitted([own[:, :23] for own in data], ridge=0.0)
+        return share(rule, tuple(own[:, :23] for own in draw()))
+
+    draws = [(data, found_in_further(data)) for data in (draw() for _ in range(200))]
+    reached = [told(data).low <= found + 1e-9 for data, found in draws]
+    assert np.mean(reached) >= 0.95
+    monkeypatch.setattr("shared.site_identifiability.SKEWED", 1e-3)
+    assert np.mean([told(data).low <= found + 1e-9 for data, found in draws]) < 0.9
 
 
 def test_alike_sites_are_guessed() -> None:
