@@ -17,11 +17,11 @@ from client.per_sample import clipped_sums
 from client.trainer import Outcome, make_optimiser
 from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
-from shared.loss import RowLoss
 from shared.messages import Refusal
-from shared.model import Classifier, parameter_groups, set_trainable
+from shared.model import parameter_groups, set_trainable
 from shared.privacy import PrivacyPlan
 from shared.protocol import Training
+from shared.row_gradient import RowGradient
 
 VIRTUAL_BATCH: Final = 32
 """Images of a virtual batch through layers of the backbone; memory depends on it, nothing else does."""
@@ -39,7 +39,7 @@ def train_privately(
     labels_NK: npt.NDArray[np.float32],
     start: str,
     training: Training,
-    loss: RowLoss,
+    gradient: RowGradient,
     streams: SecretStreams,
 ) -> Outcome:
     """Take the plan's steps of one round over the stages from `start` on; the bench's model is changed in place.
@@ -77,7 +77,7 @@ def train_privately(
                 hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
                 labels = targets_NK[torch.from_numpy(rows)]
-                sums.add(partial(_losses, model, hidden, labels, start=start, loss=loss), weights_PK)
+                sums.add(partial(model.rest, hidden, start=start), partial(gradient, labels), weights_PK)
             steps.release(sums.total_D, step)
             optimiser.step()
         finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
@@ -86,12 +86,6 @@ def train_privately(
         raise TaskError(Refusal.DIVERGED, "the weights are no longer finite. Lower the learning rates in [training].")
     expected = plan.steps_per_round * plan.sample_rate * plan.expected_patients * plan.images_per_patient
     return Outcome(loss_by_epoch=(), images=round(expected), seconds=time.perf_counter() - began)
-
-
-def _losses(
-    model: Classifier, hidden: torch.Tensor, labels_NK: torch.Tensor, *, start: str, loss: RowLoss
-) -> torch.Tensor:
-    return loss(model.rest(hidden, start=start), labels_NK)
 
 
 def _refuse(training: Training) -> None:
