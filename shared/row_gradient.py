@@ -28,7 +28,7 @@ def cross_entropy(labels_NK: torch.Tensor, logits_NK: torch.Tensor, weights_N: t
 
 
 def sigmoid_focal(*, gamma: float, alpha: float) -> RowGradient:
-    """Of independent findings: ± alpha_t (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1) (Lin et al. 2017, appendix B)."""
+    """Of independent findings: ±alpha_t (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1) (Lin et al. 2017, app. B)."""
 
     def gradient(labels_NK: torch.Tensor, logits_NK: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
         weights_NK, labels_NK = _weights(labels_NK, weights_N)

@@ -99,7 +99,7 @@ def test_cross_entropy_keeps_autograds_bits() -> None:
 @pytest.mark.parametrize("exclusive", [False, True])
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_a_model_that_is_sure_gets_a_finite_gradient(gamma: float, exclusive: bool) -> None:
-    """It stays finite for logits at which probabilities round to 0 and 1, and vanishes only where the model is right."""
+    """It stays finite for logits at which probabilities round to 0 and 1, and vanishes where the model is right."""
     z = torch.tensor([[200.0, -200.0], [-200.0, 200.0]])
     y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     found = build_row_gradient("focal", exclusive=exclusive, gamma=gamma, alpha=0.5)(y, z, torch.ones(2))
