@@ -94,7 +94,7 @@ def step(*, how: str, batch: int, size: int, start: str, steps: int) -> Work:
     """Prepare one side; its work is some steps of gradient, noise and optimiser on the same batch."""
     spec = ModelSpec(
         backbone="resnet18", weights="none", weights_fallback=None, norm="folded", features="pooled", dropout=0.0,
-        outputs=1, seed=0,
+        outputs=1, seed=0, mirrored=False, centred=False,
     )  # fmt: skip
     model, _ = build(spec, weights_file=None)
     set_trainable(model, start)

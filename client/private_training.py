@@ -66,11 +66,16 @@ class PrivateTraining:
             labels_NK=records.labels_NK,
             start=protocol.model.trains_from(task.header.round),
             training=training,
+            centre_steps=self._centre_steps(task.header.round, protocol),
             gradient=build_row_gradient(
                 training.loss, exclusive=protocol.task.exclusive, gamma=training.gamma, alpha=training.alpha
             ),
             streams=SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays)),
         )
+
+    def _centre_steps(self, number: int, protocol: StudyProtocol) -> int:
+        """Say how many steps the study has for the features' centre, if this is one of the rounds that take them."""
+        return protocol.centre_rounds * self.plan.steps_per_round if number <= protocol.centre_rounds else 0
 
     def without_noise(self) -> Self:
         """Give the same training, step for step, without noise or charge: for a simulation's twin alone."""

@@ -28,6 +28,8 @@ def network(backbone: Any, norm: Any, *, outputs: int = 2) -> Classifier:
         norm="frozen",
         dropout=0.0,
         features="pooled",
+        mirrored=False,
+        centred=False,
         outputs=outputs,
         seed=3,
     )
@@ -359,6 +361,8 @@ def test_norm_batch_is_refused() -> None:
             norm="batch",
             dropout=0.0,
             features="pooled",
+            mirrored=False,
+            centred=False,
             outputs=1,
             seed=0,
         ),
