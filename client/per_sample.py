@@ -124,9 +124,9 @@ class ClippedSums:
 
 
 class LinearSums(ClippedSums):
-    """The same where one linear layer alone trains, as the head does: autograd ends at its outputs.
+    """The same where one linear layer alone trains, as the head does: where it is the last, autograd is not entered.
 
-    What it would do behind them is known: the gradient of an image is its outputs' gradient times its inputs.
+    What autograd would do is known: the gradient of an image is its outputs' gradient times its inputs.
     """
 
     def __init__(self, model: nn.Module, *, clip: float) -> None:
