@@ -19,11 +19,11 @@ from client.per_sample import clipped_sums
 from client.trainer import Outcome, make_optimiser
 from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
-from shared.loss import RowLoss
 from shared.messages import Refusal
 from shared.model import Classifier, parameter_groups, set_centre_trainable, set_trainable, unit
 from shared.privacy import PrivacyPlan
 from shared.protocol import Training
+from shared.row_gradient import RowGradient
 
 VIRTUAL_BATCH: Final = 32
 """Images of a virtual batch through layers of the backbone; memory depends on it, nothing else does."""
@@ -41,7 +41,7 @@ def train_privately(
     labels_NK: npt.NDArray[np.float32],
     start: str,
     training: Training,
-    loss: RowLoss,
+    gradient: RowGradient,
     streams: SecretStreams,
     centre_steps: int = 0,
 ) -> Outcome:
@@ -86,12 +86,10 @@ def train_privately(
                 hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
                 labels = targets_NK[torch.from_numpy(rows)]
-                of_images = (
-                    partial(_towards_mean, model, hidden)
-                    if centre_steps
-                    else partial(_losses, model, hidden, labels, start=start, loss=loss)
-                )
-                sums.add(of_images, weights_PK)
+                if centre_steps:
+                    sums.add(partial(_centre, model, hidden), _towards_mean, weights_PK)
+                else:
+                    sums.add(partial(model.rest, hidden, start=start), partial(gradient, labels), weights_PK)
             steps.release(sums.total_D, step)
             optimiser.step()
         finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
@@ -102,12 +100,6 @@ def train_privately(
     return Outcome(loss_by_epoch=(), images=round(expected), seconds=time.perf_counter() - began)
 
 
-def _losses(
-    model: Classifier, hidden: torch.Tensor, labels_NK: torch.Tensor, *, start: str, loss: RowLoss
-) -> torch.Tensor:
-    return loss(model.rest(hidden, start=start), labels_NK)
-
-
 def _centre_optimiser(centre: nn.Linear, plan: PrivacyPlan, steps: int) -> torch.optim.Optimizer:
     """Give the rate by which `steps` equal steps end at the mean of unit features, each of length √D.
 
@@ -116,12 +108,16 @@ def _centre_optimiser(centre: nn.Linear, plan: PrivacyPlan, steps: int) -> torch
     return torch.optim.SGD(centre.parameters(), lr=max(plan.clip, math.sqrt(centre.in_features)) / steps)
 
 
-def _towards_mean(model: Classifier, pooled_ND: torch.Tensor) -> torch.Tensor:
-    """Give losses whose gradients in the centre are minus the unit features, wherever the centre is."""
+def _centre(model: Classifier, pooled_ND: torch.Tensor) -> torch.Tensor:
     if model.centre is None:
         raise ValueError("this model has no centre to estimate. Set [privacy] centre_rounds to 0.")
-    losses_N: torch.Tensor = -model.centre(unit(pooled_ND)).squeeze(1)
-    return losses_N
+    outputs_N1: torch.Tensor = model.centre(unit(pooled_ND))
+    return outputs_N1
+
+
+def _towards_mean(outputs_N1: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+    """Give the gradient that makes an image's in the centre minus its unit features, wherever the centre is."""
+    return -weights_N.view_as(outputs_N1)
 
 
 def _refuse(training: Training) -> None:

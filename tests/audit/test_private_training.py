@@ -18,8 +18,8 @@ from client import per_sample
 from client.dp_engine import Patients
 from client.noise import SecretStreams
 from client.private_trainer import train_privately
-from shared.loss import build_row_loss
 from shared.privacy import PrivacyPlan, calibrate, plan_epsilon
+from shared.row_gradient import build_row_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +124,7 @@ def run(tiny: Any) -> Run:
             labels_NK=np.ones((len(owner), 1), np.float32),
             start="head",
             training=training,
-            loss=build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5),
+            gradient=build_row_gradient("bce", exclusive=False, gamma=0.0, alpha=0.5),
             streams=SecretStreams(key=bytes([seed]) * 32, task_id="audit", arrays_digest=""),
             centre_steps=steps if centre else 0,
         )

@@ -12,16 +12,16 @@ from client.noise import SecretStreams
 from client.private_trainer import train_privately
 from client.trainer import Outcome
 from shared.errors import StudyError, TaskError
-from shared.loss import build_row_loss
 from shared.messages import Refusal
 from shared.model import exchanged, unit
 from shared.privacy import PrivacyPlan
+from shared.row_gradient import build_row_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPES = {"head": (512,), "layer4": (256, 2, 2), "stem": (3, 32, 32)}
 
-BCE = build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5)
+BCE = build_row_gradient("bce", exclusive=False, gamma=0.0, alpha=0.5)
 
 CLIP, RATE, PUBLIC = 0.5, 0.25, 10
 
@@ -86,7 +86,7 @@ def train(tiny: Any) -> Round:
                 training={"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr_head": 0.5, "loss": "bce"}
                 | (training or {})
             ).training,
-            loss=BCE,
+            gradient=BCE,
             streams=SecretStreams(key=bytes(32), task_id=task_id, arrays_digest="d"),
             centre_steps=centre_steps,
         )
