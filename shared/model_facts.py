@@ -56,8 +56,8 @@ def write_facts(
 ) -> dict[str, str]:
     """Say all that one must know to use a model; `arrays` is the whole model, in its own order.
 
-    `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit"), from which
-    a `centred` model takes `centre.weight` before it scales to variance 1 again. A `mirrored` model's
+    `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit"). From
+    that a `centred` model takes `centre.weight` off, and scales to variance 1 again. A `mirrored` model's
     pooled features are the mean of the image's and its mirror image's.
     `preprocessing` is what makes a prepared image, and its digest is the contract's (shared/preprocessing.py); it has
     the standard scale, which `standard` repeats.
