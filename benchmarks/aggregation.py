@@ -157,6 +157,8 @@ def _model(backbone: Backbone) -> dict[str, Array]:
         weights_fallback=None,
         norm="frozen",
         features="pooled",
+        mirrored=False,
+        centred=False,
         dropout=0.0,
         outputs=1000,
         seed=0,

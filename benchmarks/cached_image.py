@@ -6,13 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.record import Record, Target
 from benchmarks.sides import TIMED, Work, interleaved, median_of, side
 from benchmarks.workload import Scale, hospitals
 from client.site_data import Pixels
-from shared.preprocessing import normalise
 
 TARGET = Target(limit=60, side="at most")
 
@@ -50,4 +48,4 @@ def reader(*, scale: Scale, folder: Path, channels: int) -> Work:
 def _read_all(pixels: Pixels, order: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
     for _ in range(READINGS_A_SAMPLE):
         for first in range(0, len(order), BATCH):
-            normalise(pixels.read(order[first : first + BATCH]), dtype=torch.float32)
+            pixels.normalised(order[first : first + BATCH])

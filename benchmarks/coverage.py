@@ -25,6 +25,7 @@ from shared.score_calibration import brier_score, calibration
 from shared.scores import Floats, ScoredUnits, lower_edges
 from shared.site_identifiability import identifiability
 from shared.split import Split
+from simulations.cross_fitting import discriminant
 
 SIZES = (30, 100, 1000)
 CONFIDENCE = 0.95
@@ -32,9 +33,16 @@ SEED = 20
 PREVALENCE, APART = 0.4, 1.8
 """Of the simulated units: share of positives, and how far their scores lie above the negatives', in deviations."""
 
+LESS_ABLE, ALIKE, CUT = 0.4, 0.6, 0.2
+"""Of a second model on the same units: how much less it sets them apart, how alike its scores are; and both's cut."""
+
 PAIRS = ((300, 116), (100, 100), (60, 45))
 ACCURACIES, SPREADS = (0.7, 0.9, 0.97, 0.995), (0.5, 1.0, 2.0)
-"""Of two sites: patients, how often they are truly told apart, and how much wider half of the second's features are."""
+"""Of two sites: patients, how often the best rule tells them apart, and how much wider half of the second's features
+are."""
+
+ROUNDING = 1e-9
+"""A share of patients is a fraction, and may lie on an interval's end."""
 
 THRESHOLD = float(lower_edges(bins=64)[34])
 
@@ -136,19 +144,18 @@ def intervals(rng: np.random.Generator, n: int) -> Iterator[tuple[str, float, En
 
 
 def _paired(rng: np.random.Generator, n: int) -> Iterator[tuple[str, float, Ends]]:
-    """Draw two models' scores of the same units, correlated at .6, the second less able."""
+    """Draw two models' scores of the same units, correlated, the second less able."""
     positive = rng.random(n) < PREVALENCE
-    noise = np.linalg.cholesky([[1, 0.6], [0.6, 1]]) @ rng.normal(size=(2, n))
-    apart = (APART, APART - 0.4)
+    noise = np.linalg.cholesky([[1, ALIKE], [ALIKE, 1]]) @ rng.normal(size=(2, n))
+    apart = (APART, APART - LESS_ABLE)
     first, second = (
         ScoredUnits(scores_M=expit(shift * positive + own), positive_M=positive, patients_M=np.arange(n))
         for shift, own in zip(apart, noise, strict=True)
     )
     true = float(ndtr(apart[0] / sqrt(2)) - ndtr(apart[1] / sqrt(2)))
     yield "receipt: AUC", true, _ends(paired_auc(first, second, confidence=CONFIDENCE))
-    cut = 0.2
-    true = float(ndtr(apart[0] - cut) - ndtr(apart[1] - cut))
-    thresholds = (float(expit(cut)), float(expit(cut)))
+    true = float(ndtr(apart[0] - CUT) - ndtr(apart[1] - CUT))
+    thresholds = (float(expit(CUT)), float(expit(CUT)))
     found = paired_rates(first, second, thresholds=thresholds, of_positives=True, confidence=CONFIDENCE)
     yield "receipt: sensitivity", true, _ends(found)
 
@@ -176,17 +183,22 @@ def simulated(n: int, *, draws: int) -> dict[str, float]:
 
 
 def site_told(rng: np.random.Generator, *, accuracy: float, wide: float, sizes: tuple[int, int]) -> tuple[float, Ends]:
-    """Draw two sites that Fisher's rule of all patients tells apart so often, and give that and the estimate's ends.
+    """Draw two sites, tell as many further patients by the rule fitted on them, and give the share and the ends for it.
 
-    Half of the dimensions are `wide` times as wide at the second site; the means differ alike in each.
+    The best rule would tell `accuracy` of all. Half of the dimensions are `wide` times as wide at the second site; the
+    means differ alike in each.
     """
     p = min(MOST_DIMENSIONS, min(sizes) // PATIENTS_A_DIMENSION)
     wide_p = np.where(np.arange(p) < p // 2, wide, 1.0)
-    rule = 1 / np.average([np.ones(p), wide_p**2], axis=0, weights=np.array(sizes) - 1)
-    spreads = np.sqrt([rule @ rule, rule @ (rule * wide_p**2)])
-    away = brentq(lambda away: np.mean(ndtr(away * rule.sum() / 2 / spreads)) - accuracy, 0.0, 20.0)
-    drawn = rng.standard_normal((sizes[0], p)), away + rng.standard_normal((sizes[1], p)) * wide_p
-    return accuracy, _ends(identifiability(*(_summed(own) for own in drawn), confidence=CONFIDENCE))
+    best = 1 / np.average([np.ones(p), wide_p**2], axis=0, weights=np.array(sizes) - 1)
+    spreads = np.sqrt([best @ best, best @ (best * wide_p**2)])
+    away = brentq(lambda away: np.mean(ndtr(away * best.sum() / 2 / spreads)) - accuracy, 0.0, 20.0)
+    drawn, further = (
+        (rng.standard_normal((sizes[0], p)), away + rng.standard_normal((sizes[1], p)) * wide_p) for _ in range(2)
+    )
+    rule = discriminant(drawn, ridge=0.0)
+    share = float(np.mean([np.mean(rule(own) == place) for place, own in enumerate(further)]))
+    return share, _ends(identifiability(*(_summed(own) for own in drawn), confidence=CONFIDENCE))
 
 
 def _summed(own_ND: Floats) -> FeatureSummary:
@@ -201,11 +213,23 @@ def _summed(own_ND: Floats) -> FeatureSummary:
     )
 
 
-def sites_told(*, wide: float, accuracy: float, sizes: tuple[int, int], draws: int) -> float:
-    """Give the share of draws in which the interval of how surely a site is told held what is true."""
-    rng = np.random.default_rng([SEED, *sizes])
-    found = [site_told(rng, accuracy=accuracy, wide=wide, sizes=sizes) for _ in range(draws)]
-    return float(np.mean([ends is not None and ends[0] <= true <= ends[1] for true, ends in found]))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitesTold:
+    """Shares of draws in which the interval held: the share told of further patients, and the best rule's accuracy."""
+
+    further: float
+    best: float
+
+
+def sites_told(*, wide: float, accuracy: float, sizes: tuple[int, int], draws: int) -> SitesTold:
+    """Give how often the interval of how surely a site is told holds."""
+    rng, held = np.random.default_rng([SEED, *sizes]), []
+    for _ in range(draws):
+        share, ends = site_told(rng, accuracy=accuracy, wide=wide, sizes=sizes)
+        low, high = ends or (1.0, 0.0)
+        held.append([low - ROUNDING <= true <= high + ROUNDING for true in (share, accuracy)])
+    further, best = np.mean(held, axis=0)
+    return SitesTold(further=float(further), best=float(best))
 
 
 def main() -> None:
@@ -222,10 +246,16 @@ def main() -> None:
     print("\n| interval | " + " | ".join(f"n = {n}" for n in SIZES) + " |\n|---" + "|---" * len(SIZES) + "|")
     for name in columns[SIZES[-1]]:
         print(f"| {name} | " + " | ".join(f"{columns[n].get(name, float('nan')):.3f}" for n in SIZES) + " |")
-    print("\n| site told | " + " | ".join(f"{one} and {other}" for one, other in PAIRS) + " |\n|---|---|---|---|")
+    print(
+        "\n| site told: further patients, best rule | "
+        + " | ".join(f"{one} and {other}" for one, other in PAIRS)
+        + " |"
+    )
+    print("|---|---|---|---|")
     for accuracy, wide in product(ACCURACIES, SPREADS):
         cells = [sites_told(wide=wide, accuracy=accuracy, sizes=sizes, draws=draws) for sizes in PAIRS]
-        print(f"| {accuracy:g}, spread {wide:g} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+        told = " | ".join(f"{cell.further:.3f}, {cell.best:.3f}" for cell in cells)
+        print(f"| {accuracy:g}, spread {wide:g} | {told} |")
 
 
 if __name__ == "__main__":

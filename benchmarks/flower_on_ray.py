@@ -23,7 +23,13 @@ from benchmarks.workload import Scale
 WARM_UP_ROUNDS = 1
 """Not counted: in these Ray starts its workers, and each of them imports torch."""
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+}
+"""No reports to anybody; and at Ray's own niceness of 15, its workers would starve on a busy machine."""
 
 
 def run(scale: Scale) -> Iterator[Record]:
@@ -35,7 +41,7 @@ def run(scale: Scale) -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as folder:
         start = partial(side, scale=scale, folder=Path(folder))
         # Ray's workers are processes of their own, and must find this package.
-        environment = TIMED | QUIET | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        environment = TIMED | RAY | {"PYTHONPATH": str(Path(__file__).parents[1])}
         sides = [
             start(simulation.ours, environment=TIMED, where="cpu"),
             start(flower, environment=environment),

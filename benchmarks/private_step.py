@@ -14,8 +14,9 @@ from benchmarks.sides import ONE_THREAD, TIMED, Work, cpu_ratio, interleaved, me
 from benchmarks.workload import Scale
 from client.noise import SecretStreams
 from client.per_sample import clipped_sums
-from shared.loss import build_loss, build_row_loss
+from shared.loss import build_loss
 from shared.model import Classifier, ModelSpec, build, set_trainable
+from shared.row_gradient import build_row_gradient
 
 CLIP, NOISE = 0.3, 1.0
 LOGICAL_BATCH = 256
@@ -92,7 +93,7 @@ def step(*, how: str, batch: int, size: int, start: str, steps: int) -> Work:
     """Prepare one side; its work is some steps of gradient, noise and optimiser on the same batch."""
     spec = ModelSpec(
         backbone="resnet18", weights="none", weights_fallback=None, norm="folded", features="pooled", dropout=0.0,
-        outputs=1, seed=0,
+        outputs=1, seed=0, mirrored=False, centred=False,
     )  # fmt: skip
     model, _ = build(spec, weights_file=None)
     set_trainable(model, start)
@@ -134,7 +135,7 @@ def _private(
     *,
     own_noise: bool,
 ) -> Callable[[int], None]:
-    loss = build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5)
+    gradient = build_row_gradient("bce", exclusive=False, gamma=0.0, alpha=0.5)
     kept = ExitStack()  # as long as the step is
     sums = kept.enter_context(clipped_sums(model, clip=CLIP))
     streams = SecretStreams(key=bytes(32), task_id="benchmark", arrays_digest="")
@@ -142,7 +143,7 @@ def _private(
 
     def once(number: int) -> None:
         sums.reset()
-        sums.add(lambda: loss(model.rest(images, start=start), labels), weights)
+        sums.add(partial(model.rest, images, start=start), partial(gradient, labels), weights)
         if own_noise:
             streams.perturb(sums.total_D, scale=NOISE * CLIP, step=number, purpose="noise")
         else:
@@ -158,7 +159,7 @@ def _opacus(
 ) -> Callable[[int], None]:
     from opacus import GradSampleModule
 
-    loss = build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5)
+    loss = build_loss("bce", exclusive=False, gamma=0.0, alpha=0.5, positive_weights_K=None)
     for layer in model.modules():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # nothing behind Opacus' hooks may be changed in place
@@ -169,7 +170,7 @@ def _opacus(
     def once(_number: int) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Full backward hook is firing")  # the images need no gradient: meant so
-            torch.autograd.backward(loss(hooked(images), labels).sum())
+            torch.autograd.backward(loss(hooked(images), labels) * len(images))  # the mean, back to a sum
         own = [parameter.grad_sample for parameter in trained]  # type: ignore[attr-defined]  # Opacus put it there
         norms = torch.stack([part.flatten(1).norm(dim=1) for part in own]).norm(dim=0)
         factors = (CLIP / norms).clamp(max=1)

@@ -90,6 +90,11 @@ def _privacy(protocol: StudyProtocol) -> Iterator[str]:
         f"{protocol.federation.rounds} rounds. This approval reserves the whole of it in the site's ledger, which "
         "refuses it where [policy] max_epsilon does not allow it; `polyclinic site ledger` shows what is left."
     )
+    if asked.centre_rounds:
+        yield (
+            f"- The first {asked.centre_rounds} of these rounds estimate the mean of the images' features, and the "
+            "others train on what is left without it. They are clipped, noised and charged alike."
+        )
     yield from (f"- {warning}" for warning in protocol.privacy_warnings())
 
 

@@ -119,7 +119,10 @@ def site_inputs(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, *
         progress=lambda what, done, total: progress(f"{site.name}: {what}", done, total),
     )
     return StudyInputs(
-        live=live, cache=cache, views=protocol.training.feature_views, augmentation_is_off=settings.is_off
+        live=live,
+        cache=cache,
+        views=protocol.training.feature_views,
+        augmentation_is_off=protocol.trains_on_plain_images,
     )
 
 

@@ -38,13 +38,13 @@ def grad_cam(classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, 
     mean, as behind layer4; at an earlier stage, or where normalisation follows, it can point anywhere.
     """
     channels, gradients = _output_and_gradient(classifier, images_NCHW, target=target, stage=stage)
-    return _stretched(gradients.mean(dim=(2, 3), keepdim=True) * channels, images_NCHW)
+    return _stretched(classifier, gradients.mean(dim=(2, 3), keepdim=True) * channels, images_NCHW)
 
 
 def hires_cam(classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str) -> torch.Tensor:
     """Weigh each place of each channel with its own gradient; behind layer4 it is Grad-CAM for a linear head."""
     channels, gradients = _output_and_gradient(classifier, images_NCHW, target=target, stage=stage)
-    return _stretched(gradients * channels, images_NCHW)
+    return _stretched(classifier, gradients * channels, images_NCHW)
 
 
 METHODS: Mapping[str, Method] = {"Grad-CAM": grad_cam, "HiResCAM": hires_cam}
@@ -65,6 +65,9 @@ def _output_and_gradient(
     return channels.detach(), gradients
 
 
-def _stretched(weighted_NCHW: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Tensor:
-    maps = weighted_NCHW.sum(dim=1, keepdim=True).relu()
-    return functional.interpolate(maps, size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+def _stretched(classifier: Classifier, weighted_NCHW: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Tensor:
+    maps = weighted_NCHW.sum(dim=1, keepdim=True)
+    if classifier.mirrored:  # the images come first and their mirror images then, and the score is of both
+        as_is, mirrored = maps.chunk(2)
+        maps = as_is + mirrored.flip(-1)
+    return functional.interpolate(maps.relu(), size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]

@@ -49,16 +49,21 @@ class LiveInputs:
 
     def evaluation(self, rows: Rows, *, start: str) -> torch.Tensor:
         """Give the images behind the frozen part."""
+        if self._bench.device.type == "cpu":
+            return self._trunk(self._pixels.normalised(rows), start)
         return self._forward(self.images(rows), start)
 
     def images(self, rows: Rows) -> torch.Tensor:
         """Give the prepared images themselves."""
         return self._resident[torch.from_numpy(rows)] if len(self._resident) else self._pixels.read(rows)
 
-    @torch.no_grad()
     def _forward(self, images_NCHW: torch.Tensor, start: str) -> torch.Tensor:
+        return self._trunk(normalise(images_NCHW, dtype=torch.float32), start)
+
+    @torch.no_grad()
+    def _trunk(self, normalised_NCHW: torch.Tensor, start: str) -> torch.Tensor:
         with self._bench.precision():
-            hidden: torch.Tensor = self._bench.classifier.trunk(normalise(images_NCHW, dtype=torch.float32), upto=start)
+            hidden: torch.Tensor = self._bench.classifier.trunk(normalised_NCHW, upto=start)
         return hidden
 
 

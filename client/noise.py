@@ -15,7 +15,7 @@ very many sums.
 import hashlib
 import hmac
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,7 +56,7 @@ class SecretStreams:
     task_id: str
     arrays_digest: str
     _extracted: bytes = field(init=False, repr=False)
-    _ahead: dict[tuple[str, int, int], torch.Tensor] = field(
+    _ahead: dict[tuple[str, int, int], Sequence[torch.Tensor]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
@@ -70,7 +70,7 @@ class SecretStreams:
 
     def uniform(self, count: int, *, step: int, purpose: str) -> npt.NDArray[np.float64]:
         """Draw `count` numbers of [0, 1), multiples of 2^-53; a comparison `< q` is true with q's chance to 2^-53."""
-        bits = np.frombuffer(self._keystream(step, purpose).update(bytes(8 * count)), dtype="<u8")
+        bits = np.frombuffer(self._keystream(step, purpose).update(8 * count), dtype="<u8")
         numbers: npt.NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * _UNIT
         return numbers
 
@@ -78,21 +78,20 @@ class SecretStreams:
         """Draw `count` independent standard Gaussians in fp64, on the CPU."""
         return torch.cat(list(self._chunks(count, step, purpose)))
 
-    @torch.no_grad()
     def perturb(self, sums_D: torch.Tensor, *, scale: float, step: int, purpose: str) -> None:
         """Add Gaussian noise of standard deviation `scale` to each number, in place, and round to the scale's grid.
 
         Drawn and added in fp64, a chunk at a time.
         """
         grid = grid_of(scale)
-        chunks = self._chunks(len(sums_D), step, purpose)
-        for part, noise in zip(torch.split(sums_D, _CHUNK), chunks, strict=True):
+        parts = (sums_D,) if len(sums_D) <= _CHUNK else torch.split(sums_D, _CHUNK)
+        for part, noise in zip(parts, self._chunks(len(sums_D), step, purpose), strict=True):
             # In units of the grid, a power of two, which rounds nothing of its own.
             part.copy_(noise.to(part.device).mul(scale / grid).add_(part, alpha=1 / grid).round_().mul_(grid))
 
     def seed(self, *, step: int, purpose: str) -> int:
         """Draw 63 bits for a generator whose draws protect nobody (augmentation, dropout)."""
-        return int.from_bytes(self._keystream(step, purpose).update(bytes(8)), "little") >> 1
+        return int.from_bytes(self._keystream(step, purpose).update(8), "little") >> 1
 
     def _chunks(self, count: int, step: int, purpose: str) -> Iterator[torch.Tensor]:
         """Give a step's Gaussians, a chunk at a time; those of small steps are drawn ahead, each from its own bits."""
@@ -105,7 +104,7 @@ class SecretStreams:
         if (key := (purpose, count, group)) not in self._ahead:
             stream = self._keystream(group, f"{purpose}, {_TOGETHER} steps of {count}")
             self._ahead.clear()
-            self._ahead[key] = _gaussians(stream, count, steps=_TOGETHER)
+            self._ahead[key] = _gaussians(stream, count, steps=_TOGETHER).unbind()
         yield self._ahead[key][place]
 
     def _keystream(self, step: int, purpose: str) -> "_Keystream":
@@ -134,14 +133,15 @@ class _Keystream:
     def __init__(self, key: bytes) -> None:
         self._encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
 
-    def update(self, zeros: bytes) -> bytes:
-        """Give as many bytes as there are zeros."""
-        return self._encryptor.update(zeros)
+    def update(self, count: int) -> bytearray:
+        """Give the next `count` bytes."""
+        stream = bytearray(count)
+        self._encryptor.update_into(stream, stream)  # zeros, encrypted where they are
+        return stream
 
     def words(self, count: int) -> torch.Tensor:
         """Give `count` whole numbers of [0, 2^53) as fp64, which holds them exactly."""
-        # A copy, because torch wants to be able to write where it reads.
-        bits = torch.frombuffer(bytearray(self.update(bytes(8 * count))), dtype=torch.int64)
+        bits = torch.frombuffer(self.update(8 * count), dtype=torch.int64)
         return bits.bitwise_and_((1 << 53) - 1).double()
 
 

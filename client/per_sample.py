@@ -37,8 +37,11 @@ SLACK: Final = 64
 DID_NOT_RUN: Final = "a layer that trains did not run, so that its gradient is not known. Freeze it."
 RAN_TWICE: Final = "a layer ran twice in one pass, and is clipped as if it ran once. Change the model."
 
-Losses = Callable[[], torch.Tensor]
-"""Runs the model on a batch and gives a loss of each image (N,), in which no image sees another."""
+Outputs = Callable[[], torch.Tensor]
+"""Runs the model on a batch and gives its outputs (N, K), in which no image sees another."""
+
+Gradient = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Outputs (N, K) and weights (N,) -> the derivative (N, K) of each image's own weighted loss by its outputs."""
 
 
 class ClippedSums:
@@ -57,15 +60,18 @@ class ClippedSums:
         sizes = [parameter.numel() for parameter in self.parameters]
         like = self.parameters[0]
         self.total_D = torch.zeros(sum(sizes), dtype=like.dtype, device=like.device)
-        self._parts = dict(zip(self.parameters, torch.split(self.total_D, sizes), strict=True))
+        self._parts = {
+            parameter: part.view_as(parameter)
+            for parameter, part in zip(self.parameters, torch.split(self.total_D, sizes), strict=True)
+        }
 
     def reset(self) -> None:
         """Begin a sum of nobody, and let each parameter's `grad` be its part of it."""
         self.total_D.zero_()
         for parameter, part in self._parts.items():
-            parameter.grad = part.view_as(parameter)
+            parameter.grad = part
 
-    def add(self, losses: Losses, weights_PK: torch.Tensor) -> None:
+    def add(self, outputs: Outputs, gradient: Gradient, weights_PK: torch.Tensor) -> None:
         """Add P patients, of K images each: the gradient of each one's weighted loss, clipped to `clip` as a whole.
 
         A patient whose gradient is not finite adds 0.
@@ -75,11 +81,11 @@ class ClippedSums:
         """
         self._check_modes()
         self._images = weights_PK.shape[1]
-        self._add_batch(losses(), weights_PK.flatten())
+        self._add_batch(outputs(), gradient, weights_PK.flatten())
 
-    def _add_batch(self, losses_N: torch.Tensor, weights_N: torch.Tensor) -> None:
+    def _add_batch(self, outputs_NK: torch.Tensor, gradient: Gradient, weights_N: torch.Tensor) -> None:
         self._bookings.clear()
-        torch.autograd.backward(losses_N, weights_N)
+        torch.autograd.backward(outputs_NK, gradient(outputs_NK.detach(), weights_N))
         if len(self._bookings) != len(self._parts):
             raise PrivacyError(DID_NOT_RUN)
         with torch.no_grad():
@@ -91,7 +97,7 @@ class ClippedSums:
         squared_P = torch.stack([booking.squared_norms() for booking in self._bookings.values()]).double().sum(0)
         weights_P, left_out = clip_factors(squared_P, clip=self._clip, dtype=self.total_D.dtype)
         for parameter, booking in self._bookings.items():
-            self._parts[parameter] += booking.weighted_sum(weights_P, left_out).flatten()
+            booking.add_to(self._parts[parameter], weights_P, left_out)
 
     def book(self, parameter: nn.Parameter, booking: Booking) -> None:
         """Take what a layer found for one parameter.
@@ -118,9 +124,9 @@ class ClippedSums:
 
 
 class LinearSums(ClippedSums):
-    """The same where one linear layer alone trains, as the head does: autograd ends at its outputs.
+    """The same where one linear layer alone trains, as the head does: where it is the last, autograd is not entered.
 
-    What it would do behind them is known: the gradient of an image is its outputs' gradient times its inputs.
+    What autograd would do is known: the gradient of an image is its outputs' gradient times its inputs.
     """
 
     def __init__(self, model: nn.Module, *, clip: float) -> None:
@@ -138,29 +144,31 @@ class LinearSums(ClippedSums):
         with torch.no_grad():
             outputs = nn.Linear.forward(layer, inputs)  # type: ignore[arg-type]  # no other layer is run like this
         outputs.requires_grad_()
-        self._ran = inputs.detach(), outputs
+        self._ran = inputs, outputs
         return outputs
 
-    def _add_batch(self, losses_N: torch.Tensor, weights_N: torch.Tensor) -> None:
+    @torch.no_grad()
+    def _add_batch(self, outputs_NK: torch.Tensor, gradient: Gradient, weights_N: torch.Tensor) -> None:
         ran, self._ran = self._ran, None
         if ran is None:
             raise PrivacyError(DID_NOT_RUN)
-        inputs, outputs = ran
-        (gradients,) = torch.autograd.grad(losses_N, outputs, weights_N)
-        with torch.no_grad():
-            weight, bias = of_linear(inputs, gradients, images=self._images)
-            squared_P = weight.squared_norms() + bias.squared_norms()
-            weights_P, left_out = clip_factors(squared_P, clip=self._clip, dtype=self.total_D.dtype)
-            for part, booking in zip(self._parts.values(), (weight, bias), strict=True):
-                part += booking.weighted_sum(weights_P, left_out).flatten()
+        inputs, own = ran
+        gradients = gradient(outputs_NK, weights_N)
+        if outputs_NK is not own:  # something runs behind the layer
+            (gradients,) = torch.autograd.grad(outputs_NK, own, gradients)
+        weight, bias = of_linear(inputs, gradients, images=self._images)
+        squared_P = weight.squared_norms().add_(bias.squared_norms())
+        weights_P, left_out = clip_factors(squared_P, clip=self._clip, dtype=self.total_D.dtype)
+        for part, booking in zip(self._parts.values(), (weight, bias), strict=True):
+            booking.add_to(part, weights_P, left_out)
 
 
 def clip_factors(
     squared_P: torch.Tensor, *, clip: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Give each patient's factor min(1, clip / norm) (Abadi et al. 2016), and who is left out as not finite, if any."""
-    norms_P = squared_P.sqrt() * (1 + SLACK * torch.finfo(dtype).eps)
-    weights_P = (clip / norms_P.clamp(min=clip)).to(dtype)
+    norms_P = squared_P.sqrt().mul_(1 + SLACK * torch.finfo(dtype).eps)
+    weights_P = norms_P.clamp(min=clip).reciprocal_().mul_(clip).to(dtype)
     if math.isfinite(norms_P.sum()):
         return weights_P, None
     finite_P = norms_P.isfinite()

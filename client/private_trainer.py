@@ -1,5 +1,6 @@
 """The local training loop for one round under differential privacy, on one page."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from client.dp_engine import Patients, PrivateSteps
 from client.inputs import Inputs
@@ -17,11 +19,11 @@ from client.per_sample import clipped_sums
 from client.trainer import Outcome, make_optimiser
 from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
-from shared.loss import RowLoss
 from shared.messages import Refusal
-from shared.model import Classifier, parameter_groups, set_trainable
+from shared.model import Classifier, parameter_groups, set_centre_trainable, set_trainable, unit
 from shared.privacy import PrivacyPlan
 from shared.protocol import Training
+from shared.row_gradient import RowGradient
 
 VIRTUAL_BATCH: Final = 32
 """Images of a virtual batch through layers of the backbone; memory depends on it, nothing else does."""
@@ -39,14 +41,18 @@ def train_privately(
     labels_NK: npt.NDArray[np.float32],
     start: str,
     training: Training,
-    loss: RowLoss,
+    gradient: RowGradient,
     streams: SecretStreams,
+    centre_steps: int = 0,
 ) -> Outcome:
     """Take the plan's steps of one round over the stages from `start` on; the bench's model is changed in place.
 
     A step's gradient is (sum of clipped gradients + noise) / (clip × rate × public size), in units of the clip: SGD
     moves the weights by lr × that. The learning rates, momentum and weight decay are the study's; epochs and batch
     size are the plan's. Everything runs in fp32.
+
+    With `centre_steps`, of which this round's are some, it is the features' centre that trains, and the head waits: a
+    patient's gradient is then minus the unit features, and the sum of all steps is their mean.
 
     The outcome holds what may leave: the time taken, and the number of images that the plan expects, not how many
     took part. There is no loss.
@@ -57,11 +63,14 @@ def train_privately(
     """
     _refuse(training)
     model = bench.classifier
-    set_trainable(model, start)
+    if centre_steps:
+        optimiser: torch.optim.Optimizer = _centre_optimiser(set_centre_trainable(model), plan, centre_steps)
+    else:
+        set_trainable(model, start)
+        optimiser = make_optimiser(
+            parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
+        )
     model.train()
-    optimiser = make_optimiser(
-        parameter_groups(model, lr_head=training.lr_head, lr_backbone=training.lr_backbone), training
-    )
     targets_NK = torch.from_numpy(labels_NK).to(bench.device)
     steps = PrivateSteps(plan=plan, patients=patients, streams=streams)
     virtual = VIRTUAL_BATCH_OF_FEATURES if start == "head" else VIRTUAL_BATCH
@@ -77,7 +86,10 @@ def train_privately(
                 hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
                 labels = targets_NK[torch.from_numpy(rows)]
-                sums.add(partial(_losses, model, hidden, labels, start=start, loss=loss), weights_PK)
+                if centre_steps:
+                    sums.add(partial(_centre, model, hidden), _towards_mean, weights_PK)
+                else:
+                    sums.add(partial(model.rest, hidden, start=start), partial(gradient, labels), weights_PK)
             steps.release(sums.total_D, step)
             optimiser.step()
         finite = all(bool(weight.isfinite().all()) for weight in sums.parameters)
@@ -88,10 +100,24 @@ def train_privately(
     return Outcome(loss_by_epoch=(), images=round(expected), seconds=time.perf_counter() - began)
 
 
-def _losses(
-    model: Classifier, hidden: torch.Tensor, labels_NK: torch.Tensor, *, start: str, loss: RowLoss
-) -> torch.Tensor:
-    return loss(model.rest(hidden, start=start), labels_NK)
+def _centre_optimiser(centre: nn.Linear, plan: PrivacyPlan, steps: int) -> torch.optim.Optimizer:
+    """Give the rate by which `steps` equal steps end at the mean of unit features, each of length √D.
+
+    A released step is the mean of min(1, clip/√D) times the features, in units of the clip.
+    """
+    return torch.optim.SGD(centre.parameters(), lr=max(plan.clip, math.sqrt(centre.in_features)) / steps)
+
+
+def _centre(model: Classifier, pooled_ND: torch.Tensor) -> torch.Tensor:
+    if model.centre is None:
+        raise ValueError("this model has no centre to estimate. Set [privacy] centre_rounds to 0.")
+    outputs_N1: torch.Tensor = model.centre(unit(pooled_ND))
+    return outputs_N1
+
+
+def _towards_mean(outputs_N1: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+    """Give the gradient that makes an image's in the centre minus its unit features, wherever the centre is."""
+    return -weights_N.view_as(outputs_N1)
 
 
 def _refuse(training: Training) -> None:

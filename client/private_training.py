@@ -12,11 +12,11 @@ from client.site_data import Records
 from client.trainer import Outcome
 from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
-from shared.loss import build_row_loss
 from shared.messages import Refusal, TrainTask
 from shared.parameters import digest
 from shared.privacy import PrivacyPlan
 from shared.protocol import StudyProtocol
+from shared.row_gradient import build_row_gradient
 
 Pay = Callable[[TrainTask], PrivacyPlan]
 """Charges one round, durably and once, and gives the plan by which it must be trained, or raises."""
@@ -66,11 +66,16 @@ class PrivateTraining:
             labels_NK=records.labels_NK,
             start=protocol.model.trains_from(task.header.round),
             training=training,
-            loss=build_row_loss(
+            centre_steps=self._centre_steps(task.header.round, protocol),
+            gradient=build_row_gradient(
                 training.loss, exclusive=protocol.task.exclusive, gamma=training.gamma, alpha=training.alpha
             ),
             streams=SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays)),
         )
+
+    def _centre_steps(self, number: int, protocol: StudyProtocol) -> int:
+        """Say how many steps the study has for the features' centre, if this is one of the rounds that take them."""
+        return protocol.centre_rounds * self.plan.steps_per_round if number <= protocol.centre_rounds else 0
 
     def without_noise(self) -> Self:
         """Give the same training, step for step, without noise or charge: for a simulation's twin alone."""

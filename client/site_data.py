@@ -1,5 +1,6 @@
 """One site's prepared images with their labels, patients, exams and sides, as arrays."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from shared.landmarks import Standard, harmonise
+from shared.preprocessing import normalise_each
 from shared.scores import Aggregate, ScoredUnits, Unit, unit_scores
 from shared.split import Split
 
@@ -76,6 +78,16 @@ class Pixels:
         """Read images: (len(rows), channels, size, size), uint8 or uint16, in the order of `rows`."""
         images = np.ascontiguousarray(self.cached[self.cached_row_N[rows]])
         return torch.from_numpy(harmonise(images, self.standard) if self.standard else images)
+
+    def normalised(self, rows: Rows) -> torch.Tensor:
+        """Give images as the backbone takes them, (len(rows), 3, size, size) in fp32, without a copy in between."""
+        size = self.cached.shape[2:]
+        if self.standard:
+            return normalise_each(self.read(rows).unbind(), size=size)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to it
+            every = torch.from_numpy(self.cached)
+        return normalise_each([every[row] for row in self.cached_row_N[rows].tolist()], size=size)
 
     def harmonised(self, standard: Standard) -> Self:
         """Give the same images with their landmarks at the standard ones; without one, as they are."""

@@ -1,11 +1,12 @@
 """Why a site differs: what its gap to all others is consistent with, and never what caused it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
+from shared.case_mix import CaseMix, case_mix
 from shared.domain_shift import holm, site_differences
 from shared.evidence import Evidence
 from shared.gap import Gap, Measure, Side, split_gap
@@ -41,6 +42,8 @@ class Shares:
 class Explanation:
     """One site's pattern; `gaps` holds both measures' splits, `measure` is the one that the pattern is read off.
 
+    `case_mix` splits the difference in AUC; the pattern does not rest on it.
+
     `p` is adjusted for all sites and for the three comparisons of each (sensitivity, specificity, share of positives).
     """
 
@@ -49,6 +52,7 @@ class Explanation:
     p: float | None
     gaps: Mapping[str, Gap]
     shares: Shares | None
+    case_mix: CaseMix | None = None
 
 
 def explanations(
@@ -81,7 +85,9 @@ def explanations(
         place = int(np.searchsorted(lower_edges(bins=len(known[site].histogram.positives)), threshold))
         gaps = _gaps(known[site], others, place=place, confidence=confidence, seed=seed)
         p = {name: adjusted[site, name] for name in ("sensitivity", "specificity", "prevalence")}
-        found[site] = _explain(p, gaps, _shares(known[site], others), alpha=alpha)
+        told = _explain(p, gaps, _shares(known[site], others), alpha=alpha)
+        mix = case_mix(_side([known[site]]), _side(others), confidence=confidence, seed=seed)
+        found[site] = replace(told, case_mix=mix)
     return found
 
 

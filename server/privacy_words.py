@@ -71,7 +71,8 @@ def promises(result: StudyResult) -> list[tuple[str, str]]:
         (
             "Protected",
             "Training patients. All that touched one was charged to the site's ledger, clipped and noised, or did not "
-            "leave: no loss, no gradient, no count of theirs.",
+            "leave: no loss, no gradient, no count of theirs. A mean of their features, if the study estimates one, is "
+            "clipped, noised and charged as an update is.",
         ),
         ("Validation and test patients", others),
         (

@@ -36,8 +36,9 @@ def _reading(pattern: Pattern, gap: Gap) -> str:
         case Pattern.THRESHOLD:
             scores = "lower" if (gap.measure == "sensitivity") == worse else "higher"
             return (
-                f"This is consistent with scores that lie {scores} here while the model tells cases apart as well as "
-                "elsewhere: no difference between the ROC curves was shown. Another threshold could undo it."
+                f"This is consistent with scores that lie {scores} here, so that the shared threshold cuts in another "
+                "place. That the model tells cases apart differently well here (by its ROC curve) was not shown. "
+                "Another threshold could undo it."
             )
         case Pattern.DISCRIMINATION:
             how = "less well" if worse else "better"

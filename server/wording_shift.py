@@ -32,7 +32,7 @@ def leading_sentence(one: Leading) -> str:
                 "reads. Until that is settled, no comparison of sites stands."
             )
         case Cause.THRESHOLD:
-            reading = "scores that lie elsewhere at this site, while the model tells cases apart as well as at others"
+            reading = "scores that lie elsewhere at this site; that cases are told apart differently well was not shown"
         case Cause.DISCRIMINATION:
             reading = "a model that tells cases apart differently well at this site"
         case Cause.BOTH:

@@ -109,7 +109,7 @@ def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
         several = len(result.study.findings) > 1
         named = [consistent_with(untold[finding], finding=finding if several else None) for finding in shown]
         more = f"; {len(named) - NAMED} more are told below" if len(named) > NAMED else ""
-        yield f"What else stands out is consistent with {'; '.join(named[:NAMED])}{more}."
+        yield f"Apart from this, the data are consistent with {'; '.join(named[:NAMED])}{more}."
 
 
 def _told(lead: Leading, finding: str, worst: Stand | None) -> bool:
@@ -139,7 +139,7 @@ def _worth(result: StudyResult) -> Answer:
         for site, one in result.receipts.get(finding, {}).items():
             verdicts.setdefault(one.worth, {}).setdefault(site, []).append(finding)
     if not verdicts:
-        text = "No hospital's own model was trained beside it. A simulation with local baselines measures it."
+        text = "No model was trained on a hospital's patients alone. A simulation with local baselines measures it."
         return Answer(question=question, short="Not measured", text=text)
     times = {worth: sum(map(len, sites.values())) for worth, sites in verdicts.items()}
     place = "at {} of {} hospitals" if len(result.study.findings) == 1 else "in {} of {} comparisons"
@@ -150,9 +150,9 @@ def _worth(result: StudyResult) -> Answer:
     if Worth.WORSE in times:
         short += f", no {place.split()[0]} {times[Worth.WORSE]}"
     named = {
-        Worth.BETTER: "Better than its own model at",
-        Worth.WORSE: "Worse than its own model at",
-        Worth.NOT_SHOWN: "No difference from its own model was shown at",
+        Worth.BETTER: "Better than a model of its patients alone at",
+        Worth.WORSE: "Worse than a model of its patients alone at",
+        Worth.NOT_SHOWN: "No difference from a model of its patients alone was shown at",
         Worth.TOO_FEW: "Too few cases to say at",
     }
     text = " ".join(
@@ -214,7 +214,7 @@ def _joining(receipt: Receipt) -> str:
     if receipt.auc is None:
         return words
     ends = wording.signed_range(receipt.auc.low, receipt.auc.high, 3)
-    return f"{words} (AUC {wording.signed(receipt.auc.difference, 3)}, {ends})"
+    return f"{words} (AUC against its own model {wording.signed(receipt.auc.difference, 3)}, {ends})"
 
 
 def _numbers(one: Stand) -> str:

@@ -16,6 +16,9 @@ SHORT = {
 }
 """A receipt in a word or two, for tables."""
 
+FEW_PAIRS = 30
+"""Below so many units of a class the intervals of sensitivity and specificity are more cautious than they say."""
+
 
 def receipt(one: Receipt, *, finding: str, unit: str) -> str:
     """Say in one sentence whether joining was worth it at a site.
@@ -78,6 +81,15 @@ def _variant(one: Receipt, words: Mapping[Worth, str], *, second: str, finding: 
 def paired(one: Paired | None) -> str:
     """Write the difference of two rates in percentage points, with its interval."""
     return "–" if one is None else f"{wording.points(one.difference)} ({wording.points_range(one.low, one.high)})"
+
+
+def rate_cautions(owed: Mapping[str, Receipt]) -> str:
+    """Name the sites whose receipt has so few units of a class that intervals of rates are wide; empty if none.
+
+    With about 12 pairs each of four known methods holds more than 99 of 100 times (benchmarks/paired_rates.py).
+    """
+    few = {site: min(one.positives, one.units - one.positives) for site, one in owed.items()}
+    return wording.names(tuple(f"{site} ({least})" for site, least in few.items() if 0 < least < FEW_PAIRS))
 
 
 def models_away(rows: Sequence[MatrixRow]) -> list[tuple[str, str]]:

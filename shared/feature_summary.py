@@ -132,13 +132,13 @@ class Discriminant:
     """Fisher's linear rule between two sites, by their pooled covariance S (Fisher, Ann Eugen 1936;7:179).
 
     `distance` is the squared Mahalanobis distance d'S⁻¹d of their means, `spreads` each site's own variance along the
-    rule S⁻¹d where the pooled one is 1, and `chance` the distance that means of equal sites would have by chance,
-    tr(S⁻¹(C1/n1 + C2/n2)): pN/(n1 n2) where the sites spread alike.
+    rule S⁻¹d where the pooled one is 1, and `chances` what each site's mean adds to the distance by chance,
+    tr(S⁻¹C/n): together pN/(n1 n2) where the sites spread alike.
     """
 
     distance: float
     spreads: tuple[float, float]
-    chance: float
+    chances: tuple[float, float]
 
 
 def discriminant(one: FeatureSummary, other: FeatureSummary, *, dimensions: int) -> Discriminant | None:
@@ -151,7 +151,7 @@ def discriminant(one: FeatureSummary, other: FeatureSummary, *, dimensions: int)
     apart = mean - other_mean
     rule = np.linalg.solve(pooled, apart)
     distance = float(apart @ rule)
-    along = [float(rule @ own @ rule) / distance if distance else 1.0 for own in (covariance, other_covariance)]
-    of_means = covariance / one.patients + other_covariance / other.patients
-    chance = float(np.trace(np.linalg.solve(pooled, of_means)))
-    return Discriminant(distance=distance, spreads=(along[0], along[1]), chance=chance)
+    parts = ((covariance, one.patients), (other_covariance, other.patients))
+    along = [float(rule @ own @ rule) / distance if distance else 1.0 for own, _ in parts]
+    chances = [float(np.trace(np.linalg.solve(pooled, own))) / patients for own, patients in parts]
+    return Discriminant(distance=distance, spreads=(along[0], along[1]), chances=(chances[0], chances[1]))

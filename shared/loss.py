@@ -15,13 +15,6 @@ What was not assessed adds neither loss nor gradient; where nothing was, the los
 """
 
 
-Reduction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Losses and which of them were assessed, (N, K) or (N,) -> their mean, over all or by row."""
-
-RowLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""logits (N, K), labels (N, K) -> each row's own mean (N,) over what was assessed in it, or 0; no row sees another."""
-
-
 def build_loss(
     kind: Literal["focal", "bce", "weighted_bce"],
     *,
@@ -48,16 +41,7 @@ def build_loss(
     return cross_entropy(positive_weights_K=positive_weights_K if kind == "weighted_bce" else None)
 
 
-def build_row_loss(kind: Literal["focal", "bce"], *, exclusive: bool, gamma: float, alpha: float) -> RowLoss:
-    """Build a study's loss of each row by itself, as privacy needs it: no denominator is a batch's count."""
-    if exclusive:
-        return softmax_focal(gamma=gamma if kind == "focal" else 0.0, reduce=_row_means)
-    if kind == "focal":
-        return sigmoid_focal(gamma=gamma, alpha=alpha, reduce=_row_means)
-    return cross_entropy(positive_weights_K=None, reduce=_row_means)
-
-
-def sigmoid_focal(*, gamma: float, alpha: float, reduce: Reduction | None = None) -> Loss:
+def sigmoid_focal(*, gamma: float, alpha: float) -> Loss:
     """Focal loss of independent findings, -alpha_t (1 - p_t)^gamma log p_t (Lin et al. 2017, equation 5).
 
     Its gradient is finite for every gamma >= 0, however sure the model is.
@@ -69,12 +53,12 @@ def sigmoid_focal(*, gamma: float, alpha: float, reduce: Reduction | None = None
         margin_NK = logits_NK.float() * (2 * labels_NK - 1)
         focus_NK = (gamma * functional.logsigmoid(-margin_NK)).exp()
         alpha_NK = alpha * labels_NK + (1 - alpha) * (1 - labels_NK)
-        return (reduce or _mean)(-alpha_NK * focus_NK * functional.logsigmoid(margin_NK), assessed_NK)
+        return _mean(-alpha_NK * focus_NK * functional.logsigmoid(margin_NK), assessed_NK)
 
     return loss
 
 
-def softmax_focal(*, gamma: float, reduce: Reduction | None = None) -> Loss:
+def softmax_focal(*, gamma: float) -> Loss:
     """Focal loss of exclusive classes, -(1 - p_y)^gamma log p_y for the true class y; cross-entropy at gamma = 0."""
 
     def loss(logits_NK: torch.Tensor, labels_NK: torch.Tensor) -> torch.Tensor:
@@ -82,12 +66,12 @@ def softmax_focal(*, gamma: float, reduce: Reduction | None = None) -> Loss:
         log_p_NK = logits_NK.float().log_softmax(dim=1)
         log_p_true_N = (log_p_NK * labels_NK).sum(dim=1)
         log_p_others_N = log_p_NK.masked_fill(labels_NK == 1, -torch.inf).logsumexp(dim=1)
-        return (reduce or _mean)(-(gamma * log_p_others_N).exp() * log_p_true_N, assessed_NK.all(dim=1))
+        return _mean(-(gamma * log_p_others_N).exp() * log_p_true_N, assessed_NK.all(dim=1))
 
     return loss
 
 
-def cross_entropy(*, positive_weights_K: torch.Tensor | None, reduce: Reduction | None = None) -> Loss:
+def cross_entropy(*, positive_weights_K: torch.Tensor | None) -> Loss:
     """Cross-entropy of independent findings, in which positives of finding k count `positive_weights_K[k]` times."""
 
     def loss(logits_NK: torch.Tensor, labels_NK: torch.Tensor) -> torch.Tensor:
@@ -96,7 +80,7 @@ def cross_entropy(*, positive_weights_K: torch.Tensor | None, reduce: Reduction 
         loss_NK = functional.binary_cross_entropy_with_logits(
             logits_NK.float(), labels_NK, pos_weight=weights_K, reduction="none"
         )
-        return (reduce or _mean)(loss_NK, assessed_NK)
+        return _mean(loss_NK, assessed_NK)
 
     return loss
 
@@ -132,8 +116,3 @@ def _assessed(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _mean(loss: torch.Tensor, assessed: torch.Tensor) -> torch.Tensor:
     return torch.where(assessed, loss, 0).sum() / assessed.sum().clamp(min=1)
-
-
-def _row_means(loss: torch.Tensor, assessed: torch.Tensor) -> torch.Tensor:
-    loss = torch.where(assessed, loss, 0)
-    return loss if loss.ndim == 1 else loss.sum(dim=1) / assessed.sum(dim=1).clamp(min=1)

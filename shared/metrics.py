@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from shared.scores import LOGIT_RANGE, Floats, Integers, ScoredUnits, score_bins
+from shared.scores import Floats, Integers, ScoredUnits, bin_middles, score_bins
 
 
 class Undefined(StrEnum):
@@ -151,8 +151,7 @@ class ScoreHistogram:
 
     def units(self) -> ScoredUnits:
         """Lay the counts out as units, each with its bin's middle score on the logit scale and a patient of its own."""
-        steps = len(self.positives)
-        middles = 1 / (1 + np.exp(LOGIT_RANGE - (np.arange(steps) + 0.5) * 2 * LOGIT_RANGE / steps))
+        middles = 1 / (1 + np.exp(-bin_middles(bins=len(self.positives))))
         scores = np.concatenate((np.repeat(middles, self.positives), np.repeat(middles, self.negatives)))
         return ScoredUnits(
             scores_M=scores, positive_M=np.arange(scores.size) < self.n_pos, patients_M=np.arange(scores.size)

@@ -36,6 +36,8 @@ class ModelSpec:
     weights_fallback: Literal["none"] | None
     norm: Norm
     features: Features
+    mirrored: bool
+    centred: bool
     dropout: float
     outputs: int
     seed: int
@@ -49,6 +51,8 @@ def model_spec(study: protocol.StudyProtocol) -> ModelSpec:
         weights_fallback=study.model.weights_fallback,
         norm=study.model.norm,
         features=study.model.features,
+        mirrored=study.model.mirrored,
+        centred=study.centre_rounds > 0,
         dropout=study.model.dropout,
         outputs=len(study.task.targets),
         seed=study.random_seed("model"),
@@ -58,13 +62,26 @@ def model_spec(study: protocol.StudyProtocol) -> ModelSpec:
 class Classifier(nn.Module):
     """A residual network in stages, with a linear head; parameter names are torchvision's.
 
-    `features` says what the head makes of the pooled features: no statistic of a data set is in either.
+    `features` says what the head makes of the pooled features: no statistic of a data set is in either. A `mirrored`
+    model's pooled features are the mean of the image's and of its mirror image's; trained it can be behind them alone.
+    A `centred` model takes its `centre` off the unit features, which is 0 until private rounds have estimated it.
     Shapes: images (N, 3, H, W), pooled features (N, D) in fp32 with D = `fc.in_features`, logits (N, K).
     """
 
-    def __init__(self, backbone: Backbone, *, outputs: int, dropout: float, norm: Norm, features: Features) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        outputs: int,
+        dropout: float,
+        norm: Norm,
+        features: Features,
+        mirrored: bool,
+        centred: bool,
+    ) -> None:
         super().__init__()
         self.features: Features = features
+        self.mirrored = mirrored
         network: Any = residual_network(backbone, norm_layer=GatedBatchNorm2d)
         self.norm: Norm = norm
         self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
@@ -73,6 +90,14 @@ class Classifier(nn.Module):
         self.avgpool = network.avgpool
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(network.fc.in_features, outputs)
+        self.centre: nn.Linear | None = None
+        if centred:  # a layer, so that it is clipped by the rule that the head is clipped by
+            self.centre = nn.Linear(network.fc.in_features, 1, bias=False)
+            nn.init.zeros_(self.centre.weight)
+
+    def extra_repr(self) -> str:
+        """Say what no layer shows: what is computed once and kept is kept under a digest of this."""
+        return "mirrored" if self.mirrored else ""
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Give logits (N, K)."""
@@ -101,16 +126,27 @@ class Classifier(nn.Module):
     def _run_stage(self, features: torch.Tensor, stage: str) -> torch.Tensor:
         match stage:
             case "stem":
+                if self.mirrored:
+                    features = torch.cat((features, features.flip(-1)))
                 features = self.maxpool(self.relu(self.bn1(self.conv1(features))))
             case "layer4":
                 # Pooled in fp32 under bf16 too: cached features are trained on for many epochs.
                 last = self.layer4(features)
                 features = self.avgpool(last.to(torch.promote_types(last.dtype, torch.float32))).flatten(1)
+                if self.mirrored:
+                    features = features.view(2, -1, features.shape[1]).mean(0)
             case "head":
-                features = self.fc(self.dropout(unit(features) if self.features == "unit" else features))
+                features = self.fc(self.dropout(self._seen(features)))
             case _:
                 features = self.get_submodule(stage)(features)
         return features
+
+    def _seen(self, pooled_ND: torch.Tensor) -> torch.Tensor:
+        """Give what the head sees of pooled features."""
+        if self.features == "pooled":
+            return pooled_ND
+        unit_ND = unit(pooled_ND)
+        return unit_ND if self.centre is None else _of_variance_one(unit_ND - self.centre.weight)
 
 
 def unit(features_ND: torch.Tensor) -> torch.Tensor:
@@ -119,8 +155,11 @@ def unit(features_ND: torch.Tensor) -> torch.Tensor:
     A private head's gradients are then of like size for all patients, and no statistic of theirs is needed for it. With
     length 1 the head's bias would have as large a gradient as all weights together, and take up half of the clip.
     """
-    centred_ND = features_ND - features_ND.mean(dim=1, keepdim=True)
-    return functional.normalize(centred_ND, dim=1) * math.sqrt(features_ND.shape[1])
+    return _of_variance_one(features_ND - features_ND.mean(dim=1, keepdim=True))
+
+
+def _of_variance_one(centred_ND: torch.Tensor) -> torch.Tensor:
+    return functional.normalize(centred_ND, dim=1) * math.sqrt(centred_ND.shape[1])
 
 
 def build(spec: ModelSpec, *, weights_file: Path | None) -> tuple[Classifier, WeightsProvenance]:
@@ -135,7 +174,13 @@ def build(spec: ModelSpec, *, weights_file: Path | None) -> tuple[Classifier, We
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
         model = Classifier(
-            spec.backbone, outputs=spec.outputs, dropout=spec.dropout, norm=spec.norm, features=spec.features
+            spec.backbone,
+            outputs=spec.outputs,
+            dropout=spec.dropout,
+            norm=spec.norm,
+            features=spec.features,
+            mirrored=spec.mirrored,
+            centred=spec.centred,
         )
     provenance = load_pretrained(
         model, backbone=spec.backbone, weights=spec.weights, fallback=spec.weights_fallback, file=weights_file
@@ -158,17 +203,34 @@ def set_trainable(model: Classifier, start: str) -> None:
         for part in _PARTS[stage]:
             model.get_submodule(part).requires_grad_(trains)
             _let_collect(model.get_submodule(part), collects=trains and model.norm == "batch")
+    if model.centre is not None:
+        model.centre.requires_grad_(False)
     model.train(model.training)
+
+
+def set_centre_trainable(model: Classifier) -> nn.Linear:
+    """Let the centre train and nothing else, and give it.
+
+    Raises:
+        ValueError: the model has no centre.
+    """
+    if model.centre is None:
+        raise ValueError("a model that is not centred has no centre to train")
+    set_trainable(model, "head")
+    model.fc.requires_grad_(False)
+    model.centre.requires_grad_(True)
+    return model.centre
 
 
 def exchanged(model: Classifier, start: str, *, local_norm: bool) -> list[str]:
     """Name the arrays that travel while training starts at `start`, in the model's own order.
 
-    They are the parameters that train and, under norm = "batch", the running means and variances of the layers that
-    collect them; never a count of batches. With `local_norm`, a site keeps its normalisation layers to itself.
+    They are the parameters that train, the centre of a centred model and, under norm = "batch", the running means and
+    variances of the layers that collect them; never a count of batches. With `local_norm`, a site keeps its
+    normalisation layers to itself.
     """
     local = {name for name, _ in normalisation_layers(model)} if local_norm else set()
-    parts = {part for stage in STAGES[STAGES.index(start) :] for part in _PARTS[stage]}
+    parts = {part for stage in STAGES[STAGES.index(start) :] for part in _PARTS[stage]} | {"centre"}
     return [
         name for name in _learned_arrays(model) if name.split(".")[0] in parts and name.rpartition(".")[0] not in local
     ]

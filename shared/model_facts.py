@@ -56,7 +56,9 @@ def write_facts(
 ) -> dict[str, str]:
     """Say all that one must know to use a model; `arrays` is the whole model, in its own order.
 
-    `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit").
+    `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit"). From
+    that a `centred` model takes `centre.weight` off, and scales to variance 1 again. A `mirrored` model's
+    pooled features are the mean of the image's and its mirror image's.
     `preprocessing` is what makes a prepared image, and its digest is the contract's (shared/preprocessing.py); it has
     the standard scale, which `standard` repeats.
     """
@@ -67,6 +69,8 @@ def write_facts(
         "norm": protocol.model.norm,
         "norm_layers": norm_layers,
         "features": protocol.model.features,
+        "mirrored": json.dumps(protocol.model.mirrored),
+        "centred": json.dumps(protocol.centre_rounds > 0),
         "targets": json.dumps(protocol.task.targets),
         "activation": "softmax" if protocol.task.exclusive else "sigmoid",
         "thresholds": json.dumps(dict(thresholds)),

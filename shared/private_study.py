@@ -79,7 +79,30 @@ def refusals(settings: Mapping[str, Any]) -> list[str]:
             "[privacy] count_noise_epsilon has no noise for counts of subgroups, which would leave as they are. Remove "
             "[evaluation] subgroups, or set count_noise_epsilon to 0."
         )
+    if settings["privacy.centre_rounds"]:
+        found += _centre_refusals(settings)
     return ["Under [privacy]: " + why for why in found]
+
+
+def _centre_refusals(settings: Mapping[str, Any]) -> list[str]:
+    """Name what a centre of the features cannot be estimated with."""
+    needed = (
+        ("model.features", "unit", "[model] features = 'unit', whose mean it is"),
+        ("model.unfreeze", (), "a frozen backbone, whose features do not move, and [model] unfreeze trains it"),
+        (
+            "federation.strategy",
+            "fedavg",
+            "[federation] strategy = 'fedavg', which adds up the sites' sums as they are",
+        ),
+    )
+    found = [
+        f"[privacy] centre_rounds needs {what}. Change that, or set centre_rounds to 0."
+        for key, value, what in needed
+        if settings[key] != value
+    ]
+    if settings["privacy.centre_rounds"] >= settings["federation.rounds"]:
+        found.append("[privacy] centre_rounds leaves no round to train the head. Set [federation] rounds above it.")
+    return found
 
 
 def warnings(settings: Mapping[str, Any]) -> list[str]:

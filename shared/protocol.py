@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
+from shared.contradictions import contradictions
 from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
-from shared.private_study import UNDER_PRIVACY, refusals, warnings
+from shared.private_study import UNDER_PRIVACY, warnings
 
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
 STAGES: tuple[Stage, ...] = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -143,6 +144,7 @@ class Model(Declaration):
     weights_fallback: Literal["none"] | None = None
     norm: Literal["batch", "frozen", "folded", "group"] = "frozen"
     features: Literal["pooled", "unit"] = "pooled"
+    mirrored: bool = False
     unfreeze: Annotated[tuple[Unfreeze, ...], BeforeValidator(_as_tuple)] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -183,7 +185,8 @@ class Privacy(Declaration):
     Adjacency: all images of one patient are there, or not. `clip` bounds what a patient adds to a step's gradient
     (L2 norm). `size_rounding`: each site's size counts as public, rounded to a multiple of this.
     `count_noise_epsilon`: what one release of evidence may cost a validation or test patient; 0 leaves these counts
-    to disclosure control.
+    to disclosure control. `centre_rounds`: so many of the study's first rounds estimate the mean of the unit features,
+    which the head then sees subtracted; they are clipped, noised and paid for like all others.
     """
 
     epsilon: Annotated[float, Field(gt=0, le=100)]
@@ -193,6 +196,7 @@ class Privacy(Declaration):
     images_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
     size_rounding: Annotated[int, Field(ge=1, le=10_000)] = 50
     count_noise_epsilon: NotNegative = 0.0
+    centre_rounds: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 STRATEGY_SETTINGS: dict[str, dict[str, float]] = {
@@ -266,7 +270,7 @@ class Evaluation(Declaration):
         return self
 
 
-_LATER = (("model", "features"), ("images", "harmonise"), ("evaluation", "own_settings"))
+_LATER = ("model.features", "model.mirrored", "images.harmonise", "privacy.centre_rounds", "evaluation.own_settings")
 """Keys that came after others; the default of each says what was so before it."""
 
 
@@ -297,20 +301,8 @@ class StudyProtocol(Declaration):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.feature_views and self.model.trains_from(1) == "stem":
-            raise ValueError("[training] feature_views needs a frozen backbone, and [model] unfreeze trains it.")
-        if self.training.feature_views and self.augmentation.is_off:
-            raise ValueError("[training] feature_views are augmented views, and [augmentation] is off. Set it to 0.")
-        if self.federation.local_norm and self.model.norm == "folded":
-            raise ValueError("[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none.")
-        if self.training.loss == "weighted_bce" and self.task.exclusive:
-            raise ValueError("[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes.")
-        if "calibration" in self.evaluation.own_settings and self.task.exclusive:
-            raise ValueError(
-                "[evaluation] own_settings = ['calibration'] is for findings: scores of classes add up to 1."
-            )
-        if self.privacy and (refused := refusals(self._settings())):
-            raise ValueError(" ".join(refused))
+        for contradiction in contradictions(self._settings(), trains_on_plain_images=self.trains_on_plain_images):
+            raise ValueError(contradiction)
         return self
 
     def _settings(self) -> dict[str, Any]:
@@ -322,6 +314,17 @@ class StudyProtocol(Declaration):
             if section is not None
             for key in type(section).model_fields
         }
+
+    @property
+    def trains_on_plain_images(self) -> bool:
+        """True when augmentation changes nothing that training sees; mirroring is nothing to a mirrored model."""
+        on = {key for key, value in self.augmentation.model_dump().items() if value}
+        return not on - ({"laterality_invariant"} if self.model.mirrored else set())
+
+    @property
+    def centre_rounds(self) -> int:
+        """How many of the first rounds estimate the features' centre; 0 without [privacy]."""
+        return self.privacy.centre_rounds if self.privacy else 0
 
     def privacy_warnings(self) -> list[str]:
         """Say what a private study pays for some of its choices; nothing without [privacy]."""
@@ -335,9 +338,9 @@ class StudyProtocol(Declaration):
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
-        for section, key in _LATER:
+        for section, key in (place.split(".") for place in _LATER):
             part = getattr(self, section)
-            if getattr(part, key) == type(part).model_fields[key].default:
+            if part is not None and getattr(part, key) == type(part).model_fields[key].default:
                 del declared[section][key]
         return json.dumps(declared, sort_keys=True, separators=(",", ":"))
 

@@ -94,6 +94,14 @@ def lower_edges(*, bins: int) -> Floats:
     return edges
 
 
+@cache
+def bin_middles(*, bins: int) -> Floats:
+    """Give each bin's middle as a logit, ascending and read-only."""
+    middles: Floats = (np.arange(bins) + 0.5) * 2 * LOGIT_RANGE / bins - LOGIT_RANGE
+    middles.flags.writeable = False
+    return middles
+
+
 def _check(scores: Floats) -> None:
     wrong = np.count_nonzero(~((scores >= 0) & (scores <= 1)))
     if wrong:

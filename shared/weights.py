@@ -216,8 +216,8 @@ def _copy_into(network: nn.Module, arrays: Arrays, path: Path) -> None:
 
 
 def _is_carried(name: str) -> bool:
-    """Tell what a pretrained file brings: not its own head, and not the count of batches that it was trained on."""
-    return not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+    """Tell what a pretrained file brings: not its own head or centre, and not the count of batches it saw."""
+    return not name.startswith(("fc.", "centre.")) and not name.endswith("num_batches_tracked")
 
 
 def _fault(name: str, given: torch.Tensor, wanted: torch.Tensor) -> str | None:

@@ -18,8 +18,8 @@ from client import per_sample
 from client.dp_engine import Patients
 from client.noise import SecretStreams
 from client.private_trainer import train_privately
-from shared.loss import build_row_loss
 from shared.privacy import PrivacyPlan, calibrate, plan_epsilon
+from shared.row_gradient import build_row_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,14 +77,25 @@ Run = Callable[..., Audit]
 @pytest.fixture(scope="module")
 def run(tiny: Any) -> Run:
     """Give `run(seed)`: train the head of a tiny model with canaries, and guess from the update who was there."""
-    bench = tiny.bench(tiny.protocol(model={"norm": "folded"}))
-    start = bench.classifier.fc.weight.detach().clone()
+    head, centred = (
+        tiny.bench(protocol)
+        for protocol in (
+            tiny.protocol(model={"norm": "folded"}),
+            tiny.private_protocol(epsilon=EPSILON, centre_rounds=1),
+        )
+    )
+    start = head.classifier.fc.weight.detach().clone()
     training = tiny.protocol(
         training={"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr_head": 1e-3, "loss": "bce"}
     ).training
 
     def once(
-        seed: int, *, rate: float = 1.0, steps: int = 4, unit: Callable[[np.ndarray], np.ndarray] = lambda owner: owner
+        seed: int,
+        *,
+        rate: float = 1.0,
+        steps: int = 4,
+        unit: Callable[[np.ndarray], np.ndarray] = lambda owner: owner,
+        centre: bool = False,
     ) -> Audit:
         noise = calibrate(sample_rate=rate, steps=steps, epsilon=EPSILON, delta=DELTA, accountant="prv")
         plan = PrivacyPlan(
@@ -100,9 +111,11 @@ def run(tiny: Any) -> Run:
         owner = np.repeat(np.arange(CANARIES), IMAGES)
         inside = np.random.default_rng(seed).random(CANARIES) < 0.5
         rows = np.flatnonzero(inside[owner])
+        bench = centred if centre else head
         with torch.no_grad():
-            bench.classifier.fc.weight.copy_(start)
-            bench.classifier.fc.bias.zero_()
+            head.classifier.fc.weight.copy_(start)
+            head.classifier.fc.bias.zero_()
+            centred.classifier.centre.weight.zero_()
         train_privately(
             bench,
             Canaries(owner),
@@ -111,10 +124,13 @@ def run(tiny: Any) -> Run:
             labels_NK=np.ones((len(owner), 1), np.float32),
             start="head",
             training=training,
-            loss=build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5),
+            gradient=build_row_gradient("bce", exclusive=False, gamma=0.0, alpha=0.5),
             streams=SecretStreams(key=bytes([seed]) * 32, task_id="audit", arrays_digest=""),
+            centre_steps=steps if centre else 0,
         )
-        score = (bench.classifier.fc.weight.detach() - start)[0, :CANARIES].numpy()
+        classifier = bench.classifier
+        moved = classifier.centre.weight.detach() if centre else classifier.fc.weight.detach() - start
+        score = moved[0, :CANARIES].numpy()
         return Audit(claimed=plan_epsilon(plan, "prv"), shown=best_lower_bound(score, inside))
 
     return once
@@ -132,10 +148,17 @@ def test_training_on_samples_shows_less_than_the_claim(run: Run) -> None:
     assert audit.shown < audit.claimed <= EPSILON
 
 
-def test_noise_switched_off_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_features_centre_shows_less_than_the_claim(run: Run) -> None:
+    """The private mean of features tells canaries apart too, and by no more than the claim allows."""
+    audit = run(1, centre=True)
+    assert 0.05 < audit.shown < audit.claimed <= EPSILON
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_noise_switched_off_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch, centre: bool) -> None:
     """Without noise the audit shows more than the claim."""
     monkeypatch.setattr(SecretStreams, "perturb", lambda *_, **__: None)
-    audit = run(1)
+    audit = run(1, centre=centre)
     assert audit.shown > audit.claimed
 
 
@@ -153,12 +176,13 @@ def test_the_image_as_unit_is_flagged(run: Run) -> None:
     assert audit.shown > audit.claimed
 
 
-def test_clipping_switched_off_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("centre", [False, True])
+def test_clipping_switched_off_is_flagged(run: Run, monkeypatch: pytest.MonkeyPatch, centre: bool) -> None:
     """A gradient that is not clipped is told by the same guesses."""
     monkeypatch.setattr(
         per_sample, "clip_factors", lambda squared_P, *, dtype, **_: (torch.ones(len(squared_P), dtype=dtype), None)
     )
-    audit = run(1)
+    audit = run(1, centre=centre)
     assert audit.shown > audit.claimed
 
 

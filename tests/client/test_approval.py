@@ -144,6 +144,12 @@ def test_a_private_study_is_asked_for_with_its_promise_and_its_prices(tiny: Any,
         assert said in told
     assert "no differential privacy" not in told
     assert "mean loss" not in told
+    assert "mean of the images' features" not in told
+    unit, several = {"model": {"norm": "folded", "features": "unit"}}, {"federation": {"rounds": 5}}
+    centred = words(
+        tiny, tmp_path, privacy={"epsilon": 3.0, "centre_rounds": 4}, training={"loss": "bce"}, **unit, **several
+    )
+    assert "The first 4 of these rounds estimate the mean of the images' features" in centred
 
 
 def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def test_inputs_are_those_of_the_study(tiny: Any, tmp_path: Path) -> None:
     for sections, views, off in (
         ({}, 0, True),
         ({"augmentation": {"noise": 0.1}, "training": {"feature_views": 3}}, 3, False),
+        ({"augmentation": {"laterality_invariant": True}}, 0, False),
+        ({"augmentation": {"laterality_invariant": True}, "model": {"mirrored": True}}, 0, True),
     ):
         protocol = tiny.protocol(**sections)
         prepared = tiny.hospital(protocol, tmp_path)

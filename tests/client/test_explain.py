@@ -92,3 +92,19 @@ def test_small_images_are_read_at_an_earlier_stage() -> None:
         224: "layer4",
         512: "layer4",
     }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mirrored_models_map_is_of_both_images(tiny: Any, method: str) -> None:
+    """What the mirror image adds lies where it is in the image: a film's map, mirrored, is its mirror image's."""
+    study = {"model": {"norm": "group", "mirrored": True}, "augmentation": {"laterality_invariant": True}}
+    classifier = tiny.bench(tiny.protocol(**study)).classifier
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    found = METHODS[method](classifier, images, target=0, stage="layer2")
+    assert found.shape == (2, 96, 96)
+    assert float(found.max()) > 1e-5
+    other = METHODS[method](classifier, images.flip(-1), target=0, stage="layer2")
+    torch.testing.assert_close(found, other.flip(-1), rtol=1e-3, atol=1e-6)
+    classifier.mirrored = False
+    alone = [METHODS[method](classifier, one, target=0, stage="layer2") for one in (images, images.flip(-1))]
+    assert not torch.allclose(found, alone[0] / 2 + alone[1].flip(-1) / 2, rtol=0.1), "signs meet before they are cut"

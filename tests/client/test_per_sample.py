@@ -11,13 +11,12 @@ from torch import nn
 from client.layer_gradients import BookedLinear
 from client.per_sample import ClippedSums, LinearSums, clip_factors, clipped_sums, refuse_what_cannot_be_clipped
 from shared.errors import PrivacyError, StudyError
-from shared.loss import build_row_loss
+from shared.loss import build_loss
 from shared.model import Classifier, ModelSpec, build, set_trainable
 from shared.normalisation import GatedBatchNorm2d, fold
+from shared.row_gradient import build_row_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-BCE = build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5)
 
 
 def network(backbone: Any, norm: Any, *, outputs: int = 2) -> Classifier:
@@ -29,6 +28,8 @@ def network(backbone: Any, norm: Any, *, outputs: int = 2) -> Classifier:
         norm="frozen",
         dropout=0.0,
         features="pooled",
+        mirrored=False,
+        centred=False,
         outputs=outputs,
         seed=3,
     )
@@ -51,6 +52,19 @@ def squares(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Give a loss that keeps fp64 in fp64, with labels that may be missing."""
     known = ~labels.isnan()
     return torch.where(known, (logits - labels.nan_to_num()) ** 2, 0).sum(1)
+
+
+def by_autograd(
+    losses: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], labels: torch.Tensor
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Give the gradient of losses (N,) by outputs, as torch finds it."""
+
+    def gradient(outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            return torch.autograd.grad(losses(leaf, labels), leaf, weights)[0]
+
+    return gradient
 
 
 def one_by_one(
@@ -81,12 +95,13 @@ def at_once(
     *,
     clip: float,
     group: int = 1,
+    gradient: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     """Sum clipped gradients as the engine does."""
     weights = torch.full((len(images) // group, group), 1 / group, dtype=images.dtype)
     with clipped_sums(model, clip=clip) as sums:
         sums.reset()
-        sums.add(lambda: losses(model(images), labels), weights)
+        sums.add(lambda: model(images), gradient or by_autograd(losses, labels), weights)
         return [parameter.grad.clone() for parameter in sums.parameters]
 
 
@@ -156,7 +171,8 @@ def test_only_what_trains_is_clipped(start) -> None:
 @pytest.mark.parametrize("kind", ["bce", "focal"])
 def test_the_studys_losses(kind, exclusive) -> None:
     """Sigmoid and softmax, plain and focal, with findings that were not assessed: as the loop has it."""
-    losses = build_row_loss(kind, exclusive=exclusive, gamma=2.0, alpha=0.25)
+    settings = {"exclusive": exclusive, "gamma": 2.0, "alpha": 0.25}
+    losses = build_loss(kind, positive_weights_K=None, **settings)
     model = network("resnet18", "folded", outputs=3)
     images, labels = batch(4, size=32, dtype=torch.float32, targets=3)
     if exclusive:
@@ -165,7 +181,8 @@ def test_the_studys_losses(kind, exclusive) -> None:
     _, norms = one_by_one(model, losses, images, labels, clip=1.0)
     clip = float(norms.median())
     true, _ = one_by_one(model, losses, images, labels, clip=clip)
-    assert largest_error(at_once(model, losses, images, labels, clip=clip), true) < 1e-4
+    gradient = partial(build_row_gradient(kind, **settings), labels)
+    assert largest_error(at_once(model, losses, images, labels, clip=clip, gradient=gradient), true) < 1e-4
 
 
 @pytest.mark.parametrize("images", [1, 3])
@@ -184,11 +201,26 @@ def test_a_head_alone_is_clipped_as_any_layer(images, poison) -> None:
         layer = partial(sums.run, BookedLinear, head)
         sums.reset()
         for _ in range(2):
-            sums.add(lambda layer=layer: squares(layer(features), labels), weights)
+            sums.add(partial(layer, features), by_autograd(squares, labels), weights)
         found.append(sums.total_D.clone())
     assert found[0].isfinite().all()
     assert found[0].norm() > 1
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def test_what_runs_behind_a_layer_that_trains_alone_counts() -> None:
+    """Where the one linear layer that trains is not the last, its gradient passes through what is behind."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    for frozen in (model[0], model[3]):
+        frozen.requires_grad_(False)
+    images, labels = torch.randn(5, 6).double(), torch.ones(5, 2).double()
+    with clipped_sums(model, clip=1.0) as sums:
+        assert isinstance(sums, LinearSums)
+    _, norms = one_by_one(model, squares, images, labels, clip=1.0)
+    clip = float(norms.median())
+    true, _ = one_by_one(model, squares, images, labels, clip=clip)
+    assert largest_error(at_once(model, squares, images, labels, clip=clip), true) < 1e-9
 
 
 def test_a_head_alone_takes_the_short_way() -> None:
@@ -257,7 +289,8 @@ def test_virtual_batches_add_up() -> None:
     with clipped_sums(model, clip=0.5) as sums:
         sums.reset()
         for part in (slice(0, 1), slice(1, 4)):
-            sums.add(lambda p=part: squares(model(images[p]), labels[p]), torch.ones(len(labels[part]), 1))
+            gradient = by_autograd(squares, labels[part])
+            sums.add(lambda p=part: model(images[p]), gradient, torch.ones(len(labels[part]), 1))
         assert largest_error([parameter.grad for parameter in sums.parameters], whole) < 1e-9
 
 
@@ -328,6 +361,8 @@ def test_norm_batch_is_refused() -> None:
             norm="batch",
             dropout=0.0,
             features="pooled",
+            mirrored=False,
+            centred=False,
             outputs=1,
             seed=0,
         ),
@@ -345,21 +380,21 @@ def test_a_batchnorm_that_wakes_up_is_caught() -> None:
     with clipped_sums(model, clip=1.0) as sums:
         sums.reset()
         model.train()
-        sums.add(lambda: squares(model(images), labels), torch.ones(2, 1))
+        sums.add(lambda: model(images), by_autograd(squares, labels), torch.ones(2, 1))
         model.layer4[0].bn1.collects = True
         model.train()
         with pytest.raises(PrivacyError, match="training mode"):
-            sums.add(lambda: squares(model(images), labels), torch.ones(2, 1))
+            sums.add(lambda: model(images), by_autograd(squares, labels), torch.ones(2, 1))
 
 
 def test_a_layer_runs_once() -> None:
     """A layer that runs twice, or never, would be clipped wrongly: both are refused."""
     layer = nn.Linear(2, 2)
     with clipped_sums(layer, clip=1.0) as sums, pytest.raises(PrivacyError, match="twice"):
-        sums.add(lambda: layer(layer(torch.ones(1, 2))).sum(1), torch.ones(1, 1))
+        sums.add(lambda: layer(layer(torch.ones(1, 2))), by_autograd(squares, torch.ones(1, 2)), torch.ones(1, 1))
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     with clipped_sums(model, clip=1.0) as sums, pytest.raises(PrivacyError, match="did not run"):
-        sums.add(lambda: model[0](torch.ones(1, 2)).sum(1), torch.ones(1, 1))
+        sums.add(lambda: model[0](torch.ones(1, 2)), by_autograd(squares, torch.ones(1, 2)), torch.ones(1, 1))
 
 
 def test_the_model_is_as_it_was_afterwards() -> None:

@@ -12,16 +12,16 @@ from client.noise import SecretStreams
 from client.private_trainer import train_privately
 from client.trainer import Outcome
 from shared.errors import StudyError, TaskError
-from shared.loss import build_row_loss
 from shared.messages import Refusal
-from shared.model import exchanged
+from shared.model import exchanged, unit
 from shared.privacy import PrivacyPlan
+from shared.row_gradient import build_row_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPES = {"head": (512,), "layer4": (256, 2, 2), "stem": (3, 32, 32)}
 
-BCE = build_row_loss("bce", exclusive=False, gamma=0.0, alpha=0.5)
+BCE = build_row_gradient("bce", exclusive=False, gamma=0.0, alpha=0.5)
 
 CLIP, RATE, PUBLIC = 0.5, 0.25, 10
 
@@ -54,12 +54,15 @@ def train(tiny: Any) -> Round:
         patients: int = 12,
         inputs: FixedInputs | None = None,
         task_id: str = "t",
+        centre_steps: int = 0,
         **other: Any,
     ) -> tuple[Outcome, dict[str, torch.Tensor]]:
-        if norm not in benches:
-            bench = tiny.bench(tiny.protocol(model={"norm": norm}))
-            benches[norm] = bench, {k: v.clone() for k, v in bench.classifier.state_dict().items()}
-        bench, state = benches[norm]
+        kind = f"{norm} {bool(centre_steps)}"
+        if kind not in benches:
+            centred = tiny.private_protocol(epsilon=1.0, centre_rounds=1)
+            bench = tiny.bench(centred if centre_steps else tiny.protocol(model={"norm": norm}))
+            benches[kind] = bench, {k: v.clone() for k, v in bench.classifier.state_dict().items()}
+        bench, state = benches[kind]
         bench.classifier.load_state_dict(state)
         rows = np.arange(2 * patients)
         plan = {
@@ -83,8 +86,9 @@ def train(tiny: Any) -> Round:
                 training={"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr_head": 0.5, "loss": "bce"}
                 | (training or {})
             ).training,
-            loss=BCE,
+            gradient=BCE,
             streams=SecretStreams(key=bytes(32), task_id=task_id, arrays_digest="d"),
+            centre_steps=centre_steps,
         )
         names = exchanged(bench.classifier, start, local_norm=False)
         return outcome, {k: v.clone() for k, v in bench.classifier.state_dict().items() if k in names}
@@ -167,3 +171,34 @@ def test_weights_that_are_not_finite_do_not_leave(train: Round) -> None:
     with pytest.raises(TaskError) as fault:
         train(training={"lr_head": 1e38, "weight_decay": 1.0})
     assert fault.value.code == Refusal.DIVERGED
+
+
+@pytest.mark.parametrize("clip", [0.3, 100.0])
+def test_the_rounds_for_the_centre_end_at_the_mean_of_the_unit_features(train: Round, clip: float) -> None:
+    """Without noise, whether or not features are longer than the clip; the head stays as it was."""
+    inputs = FixedInputs(24, start="head")
+    settings = {"noise_multiplier": 0.0, "sample_rate": 1.0, "images_per_patient": 2, "expected_patients": 12}
+    _, after = train(inputs=inputs, centre_steps=3, clip=clip, **settings)
+    mean = unit(inputs.inputs).mean(0)
+    # Of a patient with two films, the mean of both is clipped: all are then of one length, which is less than √D.
+    both = unit(inputs.inputs).view(12, 2, -1).mean(1)
+    expected = mean if clip > 1 else 512**0.5 * torch.nn.functional.normalize(both, dim=1).mean(0)
+    torch.testing.assert_close(after["centre.weight"][0], expected, rtol=1e-3, atol=1e-4)
+    _, unmoved = train(start="head", centre_steps=3, clip=clip, sample_rate=1e-9, noise_multiplier=0.0)
+    assert not unmoved["centre.weight"].any()
+    assert all(torch.equal(after[name], unmoved[name]) for name in ("fc.weight", "fc.bias"))
+
+
+def test_one_patient_moves_the_centre_by_the_clip_and_no_more(train: Round) -> None:
+    """The sum of a step changes by one clip at most: by lr / public size here, however long the features are."""
+    settings = {"noise_multiplier": 0.0, "sample_rate": 1.0, "steps_per_round": 1, "clip": 1e-3}
+    _, after = train(centre_steps=1, patients=1, **settings)
+    assert float(after["centre.weight"].norm()) == pytest.approx(512**0.5 / PUBLIC, rel=1e-3)
+
+
+def test_the_centre_has_noise_of_the_plans_scale_in_every_coordinate(train: Round) -> None:
+    """Where nobody takes part it moves all the same: by σ × lr / (rate × public size) a step."""
+    rate = 1e-9
+    _, after = train(centre_steps=3, sample_rate=rate)
+    moved_by = after["centre.weight"].double() * rate
+    assert float(moved_by.std()) == pytest.approx(512**0.5 / 3 / PUBLIC * 3**0.5, rel=0.1)

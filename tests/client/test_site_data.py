@@ -1,9 +1,14 @@
 """Rows are picked by side, in order, and pixels follow them."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from client.site_data import Pixels, Records
+from shared.preprocessing import normalise
 from shared.split import Split
 
 NAN = np.nan
@@ -48,3 +53,18 @@ def test_what_is_read_is_not_the_cache() -> None:
     cached = np.zeros((2, 1, 2, 2), np.uint8)
     Pixels(cached=cached, cached_row_N=np.arange(2), digest="d").read(np.arange(2)).add_(1)
     assert not cached.any()
+
+
+@pytest.mark.parametrize("standard", [(), tuple(tenth / 10 for tenth in range(1, 10))])
+def test_normalised_images_are_those_that_are_read(tmp_path: Path, standard: tuple[float, ...]) -> None:
+    """Straight from a file that nobody may write to, images are what reading and normalising makes of them."""
+    cached = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), dtype=np.uint8)
+    np.save(tmp_path / "cached.npy", cached)
+    mapped = np.load(tmp_path / "cached.npy", mmap_mode="r")
+    pixels = Pixels(cached=mapped, cached_row_N=np.array([3, 0, 1]), digest="d").harmonised(standard)
+    rows = np.array([2, 0, 2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pixels.normalised(rows)
+    assert torch.equal(found, normalise(pixels.read(rows), dtype=torch.float32))
+    assert pixels.normalised(rows[:0]).shape == (0, 3, 32, 32)

@@ -4,7 +4,9 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
@@ -116,3 +118,25 @@ def test_cpu_seconds_only_grow() -> None:
     """What a process and its descendants have used is read from the system and is not negative."""
     before = tree_cpu_seconds()
     assert 0 < before <= tree_cpu_seconds()
+
+
+def test_the_site_probe_judges_every_projection_and_pair() -> None:
+    """Normal sites of 90, 80 and 45 patients: both comparisons of the pair that halves bear, one of the others.
+
+    What lies in the interval or on its end holds, and nothing else does.
+    """
+    probe = importlib.import_module("benchmarks.site_probe")
+    rng = np.random.default_rng(0)
+    known = {
+        name: rng.standard_normal((patients, 64)) + shift for name, patients, shift in (("a", 90, 0), ("b", 80, 0.3))
+    } | {"c": rng.standard_normal((45, 64))}
+    held = list(probe.judge(known, seeds=range(3, 5), fit="crop", confidence=0.95))
+    assert [(one.pair, one.fitted_on) for one in held] == 2 * [
+        ("a, b", "all"),
+        ("a, b", "half"),
+        ("a, c", "all"),
+        ("b, c", "all"),
+    ]
+    assert sum(one.holds for one in held) >= 7
+    for found, holds in ((held[0].told.low, True), (held[0].told.low - 1e-3, False), (1.001, False)):
+        assert replace(held[0], found=found).holds == holds

@@ -85,3 +85,12 @@ def test_words_say_what_is_consistent_and_never_what_caused_it(study_result: Stu
         "Another threshold alone is not expected to undo it" in statement(found[2]) or found[2].pattern is Pattern.BOTH
     )
     assert "consistent with it" in statement(found[3])
+
+
+def test_the_case_mix_stands_beside_the_pattern() -> None:
+    """A lower curve among patients who are alike is nothing that the case mix explains; both parts give the whole."""
+    south = told(0, apart=1.0)["south"].case_mix
+    assert south
+    assert south.rest.shown(-1)
+    found = told(0, apart=1.0)
+    assert all(one.case_mix for one in found.values())

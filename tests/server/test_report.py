@@ -27,14 +27,19 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[str] = []
+        self.region = ""
+        self.regions: list[str] = []
         self.words: list[str] = []
         self.faults: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attributes)))
+        if ("role", "region") in attributes:
+            self.region = str(dict(attributes)["aria-label"])
         if tag == "tr":
             self.rows.append("")
+            self.regions.append(self.region)
         if tag not in VOID:
             self.open.append(tag)
 
@@ -61,9 +66,9 @@ class Page(HTMLParser):
         """All values of an attribute."""
         return [value for _, found in self.tags if (value := found.get(attribute))]
 
-    def row(self, start: str) -> str:
-        """Give the first table row that begins with these words, with plain single spaces."""
-        rows = (" ".join(row.split()) for row in self.rows)
+    def row(self, start: str, *, region: str = "") -> str:
+        """Give the first table row that begins with these words, with single spaces; `region` begins its table's."""
+        rows = (" ".join(row.split()) for row, of in zip(self.rows, self.regions, strict=True) if of.startswith(region))
         return next(row for row in rows if row.startswith(start))
 
 
@@ -146,7 +151,7 @@ def test_wish_and_fact_stand_side_by_side(study_result: StudyResult, page: Page)
 def test_every_site_has_its_exact_numbers(study_result: StudyResult, page: Page) -> None:
     """Value, interval and k of n of each measured site stand in its row."""
     for site in ("northgate", "riverside", "st_marys", "island_clinic"):
-        row = page.row(site)
+        row = page.row(site, region="Exact numbers")
         test = study_result.of_site(site, "test", "pneumonia")
         for share in (test.sensitivity, test.specificity):
             assert share is not None
@@ -161,7 +166,7 @@ def test_every_site_has_its_exact_numbers(study_result: StudyResult, page: Page)
 def test_suppressed_undefined_unranked_and_zero_differ(text: str, page: Page) -> None:
     """Each has its own words and its own look; none is shown as another."""
     assert page.row("hillcrest") == "hillcrest suppressed (fewer than the hospital's minimum)"
-    assert "not ranked: 12 positives, fewer than 30" in page.row("island_clinic")
+    assert "not ranked: 12 positives, fewer than 30" in page.row("island_clinic", region="Exact numbers")
     assert text.count("not defined: no positives") >= 2
     assert '<tr class="unranked"><th scope="row"><span class="site">' in text
     assert page.row("left out: truncated").split()[3:] == ["0", "11", "22", "33", "44"]
@@ -335,7 +340,7 @@ def test_without_an_operating_point_the_curves_still_stand(study_result: StudyRe
     result = replace(study_result, pooled=unknown.pop(""), sites=unknown, operating_point={})
     page = Page(render(result))
     assert "northgate, AUC 0.993" in page.text
-    assert "not defined: no operating point" in page.row("northgate")
+    assert "not defined: no operating point" in page.row("northgate", region="Exact numbers")
     assert "at the shared threshold sensitivity" not in page.text
 
 
@@ -358,3 +363,10 @@ def test_write_replaces_the_page_whole(study_result: StudyResult, text: str, tmp
         write(
             replace(study_result, study=replace(study_result.study, findings=())), tmp_path / "report.html" / "x.html"
         )
+
+
+def test_the_case_mix_of_each_site_stands_beside_its_gaps(page: Page) -> None:
+    """The shifted site has what its patients explain and what they don't; one with too few cases has nothing."""
+    row = page.row("st_marys", region="Case mix")
+    assert "−0.103 −0.020 −0.030 to −0.013 −0.083 −0.126 to −0.042 Patients who vary less" in row
+    assert page.row("island_clinic", region="Case mix").startswith("island_clinic not compared: too few cases")

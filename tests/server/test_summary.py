@@ -51,8 +51,10 @@ def test_the_samples_four_answers(study_result: StudyResult) -> None:
     assert "caused by" not in why.text
     assert worth.short == "Yes in 4 of 8 comparisons, no in 1"
     assert worth.text == (
-        "Better than its own model at northgate and riverside. Worse than its own model at st_marys (pneumonia). "
-        "No difference from its own model was shown at st_marys (effusion). Too few cases to say at island_clinic."
+        "Better than a model of its patients alone at northgate and riverside. "
+        "Worse than a model of its patients alone at st_marys (pneumonia). "
+        "No difference from a model of its patients alone was shown at st_marys (effusion). "
+        "Too few cases to say at island_clinic."
     )
 
 
@@ -119,8 +121,8 @@ def test_a_site_that_was_not_compared_is_said_to_be_so(study_result: StudyResult
 def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None:
     """A mark that the model reads at st_marys, one in riverside's images alone, or nothing else."""
     assert (
-        "What else stands out is consistent with a mark that goes with the disease (effusion: riverside, upper left); "
-        "a mark read by the model (pneumonia: st_marys, upper left)."
+        "Apart from this, the data are consistent with a mark that goes with the disease (effusion: riverside, upper "
+        "left); a mark read by the model (pneumonia: st_marys, upper left)."
     ) in answers(study_result)[2].text
     quiet = leading(study_result, effusion=Leading(cause=Cause.NONE_SHOWN, site=None, p=None))
     alone = only(quiet, "effusion", {})
@@ -167,7 +169,7 @@ def test_no_difference_shown_is_neither_yes_nor_no(study_result: StudyResult) ->
     unsure = {"effusion": {"st_marys": study_result.receipts["effusion"]["st_marys"]}}
     worth = answers(only(study_result, "effusion", {}, receipts=unsure))[3]
     assert worth.short == "Not shown at any hospital"
-    assert worth.text == "No difference from its own model was shown at st_marys."
+    assert worth.text == "No difference from a model of its patients alone was shown at st_marys."
 
 
 def test_where_not_to_use_it(study_result: StudyResult) -> None:
@@ -175,8 +177,9 @@ def test_where_not_to_use_it(study_result: StudyResult) -> None:
     listed = not_for(study_result)
     assert listed[0].startswith("Anywhere: it started from random weights")
     assert "At st_marys for pneumonia, with this threshold: it misses 19 of 100." in listed
-    assert "At northgate for effusion only after a look of its own: below the target, which may be chance." in listed
-    assert "At hillcrest for pneumonia only after a look of its own: no sensitivity is known." in listed
+    chance = "below the target, which may be chance"
+    assert f"At northgate for effusion before more of its cases were looked at: {chance}." in listed
+    assert "At hillcrest for pneumonia before more of its cases were looked at: no sensitivity is known." in listed
     assert listed[-3:] == [
         "At any other hospital for pneumonia: nothing was measured there.",
         "At any other hospital for effusion: nothing was measured there.",
@@ -207,7 +210,9 @@ def test_a_tick_is_not_a_proof(study_result: StudyResult) -> None:
     assert told["st_marys"].standing == "reaches the target"
     unsure = {line.site: line for line in hospital_lines(only(sure, "pneumonia", {"st_marys": (97, 100)}), "pneumonia")}
     assert unsure["st_marys"].standing == "reaches the target, but not for sure"
-    assert re.search(r"joining: .* \(AUC [+\N{MINUS SIGN}].*, .* to .*\)", told["northgate"].joining)
+    assert re.search(
+        r"joining: .* \(AUC against its own model [+\N{MINUS SIGN}].*, .* to .*\)", told["northgate"].joining
+    )
 
 
 def test_the_summary_stands_first(study_result: StudyResult) -> None:

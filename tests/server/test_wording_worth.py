@@ -7,7 +7,7 @@ import pytest
 from server.receipt import Receipt, Worth
 from server.report import render
 from server.results import StudyResult
-from server.wording_worth import blended, personal, receipt
+from server.wording_worth import FEW_PAIRS, blended, personal, rate_cautions, receipt
 from shared.paired import Paired
 
 
@@ -96,6 +96,21 @@ def test_every_receipt_is_on_the_page(study_result: StudyResult) -> None:
             assert receipt(owed[site], finding=finding, unit="exam") in page
     assert page.count("The receipt: was it worth joining?") == 2
     assert "Federated minus alone, AUC for pneumonia, by site" in page
+
+
+def test_the_page_says_where_rates_have_few_pairs(study_result: StudyResult) -> None:
+    """A site with fewer than 30 of either class is named with its count; where all have more, nothing is said."""
+    finding, owed = next(iter(study_result.receipts.items()))
+    site = next(iter(owed))
+    for positives, few in ((12, "12"), (188, "12"), (29, "29"), (30, ""), (170, ""), (0, "")):
+        ones = {site: replace(owed[site], units=200, positives=positives)}
+        assert rate_cautions(ones) == (f"{site} ({few})" if few else "")
+    for positives in (29, 30):
+        ones = {site: replace(owed[site], units=200, positives=positives)}
+        page = render(replace(study_result, receipts={finding: ones}))
+        shown = positives < FEW_PAIRS
+        assert page.count("a real gain or loss may not be shown. So it is at") == shown
+        assert (f"So it is at {site} (29)." in page) == shown
 
 
 def test_without_receipts_the_page_asks_nothing(study_result: StudyResult) -> None:

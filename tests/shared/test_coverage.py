@@ -14,7 +14,8 @@ LEAST = {30: 0.90, 100: 0.93, 1000: 0.93}
 
 
 CAUTIOUS = {30: {"receipt: sensitivity"}}
-"""What missed the upper limit (at .998): with some 12 pairs, Newcombe's continuity correction makes it wide."""
+"""What missed the upper limit (at .998): with some 12 pairs each known interval does (benchmarks/paired_rates.py), and
+the page says so beside the receipts."""
 
 
 @pytest.mark.parametrize("n", SIZES)

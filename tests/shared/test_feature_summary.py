@@ -88,8 +88,8 @@ def test_the_discriminant_is_that_of_the_raw_data() -> None:
     assert found.distance == pytest.approx(apart @ rule, rel=1e-8)
     spreads = [np.var(data @ rule, ddof=1) / (rule @ pooled @ rule) for data in (one, other)]
     assert found.spreads == pytest.approx(spreads, rel=1e-8)
-    of_means = np.cov(one.T) / 60 + np.cov(other.T) / 90
-    assert found.chance == pytest.approx(np.trace(np.linalg.inv(pooled) @ of_means), rel=1e-8)
+    of_means = [np.trace(np.linalg.inv(pooled) @ np.cov(data.T)) / len(data) for data in (one, other)]
+    assert found.chances == pytest.approx(of_means, rel=1e-8)
     flat = summarise(np.repeat(one[:, :1], 32, axis=1), split=Split.TRAIN, seed=0)
     assert discriminant(flat, flat, dimensions=8) is None
 

@@ -25,6 +25,8 @@ def spec(**study: Any) -> model.ModelSpec:
         "weights_fallback": None,
         "norm": "frozen",
         "features": "pooled",
+        "mirrored": False,
+        "centred": False,
         "dropout": 0.0,
         "outputs": 2,
         "seed": 7,
@@ -263,3 +265,50 @@ def test_the_head_of_a_study_with_unit_features_sees_them() -> None:
     assert torch.equal(hidden_ND, made.trunk(images_NCHW, upto="head"))
     assert torch.equal(made(images_NCHW), made.fc(model.unit(hidden_ND)))
     assert not torch.allclose(made(images_NCHW), pooled(images_NCHW))
+
+
+def test_a_mirrored_model_sees_the_mean_of_image_and_mirror_image() -> None:
+    """Its pooled features are that mean, whatever the norm; and a film and its mirror image have one score."""
+    plain, mirrored = build(features="unit"), build(features="unit", mirrored=True)
+    mean = (plain.trunk(images(), upto="head") + plain.trunk(images().flip(-1), upto="head")) / 2
+    torch.testing.assert_close(mirrored.trunk(images(), upto="head"), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mirrored(images()), plain.rest(mean, start="head"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mirrored(images().flip(-1)), mirrored(images()), rtol=1e-4, atol=1e-5)
+    assert (mirrored(images()) - plain(images())).abs().max() > 1e-3
+    assert torch.equal(mirrored.rest(mirrored.trunk(images(), upto="head"), start="head"), mirrored(images()))
+
+
+def test_a_centred_model_takes_its_centre_off_the_unit_features() -> None:
+    """A centre of 0 changes nothing; another is subtracted, and what is left has variance 1 again."""
+    plain, centred = build(features="unit"), build(features="unit", centred=True)
+    assert torch.equal(plain.fc.weight, centred.fc.weight), "the head begins as it did without a centre"
+    torch.testing.assert_close(centred(images()), plain(images()), rtol=1e-5, atol=1e-6)
+    pooled = plain.trunk(images(), upto="head")
+    with torch.no_grad():
+        centred.centre.weight.copy_(model.unit(pooled).mean(0))
+    left = model.unit(pooled) - model.unit(pooled).mean(0)
+    left = left / left.square().mean(1, keepdim=True).sqrt()
+    torch.testing.assert_close(centred(images()), left @ plain.fc.weight.T + plain.fc.bias, rtol=1e-4, atol=1e-4)
+    assert (centred(images()) - plain(images())).abs().max() > 1e-3
+
+
+def test_the_centre_travels_and_trains_in_its_own_rounds_alone() -> None:
+    """It is among the arrays of every round; where the head trains it stays, and where it trains all else stays."""
+    network = build(features="unit", centred=True)
+    model.set_trainable(network, "head")
+    assert model.exchanged(network, "head", local_norm=False) == ["fc.weight", "fc.bias", "centre.weight"]
+    assert {name for name, one in network.named_parameters() if one.requires_grad} == {"fc.weight", "fc.bias"}
+    assert model.set_centre_trainable(network) is network.centre
+    assert {name for name, one in network.named_parameters() if one.requires_grad} == {"centre.weight"}
+    model.set_trainable(network, "head")
+    assert {name for name, one in network.named_parameters() if one.requires_grad} == {"fc.weight", "fc.bias"}
+    with pytest.raises(ValueError, match="no centre to train"):
+        model.set_centre_trainable(build())
+
+
+def test_pretrained_weights_need_no_centre(trained_files: Any) -> None:
+    """A backbone's file has none, and the centre begins at 0."""
+    network, _ = model.build(
+        spec(weights="file", features="unit", centred=True), weights_file=trained_files("resnet18")
+    )
+    assert not network.centre.weight.any()

@@ -41,9 +41,24 @@ def test_a_study_without_privacy_keeps_the_digest_that_it_had():
     for key, value in {"epsilon": 4.0, "delta": 1e-6, "clip": 1.0, "accountant": "rdp", "size_rounding": 10}.items():
         assert private(privacy={key: value}).digest() != private().digest()
     assert private(model={"features": "pooled"}).digest() != private().digest()
+    assert private(privacy={"centre_rounds": 1}).digest() != private().digest()
+    assert "centre_rounds" not in private().canonical()
+    assert (private(privacy={"centre_rounds": 1}).centre_rounds, private().centre_rounds, plain.centre_rounds) == (
+        1,
+        0,
+        0,
+    )
 
 
-@pytest.mark.parametrize("sections", [{}, {"model": {"features": "pooled"}}, {"privacy": {"count_noise_epsilon": 0.0}}])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"model": {"features": "pooled"}},
+        {"privacy": {"count_noise_epsilon": 0.0}},
+        {"privacy": {"centre_rounds": 1}, "augmentation": {"laterality_invariant": True}, "model": {"mirrored": True}},
+    ],
+)
 def test_a_private_study_written_out_and_read_again_is_the_same(sections):
     """A run folder's protocol.toml is the study, with every default in it."""
     import tomllib
@@ -64,6 +79,16 @@ BREAKS_IT = [
         "count_noise_epsilon has no noise for counts of subgroups",
     ),
     ({"privacy": {"count_noise_epsilon": 1.0}}, "with [task] unit = 'exam' a patient counts as often"),
+    ({"privacy": {"centre_rounds": 2}, "model": {"features": "pooled"}}, "centre_rounds needs [model] features"),
+    (
+        {"privacy": {"centre_rounds": 2}, "model": {"unfreeze": [{"round": 2, "from": "layer4"}]}},
+        "centre_rounds needs a frozen backbone",
+    ),
+    (
+        {"privacy": {"centre_rounds": 2}, "federation": {"strategy": "fedadam"}},
+        "centre_rounds needs [federation] strategy",
+    ),
+    ({"privacy": {"centre_rounds": 3}}, "centre_rounds leaves no round"),
 ]
 
 

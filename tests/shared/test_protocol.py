@@ -90,6 +90,14 @@ def test_what_is_not_said_has_the_documented_default():
             },
             "are augmented views",
         ),
+        ({"model": {"mirrored": True}}, "laterality_invariant = true; else set mirrored to false"),
+        (
+            {
+                "model": {"mirrored": True, "unfreeze": [{"round": 1, "from": "layer4"}]},
+                "augmentation": {"laterality_invariant": True},
+            },
+            "mirrored averages what a frozen backbone gives",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path, sections, says):
@@ -157,7 +165,19 @@ def test_augmentation_is_off_when_nothing_moves():
     off = dict.fromkeys(["rotation_degrees", "translate", "scale", "brightness", "contrast"], 0.0)
     assert not study().augmentation.is_off
     assert study(augmentation=off).augmentation.is_off
-    assert not study(augmentation=off | {"laterality_invariant": True}).augmentation.is_off
+    flips = off | {"laterality_invariant": True}
+    assert not study(augmentation=flips).augmentation.is_off
+    assert not study(augmentation=flips).trains_on_plain_images
+    mirrored = study(augmentation=flips, model={"mirrored": True})
+    assert mirrored.trains_on_plain_images, "to a mirrored model a mirror image is the same image"
+    assert not study(augmentation=flips | {"noise": 0.1}, model={"mirrored": True}).trains_on_plain_images
+
+
+def test_a_study_that_mirrors_has_another_digest():
+    """What the head sees is part of what a site approves; a study that leaves it out keeps the digest that it had."""
+    invariant = {"augmentation": {"laterality_invariant": True}}
+    assert study(**invariant, model={"mirrored": True}).digest() != study(**invariant).digest()
+    assert "mirrored" not in study(**invariant).canonical()
 
 
 def test_equal_studies_have_equal_digests_however_they_are_written(tmp_path):

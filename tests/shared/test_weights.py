@@ -25,7 +25,9 @@ def fresh_network() -> nn.Module:
     """Draw a small backbone's weights once."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Classifier("resnet18", outputs=1, dropout=0, norm="frozen", features="pooled")
+        return Classifier(
+            "resnet18", outputs=1, dropout=0, norm="frozen", features="pooled", mirrored=False, centred=False
+        )
 
 
 @pytest.fixture
@@ -308,7 +310,9 @@ REAL_18 = "resnet18_imagenet_finetuned_omniart_fp16.safetensors"
 def test_real_files_are_refused_by_resnet50(shared_data: Path, name: str) -> None:
     """The v1 file, whose arrays fit, and the resnet18 file are refused by what their metadata say."""
     with torch.device("meta"):
-        network = Classifier("resnet50", outputs=1, dropout=0, norm="frozen", features="pooled")
+        network = Classifier(
+            "resnet50", outputs=1, dropout=0, norm="frozen", features="pooled", mirrored=False, centred=False
+        )
     with pytest.raises(WeightsError, match="the study's backbone is resnet50"):
         weights.load_pretrained(
             network, backbone="resnet50", weights="file", fallback=None, file=shared_data / "weights" / name
@@ -318,7 +322,9 @@ def test_real_files_are_refused_by_resnet50(shared_data: Path, name: str) -> Non
 @pytest.mark.parametrize(("name", "backbone"), [(REAL_V1, "resnet50_v1"), (REAL_18, "resnet18")])
 def test_real_files_are_loaded_by_their_backbones(shared_data: Path, name: str, backbone: Any) -> None:
     """Both real files load into the backbone that they were made for."""
-    network = Classifier(backbone, outputs=1, dropout=0, norm="frozen", features="pooled")
+    network = Classifier(
+        backbone, outputs=1, dropout=0, norm="frozen", features="pooled", mirrored=False, centred=False
+    )
     provenance = weights.load_pretrained(
         network, backbone=backbone, weights="file", fallback=None, file=shared_data / "weights" / name
     )

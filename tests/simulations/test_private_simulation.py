@@ -121,6 +121,27 @@ def test_noise_is_what_sets_the_study_apart_from_its_twin(runs: tuple[Run, Run, 
     assert np.linalg.norm(own - other) > 0.5 * np.linalg.norm(other)
 
 
+def test_the_first_rounds_estimate_the_centre_and_the_others_train_the_head(tiny: Any, tmp_path: Path) -> None:
+    """Every round is charged alike. The head waits for the centre, which stays as it is from then on."""
+    study = tiny.private_protocol(epsilon=6.0, size_rounding=10, centre_rounds=2, federation={"rounds": 3})
+    sites = federation(tiny, study, tmp_path)
+    twin_too = {"federated": sites, "twin": replace(sites, adapt=without_noise)}
+    centres = {}
+    for run_id, each in twin_too.items():
+        done = run(each, run_id, tmp_path / run_id)
+        kept = done.coordinator.checkpoints(tmp_path / run_id / "checkpoints")
+        second, third = (kept.load(number).model for number in (2, 3))
+        start = done.coordinator.initial
+        assert all(np.allclose(second[name], start[name], atol=1e-7) for name in ("fc.weight", "fc.bias"))
+        assert not np.allclose(third["fc.weight"], second["fc.weight"], atol=1e-3)
+        assert np.allclose(third["centre.weight"], second["centre.weight"], atol=1e-6)
+        centres[run_id] = second["centre.weight"]
+    noise = centres["federated"] - centres["twin"]
+    assert np.linalg.norm(noise) > 0.5 * np.linalg.norm(centres["twin"]), "the centre leaves with noise"
+    (account,) = PrivacyLedger(folder=tmp_path / "sites" / "north" / "federated", limit=None).statement().accounts
+    assert (account.study, account.rounds) == (study.digest(), 3)
+
+
 def private_agent(tiny: Any, study: StudyProtocol, folder: Path, **hospital: Any) -> tuple[Agent, PrivacyLedger]:
     site, bench = tiny.hospital(study, folder, patients=40, **hospital), tiny.bench(study)
     ledger = PrivacyLedger(folder=folder, limit=None)

@@ -1,0 +1,39 @@
+"""What a study cannot ask for at once: settings of several sections that contradict each other, and the way out."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shared.private_study import refusals
+
+
+def contradictions(settings: Mapping[str, Any], *, trains_on_plain_images: bool) -> Iterator[str]:
+    """Name each, a sentence or two; `settings` maps 'section.key' to its value.
+
+    What breaks the guarantee of [privacy] is one of them, and all of that is told at once.
+    """
+    exclusive = bool(settings["task.classes"])
+    trains_all = any(step.start == "stem" and step.round == 1 for step in settings["model.unfreeze"])
+    if settings["training.feature_views"] and trains_all:
+        yield "[training] feature_views needs a frozen backbone, and [model] unfreeze trains it."
+    if settings["model.mirrored"]:
+        yield from _of_mirrored(settings)
+    if settings["training.feature_views"] and trains_on_plain_images:
+        yield "[training] feature_views are augmented views, and [augmentation] is off. Set it to 0."
+    if settings["federation.local_norm"] and settings["model.norm"] == "folded":
+        yield "[federation] local_norm keeps norm layers at the site, and norm = 'folded' has none."
+    if settings["training.loss"] == "weighted_bce" and exclusive:
+        yield "[training] loss = 'weighted_bce' is for findings. Use 'focal' or 'bce' with classes."
+    if "calibration" in settings["evaluation.own_settings"] and exclusive:
+        yield "[evaluation] own_settings = ['calibration'] is for findings: scores of classes add up to 1."
+    if settings.get("privacy.epsilon") and (refused := refusals(settings)):
+        yield " ".join(refused)
+
+
+def _of_mirrored(settings: Mapping[str, Any]) -> Iterator[str]:
+    if not settings["augmentation.laterality_invariant"]:
+        yield (
+            "[model] mirrored takes an image and its mirror image for the same. If no finding depends on the side, say "
+            "so with [augmentation] laterality_invariant = true; else set mirrored to false."
+        )
+    if settings["model.unfreeze"]:
+        yield "[model] mirrored averages what a frozen backbone gives, and [model] unfreeze trains it. Remove one."
