@@ -13,6 +13,7 @@ from server.admission import Admitted, Reason, Refused, admit_evidence, admit_fl
 from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
 from shared.evidence import Evidence, Withheld
 from shared.messages import (
+    WIRE_VERSION,
     Answer,
     Approval,
     EvaluateReply,
@@ -178,7 +179,7 @@ KEYS = (
 def test_garbage_is_refused_and_never_raises(state: Any, records: Any, arrays: bool) -> None:
     """Whatever a site sends in place of a reply, the coordinator has a reason for it and goes on."""
     content = RecordDict({name: MetricRecord(numbers) for name, numbers in records.items()})
-    content["state"] = ConfigRecord({"version": "1", "task_id": "task"} | state)
+    content["state"] = ConfigRecord({"version": WIRE_VERSION, "task_id": "task"} | state)
     if arrays:
         content["arrays"] = ArrayRecord({})
     for kind in (ReadyReply, TrainReply, EvaluateReply):
