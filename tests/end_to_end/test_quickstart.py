@@ -26,19 +26,20 @@ QUICKSTART = Path(__file__).parents[2] / "simulations" / "studies" / "quickstart
 OF_THE_MACHINE = frozenset({"seconds", "images_per_second"})
 """Of a round's record: what two runs of the same study do not share."""
 
-SIMULATED_ALONE = frozenset({"receipts"})
-"""Of a study's results: what a coordinator cannot know (docs/decisions/0016)."""
+SIMULATED_ALONE = frozenset({"receipts", "cross_fitted"})
+"""Of a study's results: what a coordinator cannot know (docs/decisions/0016), for it has no patients beside it."""
 
 
 def found(results: Path) -> dict[str, Any]:
-    """Read what a run found, without how fast it ran."""
-    return {key: value for key, value in without(json.loads(results.read_text())).items() if key not in SIMULATED_ALONE}
+    """Read what a run found, without how fast it ran and what only a simulation has."""
+    read: dict[str, Any] = without(json.loads(results.read_text()))
+    return read
 
 
 def without(part: Any) -> Any:
-    """Leave the machine's figures out, at any depth."""
+    """Leave these out, at any depth."""
     if isinstance(part, dict):
-        return {key: without(value) for key, value in part.items() if key not in OF_THE_MACHINE}
+        return {key: without(value) for key, value in part.items() if key not in OF_THE_MACHINE | SIMULATED_ALONE}
     return [without(item) for item in part] if isinstance(part, list) else part
 
 
