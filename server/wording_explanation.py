@@ -36,9 +36,8 @@ def _reading(pattern: Pattern, gap: Gap) -> str:
         case Pattern.THRESHOLD:
             scores = "lower" if (gap.measure == "sensitivity") == worse else "higher"
             return (
-                f"This is consistent with scores that lie {scores} here, so that the shared threshold cuts in another "
-                "place. That the model tells cases apart differently well here (by its ROC curve) was not shown. "
-                "Another threshold could undo it."
+                f"This is consistent with scores that lie {scores} here. That cases are told apart differently well "
+                "here (another ROC curve) was not shown. Another threshold could undo it."
             )
         case Pattern.DISCRIMINATION:
             how = "less well" if worse else "better"

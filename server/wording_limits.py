@@ -37,12 +37,12 @@ def _not_for(result: StudyResult) -> Iterator[str]:
         for finding in result.study.findings:
             sites = tuple(one.site for one in every if one.standing is standing and one.finding == finding)
             if sites:
-                yield f"At {wording.names(sites)} for {finding} before more of its cases were looked at: {words}."
+                yield f"At {wording.names(sites)} for {finding} before a look at its own cases: {words}."
     for finding in result.study.findings:
         told = result.new_hospital.get(finding)
         found = told.predictions.get("sensitivity") if told else None
         yield (
-            f"At any other hospital for {finding} before its cases were looked at: expect a sensitivity between "
+            f"At any other hospital for {finding} before a look at its own cases: expect a sensitivity between "
             f"{between(found)}."
             if found
             else f"At any other hospital for {finding}: nothing was measured there."

@@ -150,9 +150,9 @@ def _worth(result: StudyResult) -> Answer:
     if Worth.WORSE in times:
         short += f", no {place.split()[0]} {times[Worth.WORSE]}"
     named = {
-        Worth.BETTER: "Better than a model of its patients alone at",
-        Worth.WORSE: "Worse than a model of its patients alone at",
-        Worth.NOT_SHOWN: "No difference from a model of its patients alone was shown at",
+        Worth.BETTER: "Better than training alone at",
+        Worth.WORSE: "Worse than training alone at",
+        Worth.NOT_SHOWN: "No difference from training alone was shown at",
         Worth.TOO_FEW: "Too few cases to say at",
     }
     text = " ".join(
@@ -214,7 +214,7 @@ def _joining(receipt: Receipt) -> str:
     if receipt.auc is None:
         return words
     ends = wording.signed_range(receipt.auc.low, receipt.auc.high, 3)
-    return f"{words} (AUC against its own model {wording.signed(receipt.auc.difference, 3)}, {ends})"
+    return f"{words} (AUC {wording.signed(receipt.auc.difference, 3)}, {ends})"
 
 
 def _numbers(one: Stand) -> str:

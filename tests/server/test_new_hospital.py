@@ -58,7 +58,7 @@ def test_the_page_shows_each_site_left_out(study_result: StudyResult) -> None:
 def test_the_summary_tells_other_hospitals(study_result: StudyResult) -> None:
     """Where a prediction can be made, it stands on the first page."""
     result = replace(study_result, new_hospital={"pneumonia": told(COUNTS, unseen=True)})
-    assert any("At any other hospital for pneumonia only after a look" in one for one in not_for(result))
+    assert any("At any other hospital for pneumonia before a look" in one for one in not_for(result))
     assert "At any other hospital for effusion: nothing was measured there." in not_for(result)
 
 

@@ -51,9 +51,9 @@ def test_the_samples_four_answers(study_result: StudyResult) -> None:
     assert "caused by" not in why.text
     assert worth.short == "Yes in 4 of 8 comparisons, no in 1"
     assert worth.text == (
-        "Better than a model of its patients alone at northgate and riverside. "
-        "Worse than a model of its patients alone at st_marys (pneumonia). "
-        "No difference from a model of its patients alone was shown at st_marys (effusion). "
+        "Better than training alone at northgate and riverside. "
+        "Worse than training alone at st_marys (pneumonia). "
+        "No difference from training alone was shown at st_marys (effusion). "
         "Too few cases to say at island_clinic."
     )
 
@@ -169,7 +169,7 @@ def test_no_difference_shown_is_neither_yes_nor_no(study_result: StudyResult) ->
     unsure = {"effusion": {"st_marys": study_result.receipts["effusion"]["st_marys"]}}
     worth = answers(only(study_result, "effusion", {}, receipts=unsure))[3]
     assert worth.short == "Not shown at any hospital"
-    assert worth.text == "No difference from a model of its patients alone was shown at st_marys."
+    assert worth.text == "No difference from training alone was shown at st_marys."
 
 
 def test_where_not_to_use_it(study_result: StudyResult) -> None:
@@ -178,8 +178,8 @@ def test_where_not_to_use_it(study_result: StudyResult) -> None:
     assert listed[0].startswith("Anywhere: it started from random weights")
     assert "At st_marys for pneumonia, with this threshold: it misses 19 of 100." in listed
     chance = "below the target, which may be chance"
-    assert f"At northgate for effusion before more of its cases were looked at: {chance}." in listed
-    assert "At hillcrest for pneumonia before more of its cases were looked at: no sensitivity is known." in listed
+    assert f"At northgate for effusion before a look at its own cases: {chance}." in listed
+    assert "At hillcrest for pneumonia before a look at its own cases: no sensitivity is known." in listed
     assert listed[-3:] == [
         "At any other hospital for pneumonia: nothing was measured there.",
         "At any other hospital for effusion: nothing was measured there.",
@@ -210,9 +210,7 @@ def test_a_tick_is_not_a_proof(study_result: StudyResult) -> None:
     assert told["st_marys"].standing == "reaches the target"
     unsure = {line.site: line for line in hospital_lines(only(sure, "pneumonia", {"st_marys": (97, 100)}), "pneumonia")}
     assert unsure["st_marys"].standing == "reaches the target, but not for sure"
-    assert re.search(
-        r"joining: .* \(AUC against its own model [+\N{MINUS SIGN}].*, .* to .*\)", told["northgate"].joining
-    )
+    assert re.search(r"joining: .* \(AUC [+\N{MINUS SIGN}].*, .* to .*\)", told["northgate"].joining)
 
 
 def test_the_summary_stands_first(study_result: StudyResult) -> None:
