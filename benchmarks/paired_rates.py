@@ -16,7 +16,8 @@ import numpy.typing as npt
 from scipy.stats import multinomial, multivariate_normal, norm
 
 from benchmarks.coverage import ALIKE, APART, CONFIDENCE, CUT, LESS_ABLE
-from shared.intervals import normal_quantile
+from shared.intervals import normal_quantile, wilson
+from shared.metrics import Count
 from shared.paired import paired_rates
 from shared.scores import Floats, ScoredUnits
 
@@ -51,17 +52,13 @@ def uncorrected(table: Table) -> Ends:
     n = sum(table)
     margins = (both + one) * (other + neither) * (both + other) * (one + neither)
     r = (both * neither - one * other) / sqrt(margins) if margins else 0.0
-    p, q = (both + one) / n, (both + other) / n
-    (p_low, p_high), (q_low, q_high) = _score(p, n), _score(q, n)
-    below = (p - p_low) ** 2 - 2 * r * (p - p_low) * (q_high - q) + (q_high - q) ** 2
-    above = (p_high - p) ** 2 - 2 * r * (p_high - p) * (q - q_low) + (q - q_low) ** 2
-    return p - q - sqrt(max(0.0, below)), p - q + sqrt(max(0.0, above))
-
-
-def _score(value: float, n: int) -> Ends:
-    centre = (value + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * sqrt(value * (1 - value) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return centre - half, centre + half
+    p, q = (wilson(Count(k=right, n=n), confidence=CONFIDENCE) for right in (both + one, both + other))
+    if p is None or q is None:
+        return -1.0, 1.0
+    p_below, p_above, q_below, q_above = p.value - p.low, p.high - p.value, q.value - q.low, q.high - q.value
+    below = p_below**2 - 2 * r * p_below * q_above + q_above**2
+    above = p_above**2 - 2 * r * p_above * q_below + q_below**2
+    return p.value - q.value - sqrt(max(0.0, below)), p.value - q.value + sqrt(max(0.0, above))
 
 
 def tango(table: Table) -> Ends:

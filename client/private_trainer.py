@@ -20,7 +20,7 @@ from client.trainer import Outcome, make_optimiser
 from client.workbench import Workbench
 from shared.errors import StudyError, TaskError
 from shared.messages import Refusal
-from shared.model import Classifier, parameter_groups, set_centre_trainable, set_trainable, unit
+from shared.model import parameter_groups, set_centre_trainable, set_trainable, unit
 from shared.privacy import PrivacyPlan
 from shared.protocol import Training
 from shared.row_gradient import RowGradient
@@ -63,8 +63,9 @@ def train_privately(
     """
     _refuse(training)
     model = bench.classifier
-    if centre_steps:
-        optimiser: torch.optim.Optimizer = _centre_optimiser(set_centre_trainable(model), plan, centre_steps)
+    centre = set_centre_trainable(model) if centre_steps else None
+    if centre is not None:
+        optimiser: torch.optim.Optimizer = _centre_optimiser(centre, plan, centre_steps)
     else:
         set_trainable(model, start)
         optimiser = make_optimiser(
@@ -86,8 +87,8 @@ def train_privately(
                 hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
                 labels = targets_NK[torch.from_numpy(rows)]
-                if centre_steps:
-                    sums.add(partial(_centre, model, hidden), _towards_mean, weights_PK)
+                if centre is not None:
+                    sums.add(partial(_centred, centre, hidden), _towards_mean, weights_PK)
                 else:
                     sums.add(partial(model.rest, hidden, start=start), partial(gradient, labels), weights_PK)
             steps.release(sums.total_D, step)
@@ -108,10 +109,8 @@ def _centre_optimiser(centre: nn.Linear, plan: PrivacyPlan, steps: int) -> torch
     return torch.optim.SGD(centre.parameters(), lr=max(plan.clip, math.sqrt(centre.in_features)) / steps)
 
 
-def _centre(model: Classifier, pooled_ND: torch.Tensor) -> torch.Tensor:
-    if model.centre is None:
-        raise ValueError("this model has no centre to estimate. Set [privacy] centre_rounds to 0.")
-    outputs_N1: torch.Tensor = model.centre(unit(pooled_ND))
+def _centred(centre: nn.Linear, pooled_ND: torch.Tensor) -> torch.Tensor:
+    outputs_N1: torch.Tensor = centre(unit(pooled_ND))
     return outputs_N1
 
 

@@ -83,11 +83,11 @@ def explanations(
             found[site] = Explanation(pattern=Pattern.NOT_COMPARED, measure=None, p=None, gaps={}, shares=None)
             continue
         place = int(np.searchsorted(lower_edges(bins=len(known[site].histogram.positives)), threshold))
-        gaps = _gaps(known[site], others, place=place, confidence=confidence, seed=seed)
+        here, there = _side([known[site]]), _side(others)
+        gaps = _gaps(here, there, place=place, confidence=confidence, seed=seed)
         p = {name: adjusted[site, name] for name in ("sensitivity", "specificity", "prevalence")}
         told = _explain(p, gaps, _shares(known[site], others), alpha=alpha)
-        mix = case_mix(_side([known[site]]), _side(others), confidence=confidence, seed=seed)
-        found[site] = replace(told, case_mix=mix)
+        found[site] = replace(told, case_mix=case_mix(here, there, confidence=confidence, seed=seed))
     return found
 
 
@@ -134,8 +134,7 @@ def _counts(known: Mapping[str, Evidence]) -> dict[str, dict[str, Count]]:
     }
 
 
-def _gaps(item: Evidence, others: list[Evidence], *, place: int, confidence: float, seed: int) -> dict[str, Gap]:
-    here, there = _side([item]), _side(others)
+def _gaps(here: Side, there: Side, *, place: int, confidence: float, seed: int) -> dict[str, Gap]:
     found = {
         measure: split_gap(here, there, measure=measure, place=place, confidence=confidence, seed=seed)
         for measure in MEASURES

@@ -13,7 +13,7 @@ def signed(part: Part, decimals: int) -> str:
 
 
 def signed_range(part: Part, decimals: int) -> str:
-    """Write its interval, or why there is none."""
+    """Write its interval, each end with its sign."""
     return wording.signed_range(*_ends(part), decimals)
 
 
