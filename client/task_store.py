@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 from shared.errors import StorageError, TaskError
 from shared.messages import DeliverTask, EvaluateTask, LandmarksTask, ReadyTask, Refusal, Task
 from shared.parameters import digest
-from shared.storage import atomic_file, sync
+from shared.storage import append_line, atomic_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,6 @@ class TaskStore:
         self._folder = folder
         self._list = folder / "tasks.jsonl"
         self._now = now
-        _cut_torn_line(self._list)
         self._begun = {task.task_id: task for task in read_begun(folder)}
 
     @property
@@ -84,7 +82,7 @@ class TaskStore:
             split=str(task.split) if isinstance(task, EvaluateTask) else "",
             at=self._now().isoformat(),
         )
-        _append(self._list, json.dumps(asdict(begun)) + "\n")
+        append_line(self._list, json.dumps(asdict(begun)).encode() + b"\n")
         self._begun[begun.task_id] = begun
 
     def answer(self, task_id: str, request: str) -> list[bytes] | None:
@@ -147,6 +145,8 @@ def request_digest(task: Task) -> str:
 def read_begun(folder: Path) -> Sequence[Begun]:
     """Read the tasks that were begun, without touching them: the agent may be at work.
 
+    A last line without its end is passed over: nothing was done for its task.
+
     Raises:
         StorageError: this is no list of tasks.
     """
@@ -156,23 +156,3 @@ def read_begun(folder: Path) -> Sequence[Begun]:
         return tuple(Begun(**json.loads(line)) for line in lines if line.endswith(b"\n"))
     except (ValueError, TypeError):
         raise StorageError(f"{path}: this is not a list of tasks. Keep it and ask why.") from None
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Remove a last line without its end: a crash cut it off, and nothing was done for its task."""
-    content = path.read_bytes() if path.exists() else b""
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def _append(path: Path, line: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        sync(path.parent)
-    except OSError as fault:
-        raise StorageError(f"{path}: cannot be written ({fault.strerror}). Free the disk.") from None

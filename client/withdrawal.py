@@ -2,13 +2,12 @@
 
 import hashlib
 import hmac
-import os
 from pathlib import Path
 
 from client.site import SiteConfig
 from client.site_keys import SiteKeys, read_secret
 from shared.errors import StorageError
-from shared.storage import sync
+from shared.storage import append_line
 
 LIST = "withdrawn.txt"
 """The list's name in the folder of a hospital's state."""
@@ -53,15 +52,7 @@ class Withdrawals:
         self.changed()
         if patient_id in self:
             return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="ascii") as file:
-                file.write(self._pseudonym(patient_id) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            sync(self._path.parent)
-        except OSError as fault:
-            raise StorageError(f"{self._path}: cannot be written ({fault.strerror}). Free the disk.") from None
+        append_line(self._path, f"{self._pseudonym(patient_id)}\n".encode())
 
     def __contains__(self, patient_id: object) -> bool:
         return isinstance(patient_id, str) and self._pseudonym(patient_id) in self._listed

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from io import BytesIO
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import StorageError
-from shared.storage import atomic_file
+from shared.storage import append_line, atomic_file
 
 GENESIS = "0" * 64
 
@@ -55,7 +54,7 @@ class AuditLog:
         self.lines, self.head = entry["line"], entry["hash"]
 
     def append(self, event: str, **facts: str | int | float | list[str]) -> None:
-        """Add one event with its facts and flush it to the operating system.
+        """Add one event with its facts; it is on the disk when this returns.
 
         Raises:
             StorageError: the line cannot be written.
@@ -64,16 +63,10 @@ class AuditLog:
             self._open()
         line, entry = self._line(event, facts)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as log:
-                log.write(line)
-                log.flush()
-                os.fdatasync(log.fileno())
-        except OSError as fault:
-            self._whole = False  # the disk may hold a part of the line: it is looked at before the next one
-            raise StorageError(
-                f"{self._path}: the audit log cannot be written ({fault.strerror}). Free the disk."
-            ) from None
+            append_line(self._path, line)
+        except StorageError:
+            self._whole = False  # the disk may hold a part of the line: it is set aside before the next one
+            raise
         self.lines, self.head = entry["line"], entry["hash"]
 
     def _line(self, event: str, facts: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:

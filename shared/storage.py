@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and one error for a disk that is full."""
+"""Files that are whole or not there, lines that are whole or not there, and one error for a disk that is full."""
 
 import os
 from collections.abc import Iterator
@@ -43,6 +43,35 @@ def private_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         part.touch(mode=0o600)
         yield part
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line, its end included, to a file of lines; it is on the disk itself when this returns.
+
+    What a power loss or a full disk has left of an earlier line was told to nobody, and is cut off: else the two would
+    be one line, and neither could be read.
+
+    Raises:
+        StorageError: the disk is full or cannot be written; the line counts as not written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync(path.parent)
+    except OSError as fault:
+        raise StorageError(
+            f"{path}: cannot be written ({fault.strerror or fault}). Free the disk; the last line was not added."
+        ) from None
 
 
 def sync(path: Path) -> None:

@@ -73,9 +73,9 @@ def test_a_line_that_a_crash_cut_off_is_forgotten(tmp_path: Path) -> None:
     store.begin(train(), "r")
     with (tmp_path / "tasks.jsonl").open("a") as file:
         file.write('{"task_id": "half')
-    again = open_store(tmp_path)
-    again.begin(train(round=2), "s")
-    assert [task.round for task in open_store(tmp_path).begun] == [1, 2]
+    open_store(tmp_path).begin(train(round=2), "s")
+    store.begin(train(round=3), "t")
+    assert [task.round for task in open_store(tmp_path).begun] == [1, 2, 3]
 
 
 def test_a_broken_list_or_reply_is_refused(tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_a_list_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         Withdrawals(tmp_path / "state" / "withdrawn.txt", key=KEY).add("PAT-7")
 
 
+def test_a_withdrawal_that_a_full_disk_cut_short_takes_none_with_it(tmp_path: Path) -> None:
+    """Half a line is left: the same patient, told again, and the next one are both on the list."""
+    path = tmp_path / "withdrawn.txt"
+    listed = Withdrawals(path, key=KEY)
+    listed.add("PAT-7")
+    listed.add("PAT-8")
+    path.write_bytes(path.read_bytes()[:-30])
+    for patient in ("PAT-8", "PAT-9"):
+        listed.add(patient)
+    assert listed.changed()
+    assert all(patient in listed for patient in ("PAT-7", "PAT-8", "PAT-9"))
+
+
 def test_all_images_of_a_withdrawn_patient_are_left_out(hospital: Any, tiny: Any) -> None:
     """Of every exam; they are counted under a reason of their own, and all others stay on their sides."""
     for patient in range(8):

@@ -171,7 +171,7 @@ def test_a_line_that_did_not_fit_on_the_disk_does_not_break_the_chain(log, path,
             path.write_bytes(path.read_bytes()[:-12])
             raise OSError(28, "No space left on device")
 
-        patched.setattr(os, "fdatasync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match="No space left"):
             log.append("departure")
     log.append("departure")
@@ -191,7 +191,7 @@ def test_a_log_that_cannot_be_written_stops_what_it_records(log, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     head = log.head
-    monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
         log.append("departure")
     assert (log.lines, log.head) == (3, head)

@@ -1,4 +1,4 @@
-"""Tests of shared/storage.py: a file is whole or not there, and what was there before survives a failure."""
+"""Tests of shared/storage.py: files and lines are whole or not there; what was there before survives a failure."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 
 from shared.errors import StorageError
-from shared.storage import atomic_file
+from shared.storage import append_line, atomic_file
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -81,3 +81,37 @@ def test_the_data_are_synced_before_the_name(tmp_path, monkeypatch):
     with atomic_file(tmp_path / "a") as part:
         part.write_text("x")
     assert synced == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("torn", [b"", b"thi", b"third without its end", b"\0\0"])
+def test_a_line_never_joins_what_is_left_of_another(tmp_path, torn):
+    """Half a line, as a full disk or a power loss leaves it, is cut off before the next one."""
+    path = tmp_path / "state" / "lines"
+    append_line(path, b"first\n")
+    append_line(path, b"second\n")
+    path.write_bytes(path.read_bytes() + torn)
+    append_line(path, b"third\n")
+    assert path.read_bytes() == b"first\nsecond\nthird\n"
+    path.write_bytes(torn)
+    append_line(path, b"first\n")
+    assert path.read_bytes() == b"first\n"
+
+
+def test_a_line_is_on_the_disk_before_anybody_goes_on(tmp_path, monkeypatch):
+    """The file is synced each time, its folder when the file is new; where that fails, the line was not added."""
+    path, synced, inode = tmp_path / "lines", [], lambda name: name.stat().st_ino
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    append_line(path, b"first\n")
+    append_line(path, b"second\n")
+    assert synced == [inode(path), inode(tmp_path), inode(path)]
+
+    def full(_descriptor):
+        path.write_bytes(path.read_bytes()[:-4])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=r"lines: cannot be written \(No space left on device\)\. Free"):
+            append_line(path, b"third\n")
+    append_line(path, b"fourth\n")
+    assert path.read_bytes() == b"first\nsecond\nfourth\n"
