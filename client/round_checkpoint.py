@@ -1,5 +1,6 @@
 """Where a round of training stands, on disk: an agent that was killed goes on from there and gives the same bits."""
 
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class RoundCheckpoint:
         """Give what was saved for this key; None if there is nothing, or nothing that can be used."""
         try:
             kept = torch.load(self.path, weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError):
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
             return None  # a round begins anew rather than from what nobody can read
         return kept["state"] if isinstance(kept, dict) and kept.get("key") == self.key else None
 

@@ -1,6 +1,5 @@
 """A site's keys: what the link, the agent and the courier each hold, in folders of their own, and what may be shown."""
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shared.errors import SiteError, StorageError
 from shared.invitation import PublicKeys
 from shared.signing import SigningKey
-from shared.storage import atomic_file
+from shared.storage import private_file
 
-SECRET_MODE, FOLDER_MODE, GATE_MODE = 0o600, 0o700, 0o711
+FOLDER_MODE, GATE_MODE = 0o700, 0o711
 """Each compartment reads its own folder; the folder around them only lets through."""
 
 NOISE_BYTES = 32
@@ -139,9 +138,5 @@ def _make_folder(path: Path, mode: int) -> None:
 
 
 def _write_secret(path: Path, secret: bytes) -> None:
-    """Write a file that nobody but its owner can read at any moment."""
-    with atomic_file(path) as part:
-        part.unlink(missing_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, SECRET_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
+    with private_file(path) as part:
+        part.write_bytes(secret)

@@ -2,11 +2,12 @@
 
 import os
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from server.coordinator_folder import CoordinatorFolder
 from shared.errors import CoordinatorError
-from shared.storage import atomic_file
+from shared.storage import private_file
 
 LEFT_OUT = frozenset({"flower", "state", "proxy", "logs"})
 """Flower's own state is made again from the records of the sites; scratch files and logs are not needed to go on."""
@@ -15,7 +16,8 @@ LEFT_OUT = frozenset({"flower", "state", "proxy", "logs"})
 def backup(folder: CoordinatorFolder, target: Path) -> None:
     """Write everything that is needed to go on into one file, for its owner only: the authority's key is in it.
 
-    A run may go on meanwhile: each of its files is whole at any time.
+    A run may go on meanwhile: each file is read as it was when it was opened, whatever takes its place, and a run's
+    newest checkpoint first, before it can be dropped for a newer one.
 
     Raises:
         CoordinatorError: there is no coordinator.
@@ -23,12 +25,16 @@ def backup(folder: CoordinatorFolder, target: Path) -> None:
     """
     if not folder.config.exists():
         raise CoordinatorError(f"{folder.path} holds no coordinator. Name its folder with --folder.")
-    with atomic_file(target) as part:
-        part.touch(mode=0o600)
-        with tarfile.open(part, "w:gz") as archive:
-            for entry in sorted(folder.path.iterdir()):
-                if entry.name not in LEFT_OUT:
-                    archive.add(entry, arcname=entry.name, filter=_keep)
+    with private_file(target) as part, tarfile.open(part, "w:gz") as archive:
+        for parent, folders, names in os.walk(folder.path):
+            here = Path(parent)
+            if here == folder.path:
+                folders[:] = sorted(set(folders) - LEFT_OUT)
+            else:
+                archive.add(here, arcname=here.relative_to(folder.path), recursive=False)
+            for name in sorted(names, reverse=True):
+                if not name.endswith(".part") and name != "lock":
+                    _add(archive, here / name, as_name=str((here / name).relative_to(folder.path)))
 
 
 def restore(source: Path, folder: CoordinatorFolder) -> None:
@@ -52,6 +58,9 @@ def restore(source: Path, folder: CoordinatorFolder) -> None:
         key.chmod(0o600)
 
 
-def _keep(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    scratch = entry.name.endswith(".part") or entry.name.endswith("/lock")
-    return None if scratch or not (entry.isfile() or entry.isdir()) else entry
+def _add(archive: tarfile.TarFile, path: Path, *, as_name: str) -> None:
+    """Add a regular file, by its one open descriptor; one that was dropped since its folder was listed is passed over."""
+    if path.is_symlink() or not path.is_file():
+        return
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        archive.addfile(archive.gettarinfo(arcname=as_name, fileobj=file), file)

@@ -25,9 +25,7 @@ from shared.errors import CoordinatorError
 from shared.invitation import BUNDLE, CA, INVITATION, STUDY, Invitation, PublicKeys, write_paper
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
-from shared.storage import atomic_file
-
-PRIVATE = 0o600
+from shared.storage import atomic_file, private_file
 
 
 def make_folder(folder: CoordinatorFolder, settings: dict[str, Any], *, now: datetime) -> CoordinatorConfig:
@@ -194,6 +192,5 @@ def _keep(path: Path, content: bytes) -> None:
 
 def _keep_private(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with atomic_file(path) as part:
-        part.touch(mode=PRIVATE)
+    with private_file(path) as part:
         part.write_bytes(content)

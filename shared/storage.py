@@ -34,14 +34,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def private_file(path: Path) -> Iterator[Path]:
-    """Do the same for a file that speaks of patients: from its first byte on, only this user can read it.
+    """Do the same for a key, or a file that speaks of patients: from its first byte on, only this user can read it.
 
     Raises:
         StorageError: as `atomic_file`.
     """
     with atomic_file(path) as part:
         part.unlink(missing_ok=True)
-        part.touch(mode=0o600)
+        part.touch(mode=0o600, exist_ok=False)
         yield part
 
 

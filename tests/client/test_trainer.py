@@ -347,10 +347,10 @@ def test_a_checkpoint_that_cannot_be_read_is_no_checkpoint(tmp_path: Path) -> No
     assert checkpoint.load() is None
     checkpoint.save_if_due(lambda: {"at": 1})
     assert checkpoint.load() == {"at": 1}
-    path.write_bytes(path.read_bytes()[:100])
-    assert checkpoint.load() is None
-    path.write_bytes(b"")
-    assert checkpoint.load() is None
+    whole = path.read_bytes()
+    for damage in (whole[:100], b"", b"\0" + whole[1:], b"\x80\x02" + whole[2:], bytes(len(whole))):
+        path.write_bytes(damage)
+        assert checkpoint.load() is None
     checkpoint.forget()
     assert not path.exists()
     RoundCheckpoint(path, "key").save_if_due(lambda: pytest.fail("it is not time yet"))
