@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from shared.packing import PackedArrays, layout, named, pack, write
+from shared.packing import PackedArrays, combine, layout, named, pack
 from shared.parameters import Array, NamedArrays
 
 ADAPTIVITY = 1e-3
@@ -99,11 +99,7 @@ class ServerOptimiser:
         """
         for name, update in mean.items():  # before the next model takes memory: moving takes some for a while
             self._move(name, update, state)
-
-        def add(name: str, moved: Array) -> None:
-            np.add(mean[name], current[name], out=moved)
-
-        return write(mean, np.float32, add)
+        return combine(np.add, mean, current, dtype=np.float32)
 
     def _move(self, name: str, update: Array, state: dict[str, Array]) -> None:
         """Replace a mean update by how far the model is to move."""

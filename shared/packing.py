@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shared.parameters import WIRE_DTYPES, Array, NamedArrays, Wire
+from shared.parameters import WIRE_DTYPES, Array, NamedArrays, Wire, chunks
 from shared.unwritten import Unwritten
 
 BLOCK_ELEMENTS = 1 << 20
@@ -143,25 +143,40 @@ def unpack(packed: Iterable[PackedBlock]) -> PackedArrays:
     return PackedArrays(blocks, [one.npy for one in packed])
 
 
-def write(like: NamedArrays, dtype: npt.DTypeLike, fill: Callable[[str, Array], None]) -> PackedArrays:
-    """Let `fill` write each array, of the names and shapes of `like`, in the very bytes that will travel.
+def combine(
+    operation: np.ufunc,
+    first: NamedArrays,
+    second: NamedArrays,
+    *,
+    dtype: npt.DTypeLike,
+    seen: Callable[[Array], None] = lambda _: None,
+) -> PackedArrays:
+    """Compute `operation(first, second)`, name by name, in the very bytes that will travel.
 
-    `fill` must write every element: what it leaves out is whatever was in memory before.
+    These bytes begin with what was in memory before, and none of that is left: a numpy operation writes every element
+    of its result. `seen` is shown each chunk of the result while it is in the processor's cache.
 
     Raises:
-        BufferError: `fill` kept an array, and could change it later.
+        ValueError: two arrays of one name have different shapes.
+        BufferError: `seen` kept a chunk, and could change it later.
     """
-    blocks = layout(like, dtype=dtype)
-    return PackedArrays(blocks, [_written(block, fill) for block in blocks])
+    blocks, npys = layout(first, dtype=dtype), []
+    for block in blocks:
+        unwritten = Unwritten(block.nbytes)
+        unwritten.view[: len(block.header)] = block.header
+        for name, result in block.parts_of(block.run(unwritten.view)):
+            if second[name].shape != result.shape:  # numpy would repeat an array of one element
+                raise ValueError(f"{name} has shape {second[name].shape}, and not {result.shape}")
+            _compute(operation, first[name].reshape(-1), second[name].reshape(-1), result, seen)
+        del result
+        npys.append(unwritten.seal())
+    return PackedArrays(blocks, npys)
 
 
-def _written(block: Block, fill: Callable[[str, Array], None]) -> bytes:
-    unwritten = Unwritten(block.nbytes)
-    unwritten.view[: len(block.header)] = block.header
-    for part in block.parts_of(block.run(unwritten.view)):
-        fill(*part)
-    del part
-    return unwritten.seal()
+def _compute(operation: np.ufunc, first: Array, second: Array, result: Array, seen: Callable[[Array], None]) -> None:
+    for place, piece in chunks(result):
+        operation(first[place], second[place], out=piece)
+        seen(piece)
 
 
 def same_form(arrays: NamedArrays, expected: NamedArrays, *, wire: Wire) -> str | None:

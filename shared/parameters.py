@@ -15,15 +15,15 @@ NamedArrays = Mapping[str, Array]
 Wire = Literal["fp32", "fp16"]
 WIRE_DTYPES: Mapping[Wire, npt.DTypeLike] = {"fp32": np.float32, "fp16": np.float16}
 
-BLOCK = 1 << 16
+CHUNK = 1 << 16
 """Elements per step of a pass over a model: 256 KiB of fp32, so that temporaries stay in the processor's cache."""
 
 
-def blocks(array: Array) -> Iterator[tuple[slice, Array]]:
-    """Walk over a contiguous array in flat blocks; a block is a view, and writing to it writes to the array."""
+def chunks(array: Array) -> Iterator[tuple[slice, Array]]:
+    """Walk over a contiguous array in flat chunks; a chunk is a view, and writing to it writes to the array."""
     flat = array.reshape(-1)
-    for start in range(0, flat.size, BLOCK):
-        place = slice(start, start + BLOCK)
+    for start in range(0, flat.size, CHUNK):
+        place = slice(start, start + CHUNK)
         yield place, flat[place]
 
 
@@ -35,20 +35,20 @@ def cast(arrays: NamedArrays, wire: Wire) -> dict[str, Array]:
 def l2_norm(arrays: NamedArrays) -> float:
     """L2 norm over all arrays together; not finite exactly when some element is not (or is beyond fp32's squares).
 
-    Sums squares per block in fp32 and the blocks in fp64, so that it costs one read of memory.
+    Sums squares per chunk in fp32 and the chunks in fp64, so that it costs one read of memory.
     """
     total = 0.0
     with np.errstate(over="ignore"):  # the result tells what is beyond fp32's squares
         for array in arrays.values():
-            for _, block in blocks(array):
-                total += squares(block)
+            for _, chunk in chunks(array):
+                total += squares(chunk)
     return math.sqrt(total)
 
 
-def squares(block: Array) -> float:
-    """Add up the squares of one block, in fp32."""
-    # fp16 would overflow at 256² already; a fp32 block is used as it is, without a copy.
-    wide = block.astype(np.float32, copy=False)
+def squares(chunk: Array) -> float:
+    """Add up the squares of one chunk, in fp32."""
+    # fp16 would overflow at 256² already; a fp32 chunk is used as it is, without a copy.
+    wide = chunk.astype(np.float32, copy=False)
     return float(np.dot(wide, wide))
 
 

@@ -11,13 +11,14 @@ from shared.packing import (
     BLOCK_ELEMENTS,
     MOST_TITLE_CHARACTERS,
     PackedBlock,
+    combine,
     layout,
     named,
     pack,
     same_form,
     unpack,
-    write,
 )
+from shared.parameters import CHUNK
 from shared.unwritten import Unwritten
 
 Blocks = list[PackedBlock]
@@ -83,23 +84,30 @@ def test_arrays_that_changed_places_are_copied() -> None:
     assert (swapped["first"].tolist(), swapped["second"].tolist()) == ([3, 4], [1, 2])
 
 
-def test_who_writes_an_array_cannot_keep_it() -> None:
+def test_who_sees_a_result_cannot_keep_it() -> None:
     """What could still be changed after it was sealed is refused."""
-    kept = []
+    kept: list[Any] = []
     with pytest.raises(BufferError):
-        write({"w": np.zeros(2)}, np.float32, lambda _, array: kept.append(array))
+        combine(np.add, {"w": np.zeros(2)}, {"w": np.zeros(2)}, dtype=np.float32, seen=kept.append)
 
 
-def test_each_element_is_written_where_it_is_read() -> None:
-    """All of every block is handed out to be written, once: no byte of what was in memory before is left."""
-    like = {"a": np.empty((3, 5)), "none": np.empty((0, 2)), "s": np.empty(()), "large": np.empty(BLOCK_ELEMENTS + 1)}
+def test_each_element_is_computed_where_it_is_read() -> None:
+    """Over borders of chunks and blocks all of each is computed, and seen, once: no byte of what was before is left."""
+    shapes = {"a": (3, 5), "none": (0, 2), "s": (), "large": (BLOCK_ELEMENTS + 1,), "long": (CHUNK + 1,)}
+    first = {name: np.full(shape, 1 + place, np.float32) for place, (name, shape) in enumerate(shapes.items())}
+    second = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    seen: list[float] = []
+    result = combine(np.add, first, second, dtype=np.float16, seen=lambda chunk: seen.extend(chunk.tolist()))
+    expected = {name: (array + 1).astype(np.float16) for name, array in first.items()}
+    assert [block.npy for block in result.packed] == [block.npy for block in pack(expected).packed]
+    assert seen == [number for array in expected.values() for number in array.reshape(-1).tolist()]
 
-    def fill(name: str, array: np.ndarray[Any, Any]) -> None:
-        array[...] = 1 + list(like).index(name)
 
-    written = write(like, np.float16, fill)
-    expected = {name: np.full(array.shape, 1 + place, np.float16) for place, (name, array) in enumerate(like.items())}
-    assert [block.npy for block in written.packed] == [block.npy for block in pack(expected).packed]
+def test_arrays_of_different_shapes_are_not_combined() -> None:
+    """Nothing is stretched to fit, and nothing that was not computed travels."""
+    for length in (1, 2, 4):
+        with pytest.raises(ValueError, match="shape"):
+            combine(np.add, {"w": np.zeros(3)}, {"w": np.zeros(length)}, dtype=np.float32)
 
 
 def test_sealed_bytes_are_those_that_were_written() -> None:

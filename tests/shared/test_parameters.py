@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared.packing import same_form
-from shared.parameters import BLOCK, cast, digest, l2_norm
+from shared.parameters import CHUNK, cast, digest, l2_norm
 
 RNG = np.random.default_rng(7)
 
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(7)
 def test_norm_equals_numpy_over_all_arrays_together() -> None:
     """The norm is that of all elements in one vector, across block borders."""
     arrays = {
-        "a": RNG.standard_normal((BLOCK + 17,)).astype(np.float32),
+        "a": RNG.standard_normal((CHUNK + 17,)).astype(np.float32),
         "b": RNG.standard_normal((3, 4)).astype(np.float32),
     }
     whole = np.concatenate([array.reshape(-1) for array in arrays.values()]).astype(np.float64)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.parameters import BLOCK, l2_norm
+from shared.parameters import CHUNK, l2_norm
 from shared.update import difference
 from shared.wire import record_of
 
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(20261125)
 
 
 def model(shift: float) -> dict[str, np.ndarray]:
-    shapes = {"long": (BLOCK + 17,), "kernel": (3, 2, 4, 4), "scalar": (), "none": (0, 3)}
+    shapes = {"long": (CHUNK + 17,), "kernel": (3, 2, 4, 4), "scalar": (), "none": (0, 3)}
     return {name: (RNG.standard_normal(shape) + shift).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -37,9 +37,9 @@ def test_a_small_change_is_not_lost_in_half_precision() -> None:
 
 def test_the_norm_tells_what_is_not_finite() -> None:
     """One NaN in the model makes the norm NaN."""
-    new = {"a": np.ones(BLOCK + 1, np.float32)}
-    new["a"][BLOCK] = np.nan
-    assert not np.isfinite(difference(new, {"a": np.zeros(BLOCK + 1, np.float32)}, wire="fp32")[1])
+    new = {"a": np.ones(CHUNK + 1, np.float32)}
+    new["a"][CHUNK] = np.nan
+    assert not np.isfinite(difference(new, {"a": np.zeros(CHUNK + 1, np.float32)}, wire="fp32")[1])
 
 
 def test_the_update_travels_from_where_it_was_written() -> None:
