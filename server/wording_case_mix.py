@@ -1,26 +1,25 @@
 """A site's case mix in words: how varied its patients are beside the others', and what that makes of its AUC."""
 
 from server import wording
-from shared.case_mix import CaseMix
-from shared.gap import Part
+from shared.case_mix import CaseMix, Comparison
 
-_NO_RATIO = 1.0
+_ALIKE = 1.0
+"""The ratio of two spreads that are the same."""
 
 
-def signed(part: Part, decimals: int) -> str:
+def signed(one: Comparison, decimals: int) -> str:
     """Write a difference, with its sign."""
-    return wording.signed(part.value, decimals)
+    return wording.signed(one.value, decimals)
 
 
-def signed_range(part: Part, decimals: int) -> str:
+def signed_range(one: Comparison, decimals: int) -> str:
     """Write its interval, each end with its sign."""
-    return wording.signed_range(*_ends(part), decimals)
+    return wording.signed_range(one.low, one.high, decimals)
 
 
-def ratio_range(part: Part) -> str:
+def ratio_range(one: Comparison) -> str:
     """Write the interval of a ratio."""
-    low, high = _ends(part)
-    return f"{low:.2f} to {high:.2f}"
+    return f"{one.low:.2f} to {one.high:.2f}"
 
 
 def difference(mix: CaseMix) -> str:
@@ -30,10 +29,9 @@ def difference(mix: CaseMix) -> str:
 
 def reading(mix: CaseMix) -> str:
     """Say what the spread and the rest are consistent with, in words that follow "consistent with"."""
-    low, high = _ends(mix.spread)
-    if low > _NO_RATIO:
+    if mix.spread.low > _ALIKE:
         patients = "Patients who vary more than elsewhere"
-    elif high < _NO_RATIO:
+    elif mix.spread.high < _ALIKE:
         patients = "Patients who vary less than elsewhere"
     else:
         patients = "Patients who vary as elsewhere"
@@ -42,17 +40,12 @@ def reading(mix: CaseMix) -> str:
 
 def left_over(mix: CaseMix) -> bool:
     """Tell whether something of the difference in AUC was shown that the case mix does not explain."""
-    return mix.rest.shown(1) or mix.rest.shown(-1)
+    return mix.rest.low > 0 or mix.rest.high < 0
 
 
-def _left(rest: Part) -> str:
-    if rest.shown(-1):
+def _left(rest: Comparison) -> str:
+    if rest.high < 0:
         return "a lower AUC than they lead one to expect: a model that is less right here"
-    if rest.shown(1):
+    if rest.low > 0:
         return "a higher AUC than they lead one to expect: a model that is more right here"
     return "no difference in AUC was shown beyond what they lead one to expect"
-
-
-def _ends(part: Part) -> tuple[float, float]:
-    low = part.value if part.low is None else part.low
-    return low, part.value if part.high is None else part.high

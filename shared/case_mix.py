@@ -11,9 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared.gap import DRAWS, ENOUGH, Part, Side
+from shared.gap import DRAWS, ENOUGH, Side
 from shared.score_calibration import recalibrated, recalibration
 from shared.scores import Floats, bin_middles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A site's figure beside that of all others together, as a difference or a ratio, with its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +34,10 @@ class CaseMix:
     share of positives is part of the case mix: it moves the mean, and the spread as well.
     """
 
-    mean: Part
-    spread: Part
-    expected: Part
-    rest: Part
+    mean: Comparison
+    spread: Comparison
+    expected: Comparison
+    rest: Comparison
 
 
 class _Figures(NamedTuple):
@@ -73,7 +82,7 @@ def case_mix(site: Side, others: Side, *, confidence: float, seed: int) -> CaseM
     tail = (1 - confidence) / 2
     ends = np.quantile(drawn, [tail, 1 - tail], axis=1)
     mean, spread, expected, rest = (
-        Part(value=float(value), low=min(float(value), float(low)), high=max(float(value), float(high)))
+        Comparison(value=float(value), low=min(float(value), float(low)), high=max(float(value), float(high)))
         for value, low, high in zip(values, *ends, strict=True)
     )
     return CaseMix(mean=mean, spread=spread, expected=expected, rest=rest)

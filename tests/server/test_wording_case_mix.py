@@ -5,19 +5,18 @@ from dataclasses import replace
 import pytest
 
 from server import wording_case_mix as mixed
-from shared.case_mix import CaseMix
-from shared.gap import Part
+from shared.case_mix import CaseMix, Comparison
 
 
-def part(value: float, low: float, high: float) -> Part:
-    return Part(value=value, low=low, high=high)
+def compared(value: float, low: float, high: float) -> Comparison:
+    return Comparison(value=value, low=low, high=high)
 
 
 MIX = CaseMix(
-    mean=part(-0.8, -1.1, -0.5),
-    spread=part(1.3, 1.1, 1.5),
-    expected=part(0.02, 0.01, 0.03),
-    rest=part(-0.0604, -0.09, -0.03),
+    mean=compared(-0.8, -1.1, -0.5),
+    spread=compared(1.3, 1.1, 1.5),
+    expected=compared(0.02, 0.01, 0.03),
+    rest=compared(-0.0604, -0.09, -0.03),
 )
 
 
@@ -32,12 +31,12 @@ def test_numbers_have_their_signs_and_intervals() -> None:
 @pytest.mark.parametrize(
     ("spread", "said"),
     [
-        (part(1.3, 1.1, 1.5), "Patients who vary more than elsewhere"),
-        (part(0.8, 0.7, 0.9), "Patients who vary less than elsewhere"),
-        (part(1.1, 0.9, 1.3), "Patients who vary as elsewhere"),
+        (compared(1.3, 1.1, 1.5), "Patients who vary more than elsewhere"),
+        (compared(0.8, 0.7, 0.9), "Patients who vary less than elsewhere"),
+        (compared(1.1, 0.9, 1.3), "Patients who vary as elsewhere"),
     ],
 )
-def test_patients_vary_as_the_interval_of_the_spread_shows(spread: Part, said: str) -> None:
+def test_patients_vary_as_the_interval_of_the_spread_shows(spread: Comparison, said: str) -> None:
     """More or less is said only where the interval does not hold 1."""
     assert mixed.reading(replace(MIX, spread=spread)).startswith(f"{said};")
 
@@ -45,12 +44,12 @@ def test_patients_vary_as_the_interval_of_the_spread_shows(spread: Part, said: s
 @pytest.mark.parametrize(
     ("rest", "said", "stands"),
     [
-        (part(-0.06, -0.09, -0.03), "less right here", True),
-        (part(0.06, 0.03, 0.09), "more right here", True),
-        (part(-0.06, -0.12, 0.01), "no difference in AUC was shown beyond", False),
+        (compared(-0.06, -0.09, -0.03), "less right here", True),
+        (compared(0.06, 0.03, 0.09), "more right here", True),
+        (compared(-0.06, -0.12, 0.01), "no difference in AUC was shown beyond", False),
     ],
 )
-def test_what_is_left_counts_only_if_its_interval_shows_it(rest: Part, said: str, stands: bool) -> None:
+def test_what_is_left_counts_only_if_its_interval_shows_it(rest: Comparison, said: str, stands: bool) -> None:
     """What chance can leave over says nothing against the model."""
     found = replace(MIX, rest=rest)
     assert said in mixed.reading(found)
