@@ -7,7 +7,6 @@ share it. Rows of files that have changed or are gone stay, unused.
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -45,11 +44,6 @@ class CachedImages:
     digest: str
     prepared: int
     reused: int
-
-    @property
-    def failures(self) -> Counter[str]:
-        """How many images could not be read, by reason."""
-        return Counter(reason.value for reason in self.unreadable.values())
 
 
 def fill(

@@ -46,9 +46,10 @@ class Intake:
     """Judges tasks that were not begun yet, before anything is computed; what was begun may always be finished.
 
     `initial` has every array of the model before round 1 as this site computed it from the approved study: no
-    coordinator chooses where training starts. `folder` keeps, by run, the model that last came in to be trained.
+    coordinator chooses where round 1 starts. `folder` keeps, by run, the model that last came in to be trained.
     The norm of a model's change catches a model that was put in the place of the study's. It does not catch one that
-    was moved little, in a direction of the coordinator's choosing.
+    was moved little, in a direction of the coordinator's choosing, nor the first that comes in where this site was not
+    asked for round 1 of the run: of that run it has no measure yet.
     """
 
     store: TaskStore

@@ -59,7 +59,7 @@ def restore(source: Path, folder: CoordinatorFolder) -> None:
 
 
 def _add(archive: tarfile.TarFile, path: Path, *, as_name: str) -> None:
-    """Add a regular file, by its one open descriptor; one that was dropped since its folder was listed is passed over."""
+    """Add a regular file, by its one open descriptor; one that is gone by now is passed over."""
     if path.is_symlink() or not path.is_file():
         return
     with suppress(FileNotFoundError), path.open("rb") as file:

@@ -44,11 +44,6 @@ class Heterogeneity:
     permutations: int
     exact: bool
 
-    @property
-    def df(self) -> int:
-        """Degrees of freedom of `q`."""
-        return self.sites - 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteDifference:

@@ -127,11 +127,6 @@ def plan_renyi(plan: PrivacyPlan, order: float, *, rounds: int | None = None) ->
     return renyi(plan.sample_rate, plan.noise_multiplier, steps, order)
 
 
-def renyi_curve(plan: PrivacyPlan, *, rounds: int | None = None) -> dict[float, float]:
-    """Give the plan's Rényi loss at each order of the fixed grid."""
-    return {order: plan_renyi(plan, order, rounds=rounds) for order in ORDERS}
-
-
 def calibrate(
     *,
     sample_rate: float,

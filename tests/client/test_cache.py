@@ -53,7 +53,7 @@ def test_cached_images_are_the_prepared_ones(hospital: Any) -> None:
         film = read_image(image.path, frames="first")
         expected = prepare(film.pixels_FHWC[0], spacing_mm=None, window=film.window, contract=CONTRACT)
         assert np.array_equal(cached.array[row], expected)
-    assert (cached.prepared, cached.reused, cached.failures) == (5, 0, {})
+    assert (cached.prepared, cached.reused, cached.unreadable) == (5, 0, {})
 
 
 def test_a_second_study_reads_no_file_again(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,6 @@ def test_what_cannot_be_read_is_counted_and_tried_again(hospital: Any) -> None:
     gone.unlink()
     cached = fill_all(hospital, images)
     assert cached.unreadable == {0: Reason.NOT_FINITE, 1: Reason.TRUNCATED, 2: Reason.NO_ACCESS}
-    assert cached.failures == {"not_finite": 1, "truncated": 1, "no_access": 1}
     assert cached.rows.tolist() == [-1, -1, -1, 0]
     cut.write_bytes(whole)
     assert sorted(fill_all(hospital, images).unreadable) == [0, 2]

@@ -50,6 +50,15 @@ def test_evidence_on_too_few_patients_of_a_class_is_withheld_whole(positives: in
     assert suppress_evidence([evidence(positives, negatives)], min_cell=10, exclusive=False) == (Withheld(),)
 
 
+@pytest.mark.parametrize(("positives", "negatives"), [(9, 50), (50, 9)])
+def test_patients_count_and_not_their_exams(positives: int, negatives: int) -> None:
+    """Nine patients with five exams each are nine patients."""
+    found = evidence(positives, negatives)
+    bins = ScoreHistogram(positives=(0, 5 * positives), negatives=(5 * negatives, 0))
+    repeated = replace(found, units=5 * found.units, histogram=bins)
+    assert suppress_evidence([repeated], min_cell=10, exclusive=False) == (Withheld(),)
+
+
 def test_evidence_on_enough_patients_of_each_class_leaves_as_it_is() -> None:
     """Ten patients of each class at min_cell 10 are enough."""
     assert suppress_evidence([evidence(10, 10)], min_cell=10, exclusive=False) == (evidence(10, 10),)

@@ -232,6 +232,12 @@ def test_evidence_and_flow_leave_suppressed(guard: EgressGuard) -> None:
     assert reply.flow.splits["train"].patients == 80
 
 
+def test_evidence_on_training_patients_never_leaves(guard: EgressGuard) -> None:
+    """The list has validation and test patients alone, however many trained."""
+    with pytest.raises(EgressError, match="may not answer"):
+        guard.release(dataclasses.replace(EVALUATE, split=Split.TRAIN), EvaluateReply(evidence=(evidence(40),)))
+
+
 def test_classes_are_withheld_together(audit: Path) -> None:
     """Where classes exclude one another, one of nine patients withholds all."""
     guard = EgressGuard(min_cell=10, audit=AuditLog(audit), exclusive=True, wire="fp32")

@@ -57,7 +57,7 @@ def test_all_that_is_needed_to_go_on_comes_back(place: CoordinatorFolder, tmp_pa
 def test_a_run_goes_on_while_it_is_backed_up(
     place: CoordinatorFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is replaced by a longer one while it is read is whole; an older checkpoint may be gone by its turn."""
+    """A file that is replaced while it is read is whole; an older checkpoint may be gone by its turn."""
     checkpoints, describe = place.runs / "a" / "checkpoints", tarfile.TarFile.gettarinfo
 
     def round_ends(archive: tarfile.TarFile, *names: Any, **more: Any) -> tarfile.TarInfo:

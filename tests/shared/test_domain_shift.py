@@ -104,7 +104,7 @@ def test_q_and_i2_are_those_of_statsmodels() -> None:
     found = heterogeneity_of(*map(tuple, counts.tolist()))
     assert found.q == pytest.approx(expected.q)
     assert found.i2 == pytest.approx(max(0.0, expected.i2))
-    assert found.df == expected.df == 3
+    assert found.sites - 1 == expected.df == 3
 
 
 def test_sites_that_agree() -> None:
