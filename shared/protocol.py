@@ -315,13 +315,7 @@ class StudyProtocol(Declaration):
 
     def _settings(self) -> dict[str, Any]:
         """Give every key's value as `section.key`, for rules that look across sections."""
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            f"{name}.{key}": getattr(section, key)
-            for name, section in sections.items()
-            if section is not None
-            for key in type(section).model_fields
-        }
+        return {f"{name}.{key}": value for name, section in self if section is not None for key, value in section}
 
     @property
     def trains_on_plain_images(self) -> bool:
