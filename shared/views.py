@@ -18,8 +18,8 @@ MIDDLE: Final = 7 / 9
 class Views:
     """Which views there are beside the image itself; the batch of each follows that of the one before."""
 
-    mirrored: bool = False
-    zoomed: bool = False
+    mirrored: bool
+    zoomed: bool
 
     def __len__(self) -> int:
         return (1 + self.zoomed) * (1 + self.mirrored)
@@ -55,6 +55,10 @@ class Views:
         brighter = size[0] * size[1] / (height * width)
         placed = functional.pad(_stretched(middle, (height, width)) * brighter, (left, left, top, top))
         return _stretched(whole, size) + placed
+
+
+AS_IT_IS: Final = Views(mirrored=False, zoomed=False)
+"""The image itself alone."""
 
 
 def _enlarged(images_NCHW: torch.Tensor) -> torch.Tensor:

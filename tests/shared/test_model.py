@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from shared import model, vision
 from shared.normalisation import normalisation_layers
-from shared.views import Views
+from shared.views import AS_IT_IS, Views
 
 BACKBONES: list[vision.Backbone] = ["resnet18", "resnet34", "resnet50", "resnet50_v1"]
 NORMS: list[model.Norm] = ["batch", "frozen", "folded", "group"]
@@ -27,7 +27,7 @@ def spec(**study: Any) -> model.ModelSpec:
         "weights_fallback": None,
         "norm": "frozen",
         "features": "pooled",
-        "views": Views(),
+        "views": AS_IT_IS,
         "centred": False,
         "dropout": 0.0,
         "outputs": 2,
@@ -271,7 +271,7 @@ def test_the_head_of_a_study_with_unit_features_sees_them() -> None:
 
 def test_a_mirrored_model_sees_the_mean_of_image_and_mirror_image() -> None:
     """Its pooled features are that mean, whatever the norm; and a film and its mirror image have one score."""
-    plain, mirrored = build(features="unit"), build(features="unit", views=Views(mirrored=True))
+    plain, mirrored = build(features="unit"), build(features="unit", views=Views(mirrored=True, zoomed=False))
     mean = (plain.trunk(images(), upto="head") + plain.trunk(images().flip(-1), upto="head")) / 2
     torch.testing.assert_close(mirrored.trunk(images(), upto="head"), mean, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(mirrored(images()), plain.rest(mean, start="head"), rtol=1e-4, atol=1e-5)
