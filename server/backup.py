@@ -31,7 +31,8 @@ def backup(folder: CoordinatorFolder, target: Path) -> None:
             if here == folder.path:
                 folders[:] = sorted(set(folders) - LEFT_OUT)
             else:
-                archive.add(here, arcname=here.relative_to(folder.path), recursive=False)
+                with suppress(FileNotFoundError):  # a run that goes on has removed it since
+                    archive.add(here, arcname=here.relative_to(folder.path), recursive=False)
             for name in sorted(names, reverse=True):
                 if not name.endswith(".part") and name != "lock":
                     _add(archive, here / name, as_name=str((here / name).relative_to(folder.path)))
