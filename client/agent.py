@@ -209,7 +209,9 @@ class Agent:
         outcome = private.train(
             task, bench=self.bench, inputs=self.inputs, records=self.records, protocol=self.protocol
         )
-        update, _ = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
+        update, norm = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
+        if self.intake is not None:
+            self.intake.remember(task, update_norm=norm)  # of what leaves with its noise
         return TrainReply(
             update=update, loss_by_epoch=(), update_norm=0.0, images_per_second=0.0, seconds=outcome.seconds
         )

@@ -44,6 +44,7 @@ class Player:
         self._run.stopped.unlink(missing_ok=True)
         deaths, finished_rounds = 0, self._follower.rounds
         if not self._held():
+            self._stop_earlier()
             self._start()  # who has not started the SuperLink is told at once
         while not self._ended():
             if self._run.stopped.exists():
@@ -72,11 +73,19 @@ class Player:
                 self._say(f"{fault} Waiting for it.")
                 time.sleep(START_PAUSE_SECONDS)
 
+    def _stop_earlier(self) -> None:
+        """Stop what was started before: a run that has not begun yet must not begin beside the next."""
+        if (order := read_order(self._run)).flower_run:
+            self._fleet.stop(order.flower_run)
+
     def _start(self) -> None:
+        """Start one of Flower's runs for this run; one whose process died is left to Flower, which ends it in a minute.
+
+        Who ends a run while a link takes in a message of it makes that link answer each later message one too late: it
+        sends one answer for each message that it confirmed, and has one more (flwr 1.41, start_client_internal.py).
+        """
         Register(self._folder.sites).reconcile(self._fleet)
         order = read_order(self._run)
-        if order.flower_run:
-            self._fleet.stop(order.flower_run)
         self._run.outcome.unlink(missing_ok=True)
         started = self._fleet.start(self._folder.bundle.read_bytes(), self._run.path.name)
         write_order(self._run, RunOrder(run_id=order.run_id, flower_run=started))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from server.coordinator_config import CoordinatorConfig
 from server.coordinator_folder import CoordinatorFolder
+from server.dead_mans_switch import DeadMansSwitch
 from server.fleet import superexec_command, superlink_command
 from server.proxy import command, configuration
 from shared.errors import CoordinatorError, MissingPartError
@@ -53,7 +54,10 @@ def commands(folder: CoordinatorFolder, config: CoordinatorConfig, *, path: str)
 
 @dataclass(slots=True)
 class Programs:
-    """Some programs of one owner, each with its log; what died is started again, and what was started is stopped."""
+    """Some programs of one owner, each with its log; what died is started again, and what was started is stopped.
+
+    They end with their owner even where it is killed.
+    """
 
     logs: Path
     environment: Mapping[str, str]
@@ -63,12 +67,14 @@ class Programs:
     _born: dict[str, float] = field(default_factory=dict)
     _pause: dict[str, float] = field(default_factory=dict)
     _own: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    _switch: DeadMansSwitch | None = None
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a program under a name; what it says goes to its log."""
         self._commands[name], self._own[name] = command, environment or self.environment
         self._born[name] = time.monotonic()
         self.logs.mkdir(parents=True, exist_ok=True)
+        self._switch = self._switch or DeadMansSwitch(patience_seconds=STOP_SECONDS)
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603  # commands of our own making
                 command,
@@ -78,6 +84,7 @@ class Programs:
                 stderr=log,
                 start_new_session=True,
             )
+        self._switch.hold(self.running[name].pid)
 
     def revive(self, say: Callable[[str], None]) -> None:
         """Start again what has died, after a pause, and without what it had started: an orphan would keep its port."""
@@ -85,7 +92,7 @@ class Programs:
             if process.poll() is None:
                 self._again_at.pop(name, None)
             elif name not in self._again_at:
-                _end_group(process)
+                self._end_group(process)
                 young = time.monotonic() - self._born[name] < YOUNG_SECONDS
                 pause = min(2 * self._pause.get(name, 0.0), LONGEST_PAUSE_SECONDS) if young else 0.0
                 self._pause[name] = max(pause, FIRST_PAUSE_SECONDS)
@@ -105,14 +112,18 @@ class Programs:
         for process in reversed(stopped):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, give_up - time.monotonic()))
-            _end_group(process)
+            self._end_group(process)
             process.wait()
+        if self._switch and not self.running:
+            self._switch.close()
+            self._switch = None
 
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a program: each has a group of its own, with its children."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    def _end_group(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill what is left of a program: each has a group of its own, with its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if self._switch:
+            self._switch.release(process.pid)
 
 
 def only(name: str) -> str:

@@ -85,10 +85,19 @@ class Following:
             raise FederationError(f"the run did not end within {patience_seconds:.0f} s. Said last: {self.said[-5:]}.")
         return self.fault
 
-    @property
-    def over(self) -> bool:
-        """Whether it has ended."""
-        return not self._thread.is_alive()
+    def await_that(self, moment: Callable[[], bool], what: str, *, patience_seconds: float) -> None:
+        """Wait until something is so, as long as the run goes on.
+
+        Raises:
+            FederationError: the run ended without it, or it does not come about in time.
+        """
+        give_up = time.monotonic() + patience_seconds
+        while not moment():
+            over = not self._thread.is_alive()
+            if time.monotonic() > give_up or (over and not moment()):
+                why = f"the run ended ({self.fault})" if over else f"{patience_seconds:.0f} s have passed"
+                raise FederationError(f"waited in vain until {what}: {why}. Said last: {self.said[-8:]}.")
+            time.sleep(POLL_SECONDS)
 
     def _play(self) -> None:
         try:
@@ -124,7 +133,7 @@ class Storm:
         """
         following, happened = Following(self._federation, self._said), []
         for number, fault in enumerate(faults, start=1):
-            self._await(partial(self._in_round, number), following)
+            self._await(following, partial(self._in_round, number), f"round {number} begins")
             happened.append(self._strike(fault, number, following))
             say(happened[-1].line())
         if (end := following.ended(self._patience_seconds)) is not None:
@@ -147,10 +156,10 @@ class Storm:
             time.sleep(self._cut_seconds)
             mend(self._wires, fault.site)
         else:
-            self._await(lambda: kill(self._federation, fault), following)
+            self._await(following, lambda: kill(self._federation, fault), f"{fault} can be killed")
             struck = boot_seconds()
         again = boot_seconds()
-        self._await(lambda: len(read_rounds(self.run.path)) >= number and self._runs(fault), following)
+        self._await(following, partial(self._recovered, number, fault), f"round {number} ends and {fault} is back")
         ended = boot_seconds()
         if (pid := process(self._federation, fault)) is not None:
             again = started_seconds(pid)
@@ -164,35 +173,18 @@ class Storm:
             said=self._said[said:],
         )
 
-    def _runs(self, fault: Fault) -> bool:
-        return fault.victim == NETWORK or process(self._federation, fault) is not None
+    def _recovered(self, number: int, fault: Fault) -> bool:
+        runs = fault.victim == NETWORK or process(self._federation, fault) is not None
+        return runs and len(read_rounds(self.run.path)) >= number
 
-    def _await(self, moment: Callable[[], bool], following: Following) -> None:
-        give_up = time.monotonic() + self._patience_seconds
-        while not moment():
-            if time.monotonic() > give_up or (following.over and not moment()):
-                why = following.fault or "nothing happened for too long"
-                raise FederationError(f"the disturbed run did not go on ({why}). Said last: {self._said[-8:]}.")
-            time.sleep(POLL_SECONDS)
+    def _await(self, following: Following, moment: Callable[[], bool], what: str) -> None:
+        following.await_that(moment, what, patience_seconds=self._patience_seconds)
 
 
 def stage(run: RunFolder) -> str:
     """Tell the stage of a run; "" before its first."""
     status = read_status(run.status)
     return status.stage if status else ""
-
-
-def await_that(moment: Callable[[], bool], what: str, *, patience_seconds: float) -> None:
-    """Wait until something is so.
-
-    Raises:
-        FederationError: it does not come about in time.
-    """
-    give_up = time.monotonic() + patience_seconds
-    while not moment():
-        if time.monotonic() > give_up:
-            raise FederationError(f"waited in vain, for {patience_seconds:.0f} s, until {what}.")
-        time.sleep(POLL_SECONDS)
 
 
 def boot_seconds() -> float:

@@ -38,7 +38,8 @@ def federation(
 ) -> None:
     """Run a study with a coordinator and hospitals as real processes on this machine, with TLS, keys and proxy.
 
-    Stops everything that it started, also on Ctrl-C; the same command goes on after the last finished round.
+    Stops everything that it started, also on Ctrl-C or where it is killed; the same command goes on after the last
+    finished round.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     protocol = read_protocol(study, overrides=setting or [])

@@ -20,6 +20,7 @@ from simulations.namespaces import Namespaces, obstacle
 
 pytestmark = [
     pytest.mark.chaos,
+    pytest.mark.timeout(7200),  # PATIENCE_SECONDS ends a study that does not go on, and says what it said last
     pytest.mark.skipif(
         shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None,
         reason="nginx is not installed (on Debian: apt-get install nginx-light)",

@@ -101,7 +101,6 @@ def story(
     faults: list[str] = []
     capture = request.config.pluginmanager.getplugin("capturemanager")
     terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    await_that = partial(chaos.await_that, patience_seconds=PATIENCE_SECONDS)
     with LocalFederation(
         folder / "all",
         read_protocol(tiny_study),
@@ -112,6 +111,8 @@ def story(
         say=said.append,
     ) as federation:
         run = RunFolder(path=next_run(federation))
+        following = Following(federation, said)
+        await_that = partial(following.await_that, patience_seconds=PATIENCE_SECONDS)
 
         def strike(victim: str, site: str, began: Callable[[], bool]) -> None:
             fault = Fault(victim=victim, site=site, after_seconds=MOMENTS[victim])
@@ -125,7 +126,6 @@ def story(
                     f"stage {chaos.stage(run)}, {len(read_rounds(run.path))} rounds finished"
                 )
 
-        following = Following(federation, said)
         await_that(lambda: chaos.stage(run) == "rounds", "the rounds begin")
         strike("courier", "south", lambda: courier_at_work(federation, "south"))
         strike("agent", "north", lambda: courier_at_work(federation, "north"))

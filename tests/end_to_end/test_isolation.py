@@ -22,7 +22,11 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 
 from client.site_keys import SiteKeys
+from server import coordinator
 from server.fleet import fleet
+from server.playing import Player
+from server.round_records import read_rounds
+from shared.errors import FederationError
 from shared.messages import (
     WIRE_VERSION,
     Answer,
@@ -193,6 +197,12 @@ class Scene:
 
         return Register(self.federation.place.sites).of([name])[name].node_id
 
+    def departures(self, name: str) -> list[dict[str, Any]]:
+        """Read what left a site, from its audit log."""
+        log = self.config(name).link.state / "audit.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [line for line in map(json.loads, lines) if line["event"] == "departure"]
+
     def attempts(self, name: str, other: str) -> dict[str, tuple[str, Any]]:
         """List what code in the courier of a site tries, as (verb, what)."""
         config, keys = self.config(name), SiteKeys(self.config(name).link.keys)
@@ -331,6 +341,23 @@ def test_a_foreign_bundle_dies_before_it_runs(hostile_bundle: dict[str, Any]) ->
     """Where the bundle's folder cannot be written, no line of it runs; where it can, it does run: see the next test."""
     assert "PermissionError" in hostile_bundle["north"]
     assert isinstance(hostile_bundle["south"], dict)
+
+
+def test_the_approved_bundle_brings_no_study_that_was_not_approved(scene: Scene) -> None:
+    """By the real ServerApp, SuperLink, links and couriers: another seed is another study, and ends before round 1."""
+    other = scene.protocol.model_copy(update={"study": scene.protocol.study.model_copy(update={"seed": 1})})
+    place, names = scene.federation.place, ("north", "south")
+    run, before = coordinator.begin_run(place, other), {name: len(scene.departures(name)) for name in names}
+    refused = r"0 of 2 sites can take part.*\(north: unknown_protocol; south: unknown_protocol\)"
+    with (
+        fleet(place, scene.federation.config) as superlink,
+        pytest.raises(FederationError, match=refused),
+    ):
+        Player(place, run, superlink, say=lambda _: None).play()
+    assert read_rounds(run.path) == ()
+    for name in names:
+        left = [(line["kind"], line["what"]) for line in scene.departures(name)[before[name] :]]
+        assert left == [("refusal", ["unknown_protocol"])]
 
 
 def test_code_that_runs_in_the_courier_reaches_nothing(hostile_bundle: dict[str, Any], scene: Scene) -> None:

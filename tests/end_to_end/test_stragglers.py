@@ -24,6 +24,7 @@ from simulations.local_federation import LocalFederation
 
 pytestmark = [
     pytest.mark.chaos,
+    pytest.mark.timeout(3600),  # PATIENCE_SECONDS ends a run that does not go on, and says what it said last
     pytest.mark.skipif(
         shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None,
         reason="nginx is not installed (on Debian: apt-get install nginx-light)",
@@ -44,7 +45,6 @@ PATIENCE_SECONDS = 900.0
 def records(tiny: Any, hospitals_on_disk: Path) -> Sequence[Mapping[str, Any]]:
     """Run four rounds: south's agent stands still in round 1, south is gone in round 3, and is back before round 4."""
     said: list[str] = []
-    await_that = partial(chaos.await_that, patience_seconds=PATIENCE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="stragglers") as name:
         folder = Path(name)
         hospitals = shutil.copytree(hospitals_on_disk, folder / "hospitals")
@@ -61,6 +61,7 @@ def records(tiny: Any, hospitals_on_disk: Path) -> Sequence[Mapping[str, Any]]:
             programs = federation.programs
 
             following = Following(federation, said)
+            await_that = partial(following.await_that, patience_seconds=PATIENCE_SECONDS)
             await_that(lambda: chaos.stage(run) == "rounds", "the rounds begin")
             await_that(lambda: courier_at_work(federation, "south"), "south's courier has round 1's task")
             programs.running["south-agent"].send_signal(signal.SIGSTOP)

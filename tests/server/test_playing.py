@@ -99,10 +99,24 @@ def test_a_process_that_dies_is_started_again(stage: Any) -> None:
     player, superlink, said = stage("dies", "lost", "well")
     player.play()
     assert len(superlink.started) == 3
-    assert superlink.stopped == [1, 2]
     assert sum("died" in line for line in said) == 2
     assert any("went away" in line for line in said)
     assert read_order(superlink.run).run_id == "r"
+
+
+def test_a_run_whose_process_died_is_left_to_flower(stage: Any) -> None:
+    """A link that is just taking in one of its messages would answer one message too late ever after."""
+    player, superlink, _ = stage("dies", "dies", "well")
+    player.play()
+    assert superlink.stopped == []
+
+
+def test_a_run_that_may_not_have_begun_is_stopped_before_the_next(stage: Any) -> None:
+    """Two processes must not play one study's run: who resumes it stops what was started before, once."""
+    player, superlink, _ = stage("dies", "well")
+    write_order(superlink.run, RunOrder(run_id="r", flower_run=7))
+    player.play()
+    assert superlink.stopped == [7]
 
 
 @pytest.mark.parametrize(("life", "kind"), [("too few", FederationError), ("disk", StorageError)])

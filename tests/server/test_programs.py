@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +21,21 @@ open(sys.argv[1], "a").write(f"{child.pid}\\n")
 time.sleep(60)
 """
 """Starts one process, as a proxy its workers and Flower's superexec its apps, notes its number, and stays."""
+
+OWNER = """
+import os, sys, time
+from pathlib import Path
+from server import programs
+programs.STOP_SECONDS = 1.0
+made = programs.Programs(Path(sys.argv[1]) / "logs", os.environ)
+for name in ("first", "second"):
+    made.start(name, [sys.executable, "-c", *sys.argv[2:], str(Path(sys.argv[1]) / name)])
+print(*(process.pid for process in made.running.values()), flush=True)
+time.sleep(60)
+"""
+"""Owns two such programs, and does not live to stop them."""
+
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WITH_A_CHILD
 
 
 @pytest.fixture
@@ -64,6 +81,37 @@ def test_a_killed_program_comes_back_without_what_it_had_started(
     assert not lives(first)
     assert lives(second)
     assert any("parent ended with -9" in line for line in said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("program", [WITH_A_CHILD, STUBBORN], ids=["willing", "stubborn"])
+def test_programs_end_with_an_owner_that_is_killed(tmp_path: Path, program: str) -> None:
+    """SIGKILL lets nobody clean up: what it had started, and what that had started, ends all the same."""
+    notes = [tmp_path / name for name in ("first", "second")]
+    with subprocess.Popen([sys.executable, "-c", OWNER, tmp_path, program], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        started = [int(pid) for pid in owner.stdout.readline().split()]
+        await_that(lambda: all(note.exists() and note.read_text().endswith("\n") for note in notes))
+        started += [int(note.read_text()) for note in notes]
+        assert all(map(lives, started))
+        owner.kill()
+    await_that(lambda: not any(map(lives, started)))
+
+
+def test_what_has_ended_is_not_held_any_more(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it died or was stopped: its number may be another program's by the time that the owner is killed."""
+    held: set[int] = set()
+    switch = SimpleNamespace(hold=held.add, release=held.discard, close=lambda: held.add(0))
+    monkeypatch.setattr(module, "DeadMansSwitch", lambda **_: switch)
+    programs.start("dies", [sys.executable, "-c", ""])
+    programs.start("stays", [sys.executable, "-c", "import time; time.sleep(60)"])
+    dies, stays = (programs.running[name] for name in ("dies", "stays"))
+    assert held == {dies.pid, stays.pid}
+    dies.wait()
+    programs.revive(lambda _: None)
+    assert held == {stays.pid}
+    programs.stop()
+    assert held == {0}, "not closed, or something is still held"
 
 
 def test_a_program_that_keeps_dying_young_is_started_less_and_less_often(

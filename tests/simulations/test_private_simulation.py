@@ -11,14 +11,16 @@ import torch
 from client import private_training
 from client.agent import Agent
 from client.bootstrap import compose_agent, site_inputs
+from client.intake import Intake, Limits
 from client.privacy_ledger import PrivacyLedger
 from client.private_site import Vault
+from client.task_store import TaskStore
 from server.alternatives import Alternatives
 from server.environment import environment
 from server.report import render
 from server.results_json import from_json, to_json
 from server.study_results import study_result
-from shared.audit import AuditLog
+from shared.audit import AuditLog, now
 from shared.errors import PrivacyError, SiteError
 from shared.messages import (
     EvaluateReply,
@@ -31,6 +33,8 @@ from shared.messages import (
     decode_answer,
     encode_task,
 )
+from shared.model import exchanged
+from shared.parameters import NamedArrays
 from shared.protocol import StudyProtocol
 from shared.refusal_codes import Refusal
 from shared.split import Split
@@ -150,10 +154,14 @@ def private_agent(tiny: Any, study: StudyProtocol, folder: Path, **hospital: Any
     return compose_agent(site, study, bench, inputs, folder=folder, vault=vault), ledger
 
 
-def train(agent: Agent, study: StudyProtocol, *, run_id: str = "run", number: int = 1) -> TrainReply | RefusalReply:
+ZEROS: NamedArrays = {"fc.weight": np.zeros((1, 512), np.float32), "fc.bias": np.zeros(1, np.float32)}
+
+
+def train(
+    agent: Agent, study: StudyProtocol, *, run_id: str = "run", number: int = 1, arrays: NamedArrays = ZEROS
+) -> TrainReply | RefusalReply:
     head = Header(protocol_digest=study.digest(), run_id=run_id, round=number, site="north", kind=Kind.TRAIN)
-    zeros = {"fc.weight": np.zeros((1, 512), np.float32), "fc.bias": np.zeros(1, np.float32)}
-    frames = agent.handle(to_frames(encode_task(TrainTask(header=head, arrays=zeros))))
+    frames = agent.handle(to_frames(encode_task(TrainTask(header=head, arrays=arrays))))
     reply = decode_answer(from_frames(list(frames))).reply
     assert isinstance(reply, TrainReply | RefusalReply)
     return reply
@@ -242,6 +250,29 @@ def test_a_site_of_too_few_patients_is_judged_by_its_public_size(
     assert isinstance(refused, RefusalReply)
     assert refused.code == Refusal.TOO_FEW_PATIENTS
     assert ledger.statement().accounts[0].rounds == 0
+
+
+def test_a_private_studys_model_is_held_to_max_change(tiny: Any, tmp_path: Path) -> None:
+    """The rounds for the mean, and the first for the head, are within a tight one; another model is refused, unpaid.
+
+    The measure is this site's own update, with its noise, as it left.
+    """
+    study = tiny.private_protocol(epsilon=6.0, size_rounding=10, centre_rounds=2, federation={"rounds": 4})
+    agent, ledger = private_agent(tiny, study, tmp_path)
+    names = exchanged(agent.bench.classifier, "head", local_norm=False)
+    sent: dict[str, Any] = {name: array.copy() for name, array in agent.bench.arrays(names).items()}
+    store = TaskStore(tmp_path / "tasks", now=now)
+    limits = Limits(rounds=4, since=now(), rounds_per_day=None, max_change=1.01)
+    intake = Intake(store=store, limits=limits, initial=sent, wire="fp32", folder=tmp_path / "models")
+    agent = replace(agent, store=store, intake=intake)
+    for number in (1, 2, 3):
+        reply = train(agent, study, number=number, arrays=sent)
+        assert isinstance(reply, TrainReply)
+        before, sent = sent, {name: sent[name] + reply.update[name] for name in sent}
+    other = {name: before[name] + 1.02 * (sent[name] - before[name]) for name in sent}
+    assert train(agent, study, number=4, arrays=other) == RefusalReply(code=Refusal.MOVED_TOO_FAR)
+    assert ledger.statement().accounts[0].rounds == 3
+    assert isinstance(train(agent, study, number=4, arrays=sent), TrainReply)
 
 
 def test_a_private_study_needs_a_key_and_a_ledger(tiny: Any, study: StudyProtocol, tmp_path: Path) -> None:
