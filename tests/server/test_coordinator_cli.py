@@ -145,7 +145,7 @@ def test_what_is_no_backup_is_refused(run: Any, tmp_path: Path) -> None:
 def test_a_run_that_there_is_not_is_named(run: Any, place: CoordinatorFolder) -> None:
     """Commands over runs say which there are."""
     for word in ("stop", "resume"):
-        with pytest.raises(CoordinatorError, match="runs holds no run. `run STUDY` begins one"):
+        with pytest.raises(CoordinatorError, match=r"runs holds no run. `run STUDY` begins one"):
             run(word, "--run", "nothing")
 
 
