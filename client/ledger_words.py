@@ -79,7 +79,10 @@ def find_account(statement: Statement, beginning: str) -> Account:
     """
     found = [account for account in statement.accounts if beginning and account.study.startswith(beginning)]
     if not statement.accounts:
-        raise PrivacyError("No study with [privacy] was approved at this site: there is no account to close.")
+        raise PrivacyError(
+            "No study with [privacy] was approved at this site, so there is no account to close. "
+            "`polyclinic site status` lists what was approved."
+        )
     if len(found) != 1:
         known = ", ".join(account.study[:SHOWN] for account in statement.accounts) or "none"
         raise PrivacyError(

@@ -41,11 +41,11 @@ def _not_for(result: StudyResult) -> Iterator[str]:
                 yield f"At {wording.names(sites)} for {finding} before a look at its own cases: {words}."
     for finding in result.study.findings:
         told = result.new_hospital.get(finding)
-        found = told.predictions.get("sensitivity") if told else None
+        predicted = told.predictions.get("sensitivity") if told else None
         yield (
             f"At any other hospital for {finding} before a look at its own cases: expect a sensitivity between "
-            f"{between(found)}."
-            if found
+            f"{between(predicted)}."
+            if predicted
             else f"At any other hospital for {finding}: nothing was measured there."
         )
     yield "For anything but the intended use above."
