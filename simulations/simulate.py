@@ -54,9 +54,8 @@ def simulate(job: Simulation, console: Console) -> None:
     torch.use_deterministic_algorithms(True)
     refuse_impossible(job)
     device = pick_device(job.device)
-    compose(
-        job.protocol, weights_file=job.weights_file
-    )  # reading the images can take hours: missing weights come first
+    # Reading the images can take hours: weights that are missing or wrong are told of before.
+    compose(job.protocol, weights_file=job.weights_file)
     federation = Federation(
         protocol=job.protocol,
         sites=prepare_sites(job, console),
