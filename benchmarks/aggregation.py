@@ -19,6 +19,7 @@ from server.strategy import FederatedStrategy, Rules, Site
 from shared.messages import Answer, TrainReply, decode_task, encode_answer
 from shared.model import ModelSpec, build
 from shared.parameters import Array
+from shared.views import AS_IT_IS
 from shared.vision import Backbone
 from shared.wire import from_frames, record_of, to_frames
 from simulations.in_process_grid import Handler, InProcessGrid
@@ -157,7 +158,7 @@ def _model(backbone: Backbone) -> dict[str, Array]:
         weights_fallback=None,
         norm="frozen",
         features="pooled",
-        mirrored=False,
+        views=AS_IT_IS,
         centred=False,
         dropout=0.0,
         outputs=1000,

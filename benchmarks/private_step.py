@@ -17,6 +17,7 @@ from client.per_sample import clipped_sums
 from shared.loss import build_loss
 from shared.model import Classifier, ModelSpec, build, set_trainable
 from shared.row_gradient import build_row_gradient
+from shared.views import AS_IT_IS
 
 CLIP, NOISE = 0.3, 1.0
 LOGICAL_BATCH = 256
@@ -93,7 +94,7 @@ def step(*, how: str, batch: int, size: int, start: str, steps: int) -> Work:
     """Prepare one side; its work is some steps of gradient, noise and optimiser on the same batch."""
     spec = ModelSpec(
         backbone="resnet18", weights="none", weights_fallback=None, norm="folded", features="pooled", dropout=0.0,
-        outputs=1, seed=0, mirrored=False, centred=False,
+        outputs=1, seed=0, views=AS_IT_IS, centred=False,
     )  # fmt: skip
     model, _ = build(spec, weights_file=None)
     set_trainable(model, start)

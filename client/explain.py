@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
 from shared.model import Classifier
 
@@ -66,8 +65,5 @@ def _output_and_gradient(
 
 
 def _stretched(classifier: Classifier, weighted_NCHW: torch.Tensor, images_NCHW: torch.Tensor) -> torch.Tensor:
-    maps = weighted_NCHW.sum(dim=1, keepdim=True)
-    if classifier.mirrored:  # the images come first and their mirror images then, and the score is of both
-        as_is, mirrored = maps.chunk(2)
-        maps = as_is + mirrored.flip(-1)
-    return functional.interpolate(maps.relu(), size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    _, _, height, width = images_NCHW.shape
+    return classifier.views.laid_over(weighted_NCHW.sum(dim=1, keepdim=True), size=(height, width))[:, 0]

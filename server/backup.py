@@ -2,6 +2,8 @@
 
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from server.coordinator_folder import CoordinatorFolder
@@ -26,9 +28,9 @@ def backup(folder: CoordinatorFolder, target: Path) -> None:
     with atomic_file(target) as part:
         part.touch(mode=0o600)
         with tarfile.open(part, "w:gz") as archive:
-            for entry in sorted(folder.path.iterdir()):
-                if entry.name not in LEFT_OUT:
-                    archive.add(entry, arcname=entry.name, filter=_keep)
+            for path in _kept(folder.path):
+                with suppress(FileNotFoundError):  # a run that goes on has removed it since it was listed
+                    archive.add(path, str(path.relative_to(folder.path)), recursive=False, filter=_plain)
 
 
 def restore(source: Path, folder: CoordinatorFolder) -> None:
@@ -54,6 +56,13 @@ def restore(source: Path, folder: CoordinatorFolder) -> None:
         key.chmod(0o600)
 
 
-def _keep(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    scratch = entry.name.endswith(".part") or entry.name.endswith("/lock")
-    return None if scratch or not (entry.isfile() or entry.isdir()) else entry
+def _kept(folder: Path) -> Iterator[Path]:
+    """List what a backup holds; files that are being written are no part of it."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name not in LEFT_OUT:
+            below = sorted(entry.rglob("*")) if entry.is_dir() else []
+            yield from (path for path in (entry, *below) if path.suffix != ".part" and path.name != "lock")
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return entry if entry.isfile() or entry.isdir() else None

@@ -15,8 +15,7 @@ def contradictions(settings: Mapping[str, Any], *, trains_on_plain_images: bool)
     trains_all = any(step.start == "stem" and step.round == 1 for step in settings["model.unfreeze"])
     if settings["training.feature_views"] and trains_all:
         yield "[training] feature_views needs a frozen backbone, and [model] unfreeze trains it."
-    if settings["model.mirrored"]:
-        yield from _of_mirrored(settings)
+    yield from _of_views(settings)
     if settings["training.feature_views"] and trains_on_plain_images:
         yield "[training] feature_views are augmented views, and [augmentation] is off. Set it to 0."
     if settings["federation.local_norm"] and settings["model.norm"] == "folded":
@@ -29,11 +28,12 @@ def contradictions(settings: Mapping[str, Any], *, trains_on_plain_images: bool)
         yield " ".join(refused)
 
 
-def _of_mirrored(settings: Mapping[str, Any]) -> Iterator[str]:
-    if not settings["augmentation.laterality_invariant"]:
+def _of_views(settings: Mapping[str, Any]) -> Iterator[str]:
+    if settings["model.mirrored"] and not settings["augmentation.laterality_invariant"]:
         yield (
             "[model] mirrored takes an image and its mirror image for the same. If no finding depends on the side, say "
             "so with [augmentation] laterality_invariant = true; else set mirrored to false."
         )
-    if settings["model.unfreeze"]:
-        yield "[model] mirrored averages what a frozen backbone gives, and [model] unfreeze trains it. Remove one."
+    for view in ("mirrored", "zoomed"):
+        if settings[f"model.{view}"] and settings["model.unfreeze"]:
+            yield f"[model] {view} averages what a frozen backbone gives, and [model] unfreeze trains it. Remove one."

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from shared import protocol
 from shared.normalisation import GatedBatchNorm2d, fold, normalisation_layers, regroup
+from shared.views import Views
 from shared.vision import Backbone, residual_network
 from shared.weights import WeightsProvenance, load_pretrained
 
@@ -36,7 +37,7 @@ class ModelSpec:
     weights_fallback: Literal["none"] | None
     norm: Norm
     features: Features
-    mirrored: bool
+    views: Views
     centred: bool
     dropout: float
     outputs: int
@@ -51,7 +52,7 @@ def model_spec(study: protocol.StudyProtocol) -> ModelSpec:
         weights_fallback=study.model.weights_fallback,
         norm=study.model.norm,
         features=study.model.features,
-        mirrored=study.model.mirrored,
+        views=Views(mirrored=study.model.mirrored, zoomed=study.model.zoomed),
         centred=study.centre_rounds > 0,
         dropout=study.model.dropout,
         outputs=len(study.task.targets),
@@ -62,8 +63,8 @@ def model_spec(study: protocol.StudyProtocol) -> ModelSpec:
 class Classifier(nn.Module):
     """A residual network in stages, with a linear head; parameter names are torchvision's.
 
-    `features` says what the head makes of the pooled features: no statistic of a data set is in either. A `mirrored`
-    model's pooled features are the mean of the image's and of its mirror image's; trained it can be behind them alone.
+    `features` says what the head makes of the pooled features: no statistic of a data set is in either. Of a model with
+    several `views` the pooled features are their mean; trained it can be behind them alone.
     A `centred` model takes its `centre` off the unit features, which is 0 until private rounds have estimated it.
     Shapes: images (N, 3, H, W), pooled features (N, D) in fp32 with D = `fc.in_features`, logits (N, K).
     """
@@ -76,12 +77,12 @@ class Classifier(nn.Module):
         dropout: float,
         norm: Norm,
         features: Features,
-        mirrored: bool,
+        views: Views,
         centred: bool,
     ) -> None:
         super().__init__()
         self.features: Features = features
-        self.mirrored = mirrored
+        self.views = views
         network: Any = residual_network(backbone, norm_layer=GatedBatchNorm2d)
         self.norm: Norm = norm
         self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
@@ -97,7 +98,7 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what no layer shows: what is computed once and kept is kept under a digest of this."""
-        return "mirrored" if self.mirrored else ""
+        return str(self.views)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """Give logits (N, K)."""
@@ -126,15 +127,12 @@ class Classifier(nn.Module):
     def _run_stage(self, features: torch.Tensor, stage: str) -> torch.Tensor:
         match stage:
             case "stem":
-                if self.mirrored:
-                    features = torch.cat((features, features.flip(-1)))
-                features = self.maxpool(self.relu(self.bn1(self.conv1(features))))
+                features = self.maxpool(self.relu(self.bn1(self.conv1(self.views.of(features)))))
             case "layer4":
                 # Pooled in fp32 under bf16 too: cached features are trained on for many epochs.
                 last = self.layer4(features)
-                features = self.avgpool(last.to(torch.promote_types(last.dtype, torch.float32))).flatten(1)
-                if self.mirrored:
-                    features = features.view(2, -1, features.shape[1]).mean(0)
+                each_view = self.avgpool(last.to(torch.promote_types(last.dtype, torch.float32))).flatten(1)
+                features = self.views.mean(each_view)
             case "head":
                 features = self.fc(self.dropout(self._seen(features)))
             case _:
@@ -179,7 +177,7 @@ def build(spec: ModelSpec, *, weights_file: Path | None) -> tuple[Classifier, We
             dropout=spec.dropout,
             norm=spec.norm,
             features=spec.features,
-            mirrored=spec.mirrored,
+            views=spec.views,
             centred=spec.centred,
         )
     provenance = load_pretrained(

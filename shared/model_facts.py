@@ -57,8 +57,8 @@ def write_facts(
     """Say all that one must know to use a model; `arrays` is the whole model, in its own order.
 
     `features` says what stands between pooling and `fc`: nothing ("pooled"), or `shared.model.unit` ("unit"). From
-    that a `centred` model takes `centre.weight` off, and scales to variance 1 again. A `mirrored` model's
-    pooled features are the mean of the image's and its mirror image's.
+    that a `centred` model takes `centre.weight` off, and scales to variance 1 again. A `mirrored` or `zoomed` model's
+    pooled features are the mean over the image's views (shared/views.py).
     `preprocessing` is what makes a prepared image, and its digest is the contract's (shared/preprocessing.py); it has
     the standard scale, which `standard` repeats.
     """
@@ -70,6 +70,7 @@ def write_facts(
         "norm_layers": norm_layers,
         "features": protocol.model.features,
         "mirrored": json.dumps(protocol.model.mirrored),
+        "zoomed": json.dumps(protocol.model.zoomed),
         "centred": json.dumps(protocol.centre_rounds > 0),
         "targets": json.dumps(protocol.task.targets),
         "activation": "softmax" if protocol.task.exclusive else "sigmoid",

@@ -145,6 +145,7 @@ class Model(Declaration):
     norm: Literal["batch", "frozen", "folded", "group"] = "frozen"
     features: Literal["pooled", "unit"] = "pooled"
     mirrored: bool = False
+    zoomed: bool = False
     unfreeze: Annotated[tuple[Unfreeze, ...], BeforeValidator(_as_tuple)] = ()
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -270,7 +271,14 @@ class Evaluation(Declaration):
         return self
 
 
-_LATER = ("model.features", "model.mirrored", "images.harmonise", "privacy.centre_rounds", "evaluation.own_settings")
+_LATER = (
+    "model.features",
+    "model.mirrored",
+    "model.zoomed",
+    "images.harmonise",
+    "privacy.centre_rounds",
+    "evaluation.own_settings",
+)
 """Keys that came after others; the default of each says what was so before it."""
 
 
@@ -307,13 +315,7 @@ class StudyProtocol(Declaration):
 
     def _settings(self) -> dict[str, Any]:
         """Give every key's value as `section.key`, for rules that look across sections."""
-        sections = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            f"{name}.{key}": getattr(section, key)
-            for name, section in sections.items()
-            if section is not None
-            for key in type(section).model_fields
-        }
+        return {f"{name}.{key}": value for name, section in self if section is not None for key, value in section}
 
     @property
     def trains_on_plain_images(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from client.explain import METHODS, grad_cam, hires_cam, map_stage
+from shared.views import AS_IT_IS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -105,6 +106,25 @@ def test_a_mirrored_models_map_is_of_both_images(tiny: Any, method: str) -> None
     assert float(found.max()) > 1e-5
     other = METHODS[method](classifier, images.flip(-1), target=0, stage="layer2")
     torch.testing.assert_close(found, other.flip(-1), rtol=1e-3, atol=1e-6)
-    classifier.mirrored = False
+    classifier.views = AS_IT_IS
     alone = [METHODS[method](classifier, one, target=0, stage="layer2") for one in (images, images.flip(-1))]
     assert not torch.allclose(found, alone[0] / 2 + alone[1].flip(-1) / 2, rtol=0.1), "signs meet before they are cut"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_zoomed_models_map_lies_where_the_image_has_it(tiny: Any, method: str) -> None:
+    """The middle's map lies in the middle, and the border has the whole image's alone; a head of two signs is cut."""
+    classifier = tiny.bench(tiny.protocol(model={"norm": "group", "zoomed": True})).classifier
+    images = torch.rand(2, 3, 90, 90, generator=torch.Generator().manual_seed(2))
+    both = METHODS[method](classifier, images, target=0, stage="layer2")
+    middle = functional.interpolate(images[..., 10:-10, 10:-10], size=(90, 90), mode="bilinear")
+    classifier.views = AS_IT_IS
+    whole = METHODS[method](classifier, images, target=0, stage="layer2") / 2
+    enlarged = METHODS[method](classifier, middle, target=0, stage="layer2") / 2
+    assert both.shape == (2, 90, 90)
+    assert float(enlarged.max()) > 1e-6
+    border = torch.ones(90, 90, dtype=torch.bool)
+    border[10:-10, 10:-10] = False
+    torch.testing.assert_close(both[:, border], whole[:, border], rtol=1e-3, atol=1e-6)
+    added = (both - whole).sum(dim=(1, 2))
+    torch.testing.assert_close(added, enlarged.sum(dim=(1, 2)), rtol=0.05, atol=1e-6)

@@ -15,6 +15,7 @@ from shared.loss import build_loss
 from shared.model import Classifier, ModelSpec, build, set_trainable
 from shared.normalisation import GatedBatchNorm2d, fold
 from shared.row_gradient import build_row_gradient
+from shared.views import AS_IT_IS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,7 +29,7 @@ def network(backbone: Any, norm: Any, *, outputs: int = 2) -> Classifier:
         norm="frozen",
         dropout=0.0,
         features="pooled",
-        mirrored=False,
+        views=AS_IT_IS,
         centred=False,
         outputs=outputs,
         seed=3,
@@ -361,7 +362,7 @@ def test_norm_batch_is_refused() -> None:
             norm="batch",
             dropout=0.0,
             features="pooled",
-            mirrored=False,
+            views=AS_IT_IS,
             centred=False,
             outputs=1,
             seed=0,

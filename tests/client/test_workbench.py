@@ -70,15 +70,17 @@ def test_the_frozen_part_has_a_digest_of_its_own(tiny: Any) -> None:
 
 
 def test_the_frozen_digest_tells_layers_apart(tiny: Any) -> None:
-    """A ResNet-50 and its v1 have equal arrays and other strides; bf16 and mirrored models give other outputs."""
+    """A ResNet-50 and its v1 have equal arrays and other strides; bf16 and other views give other outputs."""
     benches = [tiny.bench(tiny.protocol(model={"backbone": name})) for name in ("resnet50", "resnet50_v1")]
     benches[1].classifier.load_state_dict(benches[0].classifier.state_dict())
     with_bf16 = Workbench(benches[0].classifier, device=torch.device("cpu"), precision="bf16")
     with_bf16._bf16 = True  # what a GPU that has it would say
     mirrored = {"augmentation": {"laterality_invariant": True}, "model": {"backbone": "resnet50", "mirrored": True}}
     other = tiny.bench(tiny.protocol(**mirrored))
-    other.classifier.load_state_dict(benches[0].classifier.state_dict())
-    assert len({bench.frozen_digest("head") for bench in (*benches, with_bf16, other)}) == 4
+    zoomed = tiny.bench(tiny.protocol(model={"backbone": "resnet50", "zoomed": True}))
+    for bench in (other, zoomed):
+        bench.classifier.load_state_dict(benches[0].classifier.state_dict())
+    assert len({bench.frozen_digest("head") for bench in (*benches, with_bf16, other, zoomed)}) == 5
 
 
 def test_the_frozen_digest_is_computed_once_a_stage(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

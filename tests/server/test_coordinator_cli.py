@@ -125,6 +125,28 @@ def test_a_backup_is_for_its_owner_and_restores_into_an_empty_folder_only(
         run("restore", file, folder="again")
 
 
+def test_a_backup_is_made_while_a_run_goes_on(
+    run: Any, place: CoordinatorFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run writes or removes just then is no part of it, and no reason to fail."""
+    study = place.runs / "study"
+    study.mkdir(parents=True)
+    for name in ("a.json", "b.json.part", "c.safetensors"):
+        (study / name).write_text("{}")
+    look = tarfile.TarFile.gettarinfo
+
+    def go_on(archive: tarfile.TarFile, path: Any, *rest: Any) -> tarfile.TarInfo:
+        if str(path).endswith("a.json"):  # by now the others are listed
+            for name in ("b.json.part", "c.safetensors"):
+                (study / name).unlink()
+        return look(archive, path, *rest)
+
+    monkeypatch.setattr(tarfile.TarFile, "gettarinfo", go_on)
+    run("backup", tmp_path / "backup.tar.gz")
+    run("restore", tmp_path / "backup.tar.gz", folder="again")
+    assert [path.name for path in (tmp_path / "again" / "runs" / "study").iterdir()] == ["a.json"]
+
+
 def test_what_is_no_backup_is_refused(run: Any, tmp_path: Path) -> None:
     """Noise, an archive of something else, and one that leads out of its folder."""
     (tmp_path / "noise").write_bytes(b"no archive")

@@ -30,7 +30,7 @@ SECTIONS: list[dict[str, Any]] = [
         "task": {"classes": ["clear", "opacity"], "unit": "image"},
     },
     {
-        "model": {"mirrored": True},
+        "model": {"mirrored": True, "zoomed": True},
         "augmentation": {"laterality_invariant": True},
         "privacy": {"epsilon": 6.0, "centre_rounds": 1},
     },

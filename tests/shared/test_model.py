@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from shared import model, vision
 from shared.normalisation import normalisation_layers
+from shared.views import AS_IT_IS, Views
 
 BACKBONES: list[vision.Backbone] = ["resnet18", "resnet34", "resnet50", "resnet50_v1"]
 NORMS: list[model.Norm] = ["batch", "frozen", "folded", "group"]
@@ -25,7 +27,7 @@ def spec(**study: Any) -> model.ModelSpec:
         "weights_fallback": None,
         "norm": "frozen",
         "features": "pooled",
-        "mirrored": False,
+        "views": AS_IT_IS,
         "centred": False,
         "dropout": 0.0,
         "outputs": 2,
@@ -269,13 +271,25 @@ def test_the_head_of_a_study_with_unit_features_sees_them() -> None:
 
 def test_a_mirrored_model_sees_the_mean_of_image_and_mirror_image() -> None:
     """Its pooled features are that mean, whatever the norm; and a film and its mirror image have one score."""
-    plain, mirrored = build(features="unit"), build(features="unit", mirrored=True)
+    plain, mirrored = build(features="unit"), build(features="unit", views=Views(mirrored=True, zoomed=False))
     mean = (plain.trunk(images(), upto="head") + plain.trunk(images().flip(-1), upto="head")) / 2
     torch.testing.assert_close(mirrored.trunk(images(), upto="head"), mean, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(mirrored(images()), plain.rest(mean, start="head"), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(mirrored(images().flip(-1)), mirrored(images()), rtol=1e-4, atol=1e-5)
     assert (mirrored(images()) - plain(images())).abs().max() > 1e-3
     assert torch.equal(mirrored.rest(mirrored.trunk(images(), upto="head"), start="head"), mirrored(images()))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_zoomed_model_sees_the_middle_too(mirrored: bool) -> None:
+    """Its pooled features are the mean of its views' own, and each view has an equal share."""
+    plain, zoomed = build(features="unit"), build(features="unit", views=Views(mirrored=mirrored, zoomed=True))
+    views = [images(), functional.interpolate(images()[..., 4:-4, 4:-4], size=(32, 32), mode="bilinear")]
+    views += [view.flip(-1) for view in views] if mirrored else []
+    mean = torch.stack([plain.trunk(view, upto="head") for view in views]).mean(0)
+    torch.testing.assert_close(zoomed.trunk(images(), upto="head"), mean, rtol=1e-5, atol=1e-6)
+    assert (zoomed(images()) - plain(images())).abs().max() > 1e-3
+    assert torch.equal(zoomed.rest(zoomed.trunk(images(), upto="head"), start="head"), zoomed(images()))
 
 
 def test_a_centred_model_takes_its_centre_off_the_unit_features() -> None:

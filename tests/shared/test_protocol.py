@@ -1,6 +1,7 @@
 """Tests of shared/protocol.py: what a study may say, and the digest that stands for it."""
 
 import hashlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_what_is_not_said_has_the_documented_default():
             },
             "mirrored averages what a frozen backbone gives",
         ),
+        ({"model": {"zoomed": True, "unfreeze": [{"round": 1, "from": "layer4"}]}}, "zoomed averages what a frozen"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path, sections, says):
@@ -177,7 +179,8 @@ def test_a_study_that_mirrors_has_another_digest():
     """What the head sees is part of what a site approves; a study that leaves it out keeps the digest that it had."""
     invariant = {"augmentation": {"laterality_invariant": True}}
     assert study(**invariant, model={"mirrored": True}).digest() != study(**invariant).digest()
-    assert "mirrored" not in study(**invariant).canonical()
+    assert study(**invariant, model={"zoomed": True}).digest() != study(**invariant).digest()
+    assert not {"mirrored", "zoomed"} & set(re.findall(r"\w+", study(**invariant).canonical()))
 
 
 def test_equal_studies_have_equal_digests_however_they_are_written(tmp_path):

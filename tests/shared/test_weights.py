@@ -15,6 +15,7 @@ from torch import nn
 from shared import vision, weights
 from shared.errors import WeightsError
 from shared.model import Classifier
+from shared.views import AS_IT_IS
 
 Arrays = dict[str, torch.Tensor]
 Load = Callable[..., weights.WeightsProvenance]
@@ -26,7 +27,7 @@ def fresh_network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Classifier(
-            "resnet18", outputs=1, dropout=0, norm="frozen", features="pooled", mirrored=False, centred=False
+            "resnet18", outputs=1, dropout=0, norm="frozen", features="pooled", views=AS_IT_IS, centred=False
         )
 
 
@@ -311,7 +312,7 @@ def test_real_files_are_refused_by_resnet50(shared_data: Path, name: str) -> Non
     """The v1 file, whose arrays fit, and the resnet18 file are refused by what their metadata say."""
     with torch.device("meta"):
         network = Classifier(
-            "resnet50", outputs=1, dropout=0, norm="frozen", features="pooled", mirrored=False, centred=False
+            "resnet50", outputs=1, dropout=0, norm="frozen", features="pooled", views=AS_IT_IS, centred=False
         )
     with pytest.raises(WeightsError, match="the study's backbone is resnet50"):
         weights.load_pretrained(
@@ -323,7 +324,7 @@ def test_real_files_are_refused_by_resnet50(shared_data: Path, name: str) -> Non
 def test_real_files_are_loaded_by_their_backbones(shared_data: Path, name: str, backbone: Any) -> None:
     """Both real files load into the backbone that they were made for."""
     network = Classifier(
-        backbone, outputs=1, dropout=0, norm="frozen", features="pooled", mirrored=False, centred=False
+        backbone, outputs=1, dropout=0, norm="frozen", features="pooled", views=AS_IT_IS, centred=False
     )
     provenance = weights.load_pretrained(
         network, backbone=backbone, weights="file", fallback=None, file=shared_data / "weights" / name
