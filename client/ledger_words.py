@@ -81,7 +81,7 @@ def find_account(statement: Statement, beginning: str) -> Account:
     if not statement.accounts:
         raise PrivacyError(
             "No study with [privacy] was approved at this site, so there is no account to close. "
-            "See `polyclinic site status` for what was approved."
+            "Approve one with `polyclinic site approve`: it has its account from then on."
         )
     if len(found) != 1:
         known = ", ".join(account.study[:SHOWN] for account in statement.accounts) or "none"
