@@ -68,7 +68,10 @@ def read_invited(folder: Path, *, site: str) -> Invited:
     """
     invitation = read_invitation(folder)
     if invitation.site != site:
-        raise SiteError(f"{folder}: the invitation is for {invitation.site!r}, and this site is called {site!r}.")
+        raise SiteError(
+            f"{folder}: the invitation is for {invitation.site!r}, and this site is called {site!r}. "
+            "Ask the coordinator for this site's own, or correct [site] name in site.toml."
+        )
     protocol = read_protocol(folder / STUDY)
     if protocol.digest() != invitation.digest:
         raise SiteError(
@@ -126,7 +129,8 @@ class Approvals:
         if len(fits) == 1:
             return fits[0]
         if not fits:
-            raise SiteError("no approved study of that digest is here. See `polyclinic site status`, or approve one.")
+            which = f"no approved study's digest begins with {start!r} here" if start else "no study is approved here"
+            raise SiteError(f"{which}. See `polyclinic site status`, or `approve` an invitation.")
         names = ", ".join(study.digest[:SHOWN] for study in fits)
         raise SiteError(f"several approved studies are here ({names}). Name one by the beginning of its digest.")
 

@@ -47,10 +47,13 @@ def init(site: SiteFile) -> None:
     from client.site_keys import SiteKeys
 
     config = read_site(site)
-    SiteKeys(config.link.keys).create()
+    drawn = SiteKeys(config.link.keys).create()
     config.link.state.mkdir(parents=True, exist_ok=True)
     config.link.state.chmod(0o700)
-    _decided(config, "keys drawn")
+    if drawn:
+        _decided(config, "keys drawn")
+    else:
+        _say("All keys are here already, and stay as they are.")
     _say(f"Keys: {config.link.keys}. They never leave this site, and no backup of the coordinator has them.")
     _say("Next: `polyclinic site keys` writes the public halves, which the coordinator enrols.")
 
@@ -159,7 +162,7 @@ def link(
 @app.command()
 def exporter(
     site: SiteFile,
-    port: Annotated[int, typer.Option(help="Port to serve at.")] = 9464,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve at.")] = 9464,
     host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
 ) -> None:
     """Serve the agent's figures for the hospital's own Prometheus; it reads one socket, and no data."""
@@ -277,6 +280,7 @@ def withdraw(
     withdrawals_of(config).add(number)
     _decided(config, "patient withdrawn")
     _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
+    _say("`polyclinic site check` counts the files of withdrawn patients: none more than before is a wrong PatientID.")
     _say(CANNOT_UNDO)
 
 

@@ -12,7 +12,8 @@ from client.dicom import Header
 from client.image_index import IndexedFile, Progress, index_images, printable
 from client.inclusion import exclusions
 from client.labels import Labels, join, path_key, read_labels
-from client.patient_flow import FileFate, FileReason, PatientFlow, RowFate, account
+from client.patient_flow import Exclusion, FileFate, FileReason, PatientFlow, RowFate, account
+from client.refusals import Reason
 from client.site import Join, SiteConfig
 from client.traits import group_codes, table_words
 from shared.errors import DataError
@@ -117,8 +118,17 @@ class NoImagesError(DataError):
     def __init__(self, cohort: Cohort) -> None:
         flow = cohort.flow
         found = "holds no file" if flow.files == 0 else "has no image that the study can use"
-        super().__init__(f"[data] dicom: the folder {found}. Correct what is listed.\n{flow.in_words()}".strip())
+        remedy = _WHOLE.get(flow.steps[0].reason if len(flow.steps) == 1 else None, "Correct what is listed.")
+        super().__init__(f"[data] dicom: the folder {found}. {remedy}\n{flow.in_words()}".strip())
         self.cohort = cohort
+
+
+_WHOLE: Mapping[FileReason | None, str] = {
+    Exclusion.NO_LABEL_ROW: "No row of the label table fits: see whether [data] join and key name what both have.",
+    Exclusion.NOT_LABELLED: "No row has a label: see whether [data.findings] names the right columns.",
+    Reason.NOT_DICOM: "See whether [data] dicom names the right folder.",
+}
+"""What to do where all files of a site are left out for one reason: it is then the settings, and not the files."""
 
 
 def build_cohort(

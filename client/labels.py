@@ -19,6 +19,7 @@ POSITIVE = frozenset({"1", "1.0", "true", "yes", "y", "positive"})
 NEGATIVE = frozenset({"0", "0.0", "false", "no", "n", "negative"})
 NOT_ASSESSED = frozenset({"", "nan", "na", "n/a", "null"})
 UNCERTAIN = frozenset({"-1", "-1.0", "uncertain"})
+KNOWN_WORDS = POSITIVE | NEGATIVE | NOT_ASSESSED | UNCERTAIN
 
 
 class _Unusable(Exception):  # noqa: N818  it is caught below, in the row that it ends

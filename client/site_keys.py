@@ -57,8 +57,8 @@ class SiteKeys:
         """The courier's copy of the same."""
         return self.folder / "courier" / "superexec.secret"
 
-    def create(self) -> None:
-        """Draw every key that is not there yet; a key that is there stays.
+    def create(self) -> bool:
+        """Draw every key that is not there yet, and tell whether any was drawn; a key that is there stays.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -73,12 +73,12 @@ class SiteKeys:
             self.noise: secrets.token_bytes(NOISE_BYTES),
             self.pseudonyms: secrets.token_bytes(NOISE_BYTES),
         }
-        for path, secret in drawn.items():
-            if not path.exists():
-                _write_secret(path, secret)
+        missing = {path: secret for path, secret in drawn.items() if not path.exists()}
         if not (self.link_secret.exists() and self.courier_secret.exists()):
-            _write_secret(self.link_secret, shared_secret)
-            _write_secret(self.courier_secret, shared_secret)
+            missing |= dict.fromkeys((self.link_secret, self.courier_secret), shared_secret)
+        for path, secret in missing.items():
+            _write_secret(path, secret)
+        return bool(missing)
 
     def rotate(self) -> None:
         """Draw a new node key and a new signing key in the place of the old ones.

@@ -61,8 +61,11 @@ def link_command(keys: SiteKeys, *, runtime: str, study: str | None) -> list[str
     """
     found = sorted(path.parent for path in keys.node.parent.glob(f"{study or ''}*/address"))
     if len(found) != 1:
-        names = ", ".join(folder.name for folder in found) or "none"
-        raise SiteError(f"approved studies that fit: {names}. Name one by the beginning of its digest, or approve it.")
+        if not found:
+            which = f"no approved study's digest begins with {study!r}" if study else "no study is approved"
+            raise SiteError(f"{which} here. See `polyclinic site status`, or `approve` an invitation.")
+        names = ", ".join(folder.name for folder in found)
+        raise SiteError(f"several approved studies are here ({names}). Name one by --study and its digest's beginning.")
     host, _, port = runtime.rpartition(":")
     return [
         "flower-supernode",

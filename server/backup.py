@@ -46,6 +46,8 @@ def restore(source: Path, folder: CoordinatorFolder) -> None:
     """
     if folder.path.exists() and any(folder.path.iterdir()):
         raise CoordinatorError(f"{folder.path} is not empty. Restore into a new folder: --folder.")
+    if not source.is_file():
+        raise CoordinatorError(f"{source}: there is no such file. Name one that `backup` wrote.")
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(source, "r:gz") as archive:

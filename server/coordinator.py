@@ -156,8 +156,9 @@ def find_run(folder: CoordinatorFolder, name: str | None) -> RunFolder:
     if name is not None:
         runs = [path for path in runs if path.parent.name == name]
     if not runs:
-        known = ", ".join(sorted(path.parent.name for path in folder.runs.glob("*/run.json"))) or "none"
-        raise CoordinatorError(f"{name or 'a run'}: there is no such run. Known: {known}. `run STUDY` begins one.")
+        known = ", ".join(sorted(path.parent.name for path in folder.runs.glob("*/run.json")))
+        found = f"{name}: there is no such run. Known: {known}." if known else f"{folder.runs} holds no run."
+        raise CoordinatorError(f"{found} `run STUDY` begins one.")
     return RunFolder(path=runs[-1].parent)
 
 

@@ -67,6 +67,7 @@ def invite(
     """Write the folder that a site gets: study, invitation, certificate and bundle. No secret is in it."""
     invitation = coordinator.invite(_at(folder), site, read_protocol(study), out)
     typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
+    typer.echo(f"Next: send the folder to {site}. It approves it, and sends back its public keys, which you `enroll`.")
 
 
 @app.command()
@@ -188,7 +189,7 @@ def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
 
 @app.command()
 def monitor(
-    port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve at.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to serve at; beyond loopback only behind a login.")] = "127.0.0.1",
     name: Annotated[list[str] | None, typer.Option(help="Another name by which it may be called, once a name.")] = None,
     folder: FolderOption = HERE,

@@ -103,7 +103,7 @@ def _approvals(run: RunFolder, result: StudyResult) -> dict[str, Approval]:
 
 def _chains(run: RunFolder) -> dict[str, Path]:
     """Find the audit logs beside a run: the coordinator's own, and of a simulation those of its sites."""
-    logs = sorted((run.path / "sites").glob("*/*/audit.jsonl"))
+    logs = sorted(run.sites.glob("*/*/audit.jsonl"))
     found = {f"{log.parent.parent.name} ({log.parent.name})": log for log in logs}
     coordinator = run.path.parent.parent / "audit.jsonl"
     return found | ({"coordinator": coordinator} if run.order.exists() and coordinator.exists() else {})

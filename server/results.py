@@ -282,3 +282,8 @@ class StudyResult:
             if one.adjusted_p < self.study.significance
         ]
         return tuple(sorted(found, key=lambda one: (-abs(one.difference.difference), one.difference.site)))
+
+    def measures_standing_out(self, site: str, finding: str) -> tuple[str, ...]:
+        """Name the measures by which a site stands out on one finding, in the order of their names."""
+        found = [one for one in self.standing_out if (one.difference.site, one.finding) == (site, finding)]
+        return tuple(sorted(one.measure for one in found))

@@ -26,6 +26,11 @@ class RunFolder:
         return self.path / "hospitals"
 
     @property
+    def sites(self) -> Path:
+        """Of a simulated run: what each site's agent remembers, in a folder of the site's name."""
+        return self.path / "sites"
+
+    @property
     def results(self) -> Path:
         """Every fact the report states."""
         return self.path / "results.json"
@@ -118,7 +123,8 @@ def _refuse_to_resume_another(run: RunFolder, protocol: StudyProtocol) -> None:
     if _digest_of(run.protocol) != protocol.digest():
         raise StorageError(
             f"{run.path} holds a run of another study, or of this one with other settings. "
-            f"Resume it with `polyclinic simulate {run.protocol} --resume --out {run.path}`, or choose another --out."
+            f"Resume it with `polyclinic simulate {run.protocol} --resume --out {run.path}` and the --sites that it "
+            "began with, or choose another --out."
         )
 
 

@@ -1,12 +1,28 @@
 """Why a site differs, in words: what its numbers are consistent with, and never what caused them."""
 
+from collections.abc import Sequence
+
 from server import wording
 from server.explanation import Explanation, Pattern
 from shared.gap import Gap, Part
 
 
-def statement(one: Explanation) -> str:
-    """Say in two or three sentences what a site's gap to all others is consistent with."""
+def statement(one: Explanation, *, standing_out: Sequence[str] = ()) -> str:
+    """Say in two or three sentences what a site's gap to all others is consistent with.
+
+    `standing_out` are its measures that stand out in the part on domain shift, where p is adjusted for the sites alone:
+    one that the pattern is not read off is named, because the reader finds it a page later.
+    """
+    text, more = _statement(one), [measure for measure in standing_out if measure != one.measure]
+    if not more:
+        return text
+    stands = "stand" if len(more) > 1 else "stands"
+    return (
+        f"{text} Its {' and '.join(more)} {stands} out where p is adjusted for the number of sites only (Domain shift)."
+    )
+
+
+def _statement(one: Explanation) -> str:
     gap = one.gaps[one.measure] if one.measure else None
     match one.pattern:
         case Pattern.NOT_COMPARED:
@@ -24,10 +40,10 @@ def statement(one: Explanation) -> str:
     )
 
 
-def reading(one: Explanation) -> str:
+def reading(one: Explanation, *, standing_out: Sequence[str] = ()) -> str:
     """Say what a site's pattern is consistent with, without the size of its gap."""
     gap = one.gaps[one.measure] if one.measure else None
-    return statement(one) if gap is None else _reading(one.pattern, gap)
+    return statement(one, standing_out=standing_out) if gap is None else _reading(one.pattern, gap)
 
 
 def _reading(pattern: Pattern, gap: Gap) -> str:

@@ -19,8 +19,9 @@ def _not_for(result: StudyResult) -> Iterator[str]:
     every = [one for finding in result.study.findings for one in stands(result, finding)]
     for one in every:
         if one.standing is Standing.SHORT and one.test.sensitivity:
-            missed = 100 * (1 - one.test.sensitivity.value)
-            yield f"At {one.site} for {one.finding}, with this threshold: it misses {missed:.0f} of 100."
+            found = one.test.sensitivity
+            missed = f"it missed {found.n - found.k:,} of {found.n:,}"
+            yield f"At {one.site} for {one.finding}, with this threshold: {missed}."
     for finding in result.study.findings:
         yield from _alarms(result, finding)
         lead = result.domain_shift.leading.get(finding)
@@ -40,11 +41,11 @@ def _not_for(result: StudyResult) -> Iterator[str]:
                 yield f"At {wording.names(sites)} for {finding} before a look at its own cases: {words}."
     for finding in result.study.findings:
         told = result.new_hospital.get(finding)
-        found = told.predictions.get("sensitivity") if told else None
+        predicted = told.predictions.get("sensitivity") if told else None
         yield (
             f"At any other hospital for {finding} before a look at its own cases: expect a sensitivity between "
-            f"{between(found)}."
-            if found
+            f"{between(predicted)}."
+            if predicted
             else f"At any other hospital for {finding}: nothing was measured there."
         )
     yield "For anything but the intended use above."
@@ -55,5 +56,5 @@ def _alarms(result: StudyResult, finding: str) -> Iterator[str]:
     for one in result.domain_shift.differences.get(finding, {}).get("specificity", ()):
         cleared = result.of_site(one.site, "test", finding).specificity
         if cleared is not None and one.difference < 0 and one.adjusted_p < result.study.significance:
-            alarms = f"{100 * (1 - cleared.value):.0f} of 100 without it are called positive"
+            alarms = f"{cleared.n - cleared.k:,} of {cleared.n:,} without it were called positive"
             yield f"At {one.site} for {finding}, where false alarms harm: {alarms}."

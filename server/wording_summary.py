@@ -73,7 +73,7 @@ def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
         case Standing.REACHED:
             short, text = "As sure as the interval is narrow", f"{between}."
         case _:
-            short, text = "Not sure: it may be chance", f"{between}; the target lies within."
+            short, text = "Not sure that it falls short", f"{between}; the target lies within."
     return Answer(question=question, short=short, text=f"{text} {_difference(result, worst)}")
 
 
@@ -94,7 +94,8 @@ def _why(result: StudyResult, worst: Stand | None) -> Answer:
     if told is None:
         text = "There is not enough evidence to compare hospitals."
         return Answer(question=question, short="Not known", text=" ".join((text, *_stands_out(result, worst))))
-    text = " ".join((reading(told), *_stands_out(result, worst), "Patterns, not causes."))
+    standing_out = result.measures_standing_out(worst.site, worst.finding) if worst else ()
+    text = " ".join((reading(told, standing_out=standing_out), *_stands_out(result, worst), "Patterns, not causes."))
     return Answer(question=question, short=_pattern(told), text=text)
 
 

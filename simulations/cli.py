@@ -192,6 +192,13 @@ def _in_words(summary: PartitionSummary) -> Iterator[str]:
     for site in summary.sites:
         positives = ", ".join(f"{count:,} with {finding}" for finding, count in site.positives.items())
         yield f"{site.name}: {site.patients:,} patients, {site.images:,} images, {positives}"
+        for finding, count in site.unread.items():
+            if count:
+                yield (
+                    f"{site.name}: the label of {count:,} images for {finding} is neither 0/1, true/false, yes/no, "
+                    "y/n, positive/negative nor a finding's name, and a study leaves them out. Correct the table, or "
+                    "name another column."
+                )
     for reason, rows in summary.skipped.items():
         shown = ", ".join(map(str, rows[:ROWS_SHOWN])) + (" ..." if len(rows) > ROWS_SHOWN else "")
         yield f"{len(rows):,} of {summary.rows:,} rows left out: {reason.sentence} Rows (1 is the header): {shown}"

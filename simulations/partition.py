@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from client.labels import POSITIVE
+from client.labels import KNOWN_WORDS, POSITIVE
 from client.worker_pool import map_files
 from shared.errors import DataError
 from shared.storage import atomic_file
@@ -33,12 +33,13 @@ SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSummary:
-    """What one virtual hospital got; `positives` counts images by finding."""
+    """What one virtual hospital got, in images by finding: positives, and those whose label no study can read."""
 
     name: str
     patients: int
     images: int
     positives: Mapping[str, int]
+    unread: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,12 +237,17 @@ def _write_site(out: Path, name: str, images: Sequence[PlannedImage], columns: C
         name=name,
         patients=len({image.patient for image in images}),
         images=len(images),
-        positives={finding: _positives(images, finding, columns) for finding in columns.findings},
+        # Yes, or the name of the class.
+        positives={name: _counted_cells(images, name, columns, POSITIVE | {name.lower()}) for name in columns.findings},
+        unread={
+            name: len(images)
+            - _counted_cells(images, name, columns, KNOWN_WORDS | set(map(str.lower, columns.findings)))
+            for name in columns.findings
+        },
     )
 
 
-def _positives(images: Sequence[PlannedImage], finding: str, columns: Columns) -> int:
-    """Count the images whose cell says yes, or names the class."""
+def _counted_cells(images: Sequence[PlannedImage], finding: str, columns: Columns, words: Set[str]) -> int:
+    """Count the images whose cell for a finding holds one of the words."""
     place = columns.carried.index(columns.findings[finding])
-    words = POSITIVE | {finding.lower()}
     return sum(image.cells[place].lower() in words for image in images)

@@ -12,10 +12,12 @@ from client.bootstrap import PreparedSite, prepare
 from client.site import read_site
 from client.workbench import Device, pick_device
 from server.alternatives import Alternatives
+from server.bootstrap import compose
 from server.checkpoint import RunState
 from server.finish import write_findings
 from server.model_file import write_model
 from server.receipt import Receipt, Receipts
+from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
@@ -52,6 +54,8 @@ def simulate(job: Simulation, console: Console) -> None:
     torch.use_deterministic_algorithms(True)
     refuse_impossible(job)
     device = pick_device(job.device)
+    # Reading the images can take hours: weights that are missing or wrong are told of before.
+    compose(job.protocol, weights_file=job.weights_file)
     federation = Federation(
         protocol=job.protocol,
         sites=prepare_sites(job, console),
@@ -138,9 +142,15 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
     """Read the hospitals' folders, or make the study's synthetic ones, and fill their caches.
 
     Raises:
-        FederationError: the folder holds no hospital, or two of the same name.
+        FederationError: the folder holds no hospital, two of the same name, or others than those that began the run.
         SiteError, DataError, StorageError: a hospital cannot be prepared.
     """
+    began = {folder.name for folder in job.run.sites.glob("*/")} - {POOLED}
+    finished = read_rounds(job.run.path)
+    if job.sites is None and finished and not job.run.hospitals.is_dir():
+        raise FederationError(
+            f"{job.run.path} was begun over a folder of hospitals ({', '.join(sorted(began))}). Name it with --sites."
+        )
     folder = job.sites or synthetic_hospitals(job, console)
     files = sorted(folder.glob("*/site.toml"))
     if not files:
@@ -155,6 +165,11 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
     names = [config.site.name for config in configs.values()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FederationError(f"{folder}: two hospitals are called {twice[0]!r}. Give each its own [site] name.")
+    if finished and began != set(names):
+        raise FederationError(
+            f"{folder}: its hospitals are {', '.join(sorted(names))}, and {job.run.path} was begun over "
+            f"{', '.join(sorted(began))}. Name their folder with --sites, or choose another --out."
+        )
     prepared = []
     for file, config in configs.items():
         with _naming(file):

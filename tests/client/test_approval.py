@@ -94,7 +94,7 @@ def test_a_study_that_was_changed_after_its_approval_is_not_served(tiny: Any, tm
 def test_a_study_is_named_by_the_beginning_of_its_digest(tiny: Any, tmp_path: Path) -> None:
     """The only one needs no name; of several, one must be named; the newest approval is listed first."""
     approvals = Approvals(tmp_path / "studies")
-    with pytest.raises(SiteError, match="no approved study"):
+    with pytest.raises(SiteError, match="no study is approved here"):
         approvals.pick(None)
     first = accept(approvals, invite(tmp_path / "a", tiny.protocol()))
     assert approvals.pick(None).digest == first.digest

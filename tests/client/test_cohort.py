@@ -132,6 +132,18 @@ def test_nothing_that_is_shown_names_anyone(hospital: Any) -> None:
     assert "1 of 2 label rows: No image in the folder belongs to this row." in cohort.flow.in_words()
 
 
+def test_where_nothing_fits_the_settings_are_suspected(hospital: Any) -> None:
+    """A whole table that is empty, or joins on the wrong column, is no row of which there is "nothing to do"."""
+    hospital.image("a.dcm", patient="P1", exam="77")
+    hospital.image("b.dcm", patient="P2", exam="78")
+    hospital.labels("PatientID,label", "P1,", "P2,")
+    with pytest.raises(NoImagesError, match=r"No row has a label: see whether \[data.findings\]"):
+        build(hospital.site(join="PatientID", pna="label"))
+    hospital.labels("PatientID,label", "Q1,1", "Q2,0")
+    with pytest.raises(NoImagesError, match=r"No row of the label table fits: see whether \[data\] join and key"):
+        build(hospital.site(join="PatientID", pna="label"))
+
+
 def test_an_empty_folder_is_said(hospital: Any) -> None:
     """An empty folder is no cohort of nobody; the label rows are accounted for all the same."""
     hospital.labels("PatientID,label", "P1,1")

@@ -139,3 +139,5 @@ def test_what_cannot_be_done_is_said_with_a_next_step(tmp_path: Path) -> None:
     for beginning in ("c", ""):
         with pytest.raises(PrivacyError, match=r"0 studies .* Name one of these: aaaaaaaaaaaa, bbbbbbbbbbbb\."):
             find_account(statement, beginning)
+    with pytest.raises(PrivacyError, match="no account to close"):
+        find_account(replace(statement, accounts=()), "a")

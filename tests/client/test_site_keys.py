@@ -19,6 +19,16 @@ def keys(tmp_path: Path) -> SiteKeys:
     return made
 
 
+def test_keys_are_drawn_once(keys: SiteKeys) -> None:
+    """The audit log says "keys drawn" of those that were, and a key that is there stays."""
+    before = keys.signing.read_bytes()
+    assert not keys.create()
+    keys.link_secret.unlink()
+    assert keys.create()
+    assert keys.signing.read_bytes() == before
+    assert keys.link_secret.read_bytes() == keys.courier_secret.read_bytes()
+
+
 def test_only_its_owner_may_read_a_key(keys: SiteKeys) -> None:
     """Every file is 0600 in a folder that is 0700; the folder around them lets through, and lists nothing."""
     files = [path for path in keys.folder.rglob("*") if path.is_file()]

@@ -159,13 +159,23 @@ def test_what_is_no_backup_is_refused(run: Any, tmp_path: Path) -> None:
         with pytest.raises(CoordinatorError, match="not a backup"):
             run("restore", tmp_path / name, folder=f"from {name}")
     assert not (tmp_path / "escaped").exists()
+    with pytest.raises(CoordinatorError, match="there is no such file"):
+        run("restore", tmp_path / "none", folder="new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_that_there_is_not_is_named(run: Any, place: CoordinatorFolder) -> None:
     """Commands over runs say which there are."""
     for word in ("stop", "resume"):
-        with pytest.raises(CoordinatorError, match="Known: none"):
+        with pytest.raises(CoordinatorError, match=r"runs holds no run. `run STUDY` begins one"):
             run(word, "--run", "nothing")
+
+
+def test_a_port_that_there_is_not_is_a_wrong_command_line(place: CoordinatorFolder) -> None:
+    """65536 is no port, and no bug of ours to print a traceback of."""
+    result = CliRunner().invoke(app, ["monitor", "--port", "65536", "--folder", str(place.path)])
+    assert result.exit_code == 2
+    assert "0<=x<=65535" in result.output
 
 
 def test_the_bundle_is_the_same_bytes_everywhere_and_has_the_encodings_version() -> None:

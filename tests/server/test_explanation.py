@@ -87,6 +87,20 @@ def test_words_say_what_is_consistent_and_never_what_caused_it(study_result: Stu
     assert "consistent with it" in statement(found[3])
 
 
+def test_what_stands_out_a_page_later_is_not_passed_over() -> None:
+    """A difference that the domain shift shows, adjusted for fewer comparisons, is named beside "none was shown"."""
+    calm = Explanation(pattern=Pattern.NONE_SHOWN, measure=None, p=0.11, gaps={}, shares=None)
+    assert statement(calm).startswith("No difference from the other sites was shown.")
+    assert "stands out" not in statement(calm)
+    words = statement(calm, standing_out=("specificity",))
+    assert "Its specificity stands out where p is adjusted for the number of sites only (Domain shift)." in words
+    south = told(3, shift=-1.2)["south"]
+    assert south.measure
+    assert "stands out" not in statement(south, standing_out=(south.measure,))
+    both = statement(south, standing_out=("sensitivity", "specificity"))
+    assert both.count("stands out where") == 1
+
+
 def test_the_case_mix_stands_beside_the_pattern() -> None:
     """A lower curve among patients who are alike is nothing that the case mix explains; both parts give the whole."""
     south = told(0, apart=1.0)["south"].case_mix

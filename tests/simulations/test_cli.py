@@ -145,6 +145,18 @@ def test_patients_of_two_hospitals_are_told(tmp_path: Path) -> None:
     assert "1 patients are at several sites" in result.stderr
 
 
+def test_labels_that_no_study_reads_are_told_at_once(tmp_path: Path) -> None:
+    """A column of diagnoses is no finding: without a word about it the hospitals would look ready, with no positive."""
+    rows = [row.replace(",0,50", ",Effusion|Mass,50").replace(",1,50", ",pneumonia,50") for row in ROWS]
+    table = collection(tmp_path / "images", rows)
+    words: Any = ("--images", tmp_path / "images", "--out", tmp_path / "sites", "--finding", "pneumonia=label")
+    result = polyclinic("partition", table, *words)
+    assert result.exit_code == 0, result.exception
+    assert "a: the label of 2 images for pneumonia is neither 0/1" in result.stderr
+    assert "b: the label of 1 images for pneumonia is neither 0/1" in result.stderr
+    assert "Effusion" not in result.stderr
+
+
 @pytest.mark.parametrize("text", ["pneumonia", "=label", "pneumonia="])
 def test_a_finding_is_a_name_and_a_column(tmp_path: Path, text: str) -> None:
     """Anything else is refused, with an example."""

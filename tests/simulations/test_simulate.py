@@ -18,7 +18,7 @@ from server.results import StudyResult
 from server.results_json import read
 from server.run_folder import RunFolder, open_run
 from shared.audit import verify
-from shared.errors import DataError, FederationError, SiteError, StudyError
+from shared.errors import DataError, FederationError, SiteError, StudyError, WeightsError
 from shared.protocol import read_protocol
 from simulations import simulate as main_job
 from simulations.console import Console
@@ -209,6 +209,29 @@ def test_a_finished_run_resumed_gives_the_same_files(finished: Finished, monkeyp
     assert {path: path.read_bytes() for path in before} == before
     assert drawn == [finished.run.report]
     assert not any("round" in line for line in console.lines)
+
+
+def test_a_run_is_not_resumed_over_other_hospitals(finished: Finished, sites: Path) -> None:
+    """Its model is made of those that began it: results of other ones under it would be nobody's."""
+    model = finished.run.model.read_bytes()
+    with pytest.raises(FederationError, match=r"begun over a folder of hospitals \(.*north.*\)\. Name it with --sites"):
+        simulate(replace(finished.job, sites=None), Heard())
+    assert not finished.run.hospitals.exists()
+    with pytest.raises(
+        FederationError, match=r"its hospitals are north, south, and .* was begun over north, south, west"
+    ):
+        simulate(replace(finished.job, sites=sites), Heard())
+    assert finished.run.model.read_bytes() == model
+
+
+def test_missing_weights_are_said_before_an_image_is_read(tiny: Any, sites: Path, tmp_path: Path) -> None:
+    """Preparing a hospital can take hours; what needs no image is refused before."""
+    study = job(tiny, tmp_path / "run", sites, model={"weights": "file"})
+    console = Heard()
+    with pytest.raises(WeightsError):
+        simulate(study, console)
+    assert not list(sites.glob("*/cache"))
+    assert not console.lines
 
 
 def test_leaving_out_is_refused_where_layers_never_leave(tiny: Any, tmp_path: Path) -> None:
