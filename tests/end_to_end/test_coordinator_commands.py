@@ -95,7 +95,7 @@ def test_a_site_is_enrolled_and_revoked_while_the_coordinator_serves(operator: O
     served = subprocess.run(
         ["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=False
     ).stdout.split()
-    assert len(served) == 3
+    assert len(served) == 4, "three programs, and what ends them should their owner be killed"
     server.send_signal(signal.SIGTERM)
     assert server.wait(PATIENCE_SECONDS) == 0
     assert not any(Path(f"/proc/{process}").exists() for process in served)
