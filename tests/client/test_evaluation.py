@@ -129,7 +129,8 @@ def test_classes_share_their_probability(tiny: Any) -> None:
     for exclusive in (True, False):
         bench, inputs, _ = evaluate(tiny, known, targets=3, exclusive=exclusive)
         scores = score(bench, inputs, rows, start="head", exclusive=exclusive, targets=3)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(scores, probabilities(bench, inputs, rows, exclusive=exclusive))
+        # The last bits of a product depend on how many rows it has, and not on every machine.
+        np.testing.assert_allclose(scores, probabilities(bench, inputs, rows, exclusive=exclusive), rtol=1e-5)
         assert np.allclose(scores.sum(axis=1), 1) == exclusive
 
 
