@@ -46,7 +46,7 @@ from shared.messages import (
     TrainTask,
     decode_task,
 )
-from shared.parameters import digest
+from shared.parameters import NamedArrays, digest
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
@@ -159,8 +159,8 @@ class Agent:
         return self.harmonised(standard) if self.harmonised else self.inputs
 
     def _train(self, task: TrainTask) -> TrainReply:
-        number, names = task.header.round, self._exchanged(task)
-        if list(task.arrays) != names:
+        number = task.header.round
+        if list(task.arrays) != self._exchanged(task):
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
         if self.private is not None:
             return self._train_privately(task, self.private)
@@ -185,9 +185,7 @@ class Agent:
         )
         if self.local_norm:
             self.local_norm.save(task.header.run_id, after=number)
-        update, norm = difference(self.bench.arrays(names), task.arrays, wire=self.protocol.federation.wire)
-        if self.intake is not None:
-            self.intake.remember(task, update_norm=norm)
+        update, norm = self._update(task)
         return TrainReply(
             update=update,
             loss_by_epoch=outcome.loss_by_epoch,
@@ -209,12 +207,17 @@ class Agent:
         outcome = private.train(
             task, bench=self.bench, inputs=self.inputs, records=self.records, protocol=self.protocol
         )
-        update, norm = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
-        if self.intake is not None:
-            self.intake.remember(task, update_norm=norm)  # of what leaves with its noise
+        update, _ = self._update(task)  # with its noise: so is its norm, by which the next model is judged
         return TrainReply(
             update=update, loss_by_epoch=(), update_norm=0.0, images_per_second=0.0, seconds=outcome.seconds
         )
+
+    def _update(self, task: TrainTask) -> tuple[NamedArrays, float]:
+        """Give what leaves of a trained round and its norm, by which the next model that comes in is judged."""
+        update, norm = difference(self.bench.arrays(list(task.arrays)), task.arrays, wire=self.protocol.federation.wire)
+        if self.intake is not None:
+            self.intake.remember(task, update_norm=norm)
+        return update, norm
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
         self._load(task)

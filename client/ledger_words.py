@@ -77,14 +77,14 @@ def find_account(statement: Statement, beginning: str) -> Account:
     Raises:
         PrivacyError: none does, or several do.
     """
-    found = [account for account in statement.accounts if beginning and account.study.startswith(beginning)]
     if not statement.accounts:
         raise PrivacyError(
             "No study with [privacy] was approved at this site, so there is no account to close. "
             "Approve one with `polyclinic site approve`: it has its account from then on."
         )
+    found = [account for account in statement.accounts if beginning and account.study.startswith(beginning)]
     if len(found) != 1:
-        known = ", ".join(account.study[:SHOWN] for account in statement.accounts) or "none"
+        known = ", ".join(account.study[:SHOWN] for account in statement.accounts)
         raise PrivacyError(
             f"{len(found)} studies in the privacy ledger begin with {beginning!r}. Name one of these: {known}."
         )
