@@ -24,9 +24,12 @@ def exclusions(
     In this order: what its header says, modality, patient, whether withdrawn, copies of one object, the label row,
     and, with `one_exam_many_keys` (an exam may have several AccessionNumbers), an exam whose rows contradict each
     other. Images of one exam that were labelled each for itself may differ: a finding may be on one of two views.
+
+    Invariant: a file's reason depends on its own patient's files and on the table, and on no other patient's files:
+    copies and exams are looked for within a patient, whatever UIDs the files of two have in common.
     """
     reasons = [_of_file(file, modality, withdrawn) for file in index]
-    for copies in _groups(index, reasons, by=lambda file: file.identity.sop_instance_uid):
+    for copies in _groups(index, reasons, by=_object):
         _keep_one(copies, matches, reasons)
     for place, match in enumerate(matches):
         reasons[place] = reasons[place] or match.reason
@@ -47,10 +50,16 @@ def _of_file(file: IndexedFile, modality: str, withdrawn: Container[str]) -> Fil
     return Exclusion.WITHDRAWN if file.identity.patient_id in withdrawn else None
 
 
+def _object(file: IndexedFile) -> Hashable:
+    """Name the object that a file is a copy of, within its patient; None where the file does not say."""
+    own = file.identity
+    return (own.patient_id, own.sop_instance_uid) if own.sop_instance_uid else None
+
+
 def _groups(
     index: Sequence[IndexedFile], reasons: Reasons, *, by: Callable[[IndexedFile], Hashable]
 ) -> list[list[int]]:
-    """Put the places of files that are still in together by what they share; "" is shared by nobody."""
+    """Put the places of files that are still in together by what they share; None is shared by nobody."""
     groups: dict[Hashable, list[int]] = {}
     for place, file in enumerate(index):
         if reasons[place] is None and by(file):

@@ -4,7 +4,7 @@ A label is 1 (present), 0 (absent) or NaN (not assessed).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,22 +80,21 @@ def join(rows: Sequence[LabelRow], keys: Sequence[str | None], *, by_path: bool)
 
     Two rows agree if no target is present in one and absent in the other. `keys` has one entry an image: its value of
     what is joined on, None or "" where it has none. The fate of a row that has labelled an image is None.
+
+    Invariant: an image's labels depend on its own key and the table, and on no other image.
     """
-    known = {key for key in keys if key}
     groups: dict[str, list[int]] = {}
-    fates = [row.reason or RowReason.NO_IMAGE for row in rows]
     for place, row in enumerate(rows):
-        key = _as_known(row.key, known) if by_path else row.key
-        if key in known:
-            groups.setdefault(key, []).append(place)
+        groups.setdefault(path_key(row.key) if by_path else row.key, []).append(place)
+    asked = [_written(key, groups) if by_path and key else key for key in keys]
     found: dict[str | None, Match] = {}
-    changed: dict[int, RowReason | None] = {}
-    for key, places in groups.items():
-        found[key], fates_of_key = _agreement(rows, places)
-        changed |= fates_of_key
+    fates: dict[int, RowReason | None] = {}
+    for key in dict.fromkeys(key for key in asked if key and key in groups):
+        found[key], fates_of_key = _agreement(rows, groups[key])
+        fates |= fates_of_key
     absent = Match(labels=(), row=None, reason=Exclusion.NO_LABEL_ROW)
-    return [found.get(key, absent) for key in keys], [
-        RowFate(number=row.number, reason=changed.get(place, fates[place]), uncertain=row.uncertain)
+    return [found.get(key, absent) for key in asked], [
+        RowFate(number=row.number, reason=fates.get(place, row.reason or RowReason.NO_IMAGE), uncertain=row.uncertain)
         for place, row in enumerate(rows)
     ]
 
@@ -170,11 +169,10 @@ def _named_class(cell: str, targets: Sequence[str]) -> tuple[Labels, bool]:
     raise _Unusable(RowReason.UNREADABLE_LABEL)
 
 
-def _as_known(path: str, known: set[str]) -> str:
-    """Find a row's path among the images', with or without the suffix .dcm."""
-    key = path_key(path)
-    stem = key[:-4] if key.lower().endswith(".dcm") else key
-    return next((form for form in (key, stem, stem + ".dcm", stem + ".DCM") if form in known), key)
+def _written(path: str, rows: Container[str]) -> str:
+    """Find an image's path among the rows', with or without the suffix .dcm; the exact one comes first."""
+    stem = path[:-4] if path.lower().endswith(".dcm") else path
+    return next((form for form in (path, stem, stem + ".dcm", stem + ".DCM") if form in rows), path)
 
 
 def _agreement(rows: Sequence[LabelRow], places: Sequence[int]) -> tuple[Match, dict[int, RowReason | None]]:

@@ -466,3 +466,65 @@ def test_the_account_is_exact(hospital: Any, found: Any, table: Any, join: Any, 
         sides.setdefault(image.patient, set()).add(image.split)
         assert not all(map(math.isnan, image.labels))
     assert all(len(of_patient) == 1 for of_patient in sides.values())
+
+
+Kept = set[tuple[str, int, Split, tuple[float, ...], int]]
+
+
+def _of_patient(site: SiteConfig, index: list[IndexedFile], patient: str) -> Kept:
+    """Give what a study has of one patient, each exam named by its first file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort_module, "index_images", lambda *_, **__: index)
+        try:
+            cohort = build(site, modality="DX", frames="all")
+        except NoImagesError as fault:
+            cohort = fault.cohort
+    whose = {cohort.folder / file.relative: file.identity.patient_id for file in index}
+    own = [image for image in cohort.images if whose[image.path] == patient]
+    first = {image.exam: image.path.name for image in reversed(own)}
+    return {(image.path.name, image.frame, image.split, image.labels, first[image.exam]) for image in own}
+
+
+@given(
+    found=st.lists(headers, min_size=1, max_size=12),
+    suffixes=st.lists(st.sampled_from(["", ".dcm"]), min_size=12, max_size=12),
+    table=tables,
+    join=st.sampled_from(["SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "path"]),
+)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_patients_files_change_anything_of_another(
+    hospital: Any, found: list[Header], suffixes: list[str], table: Any, join: Any
+) -> None:
+    """Whatever UIDs, accession numbers, label rows and file names two patients share, each is as if alone."""
+    index = [
+        IndexedFile(relative=f"{place // 2 + 1}{suffix}", found=header)
+        for place, (header, suffix) in enumerate(zip(found, suffixes, strict=False))
+    ]
+    index = list({file.relative: file for file in index}.values())
+    hospital.labels("key,label", *(f"{key},{value}" for key, value in table))
+    site = hospital.site(join=join, key="key", pna="label")
+    for patient in {file.identity.patient_id for file in index} - {""}:
+        alone = [file for file in index if file.identity.patient_id == patient]
+        assert _of_patient(site, index, patient) == _of_patient(site, alone, patient)
+
+
+def test_one_patients_files_cannot_take_out_a_hundred_others(hospital: Any) -> None:
+    """Copies of others' objects under a PatientID of one's own are this patient's images, and no copies."""
+    for n in range(20):
+        hospital.image(f"b{n:02}", patient=f"P{n:02}", exam=f"1.{n}", SOPInstanceUID=f"1.9.{n}")
+        hospital.image(f"a{n:02}", patient="mallory", exam=f"2.{n}", SOPInstanceUID=f"1.9.{n}")
+    own = [f"{letter}{n:02},{int(letter == 'a')}" for letter in "ab" for n in range(20)]
+    hospital.labels("path,label", *own)
+    cohort = build(hospital.site(join="path", pna="label"))
+    assert reasons(cohort) == {}
+    assert {image.labels for image in cohort.images if image.path.name.startswith("b")} == {(0,)}
+
+
+def test_a_row_finds_its_image_whoever_else_is_there(hospital: Any) -> None:
+    """A file called as the row is, without its suffix, takes the row from nobody."""
+    hospital.image("x.dcm", patient="P1", exam="1")
+    hospital.labels("path,label", "x,1")
+    site = hospital.site(join="path", pna="label")
+    assert reasons(build(site)) == {}
+    hospital.image("x", patient="P2", exam="2")
+    assert "x.dcm" not in reasons(build(site))
