@@ -15,6 +15,7 @@ from benchmarks.sides import ONE_THREAD, TIMED, Work, interleaved, median_of, si
 from benchmarks.workload import Scale
 from server.aggregation import ServerOptimiser
 from server.asking import Desk
+from server.combining import weighted_mean
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.messages import Answer, TrainReply, decode_task, encode_answer
 from shared.model import ModelSpec, build
@@ -27,8 +28,9 @@ from simulations.in_process_grid import Handler, InProcessGrid
 MEMORY = Target(limit=2.2, side="at most")
 TIME = Target(limit=1.5, side="at most")
 
-BYTES_AN_UPDATE = 16
-"""A parameter's bytes that one update must move: read to check its norm; read again, with the sum read and written."""
+BYTES_AN_UPDATE = 32
+"""A parameter's bytes that one update must move: read to check its norm; copied to a file and back, each read and
+written; read again, with the sum read and written."""
 
 BYTES_A_ROUND = 12
 """And once a round: the sum and the current model read, the next model written."""
@@ -220,6 +222,8 @@ def _strategy(sites: int, optimiser: ServerOptimiser) -> FederatedStrategy:
         optimiser=optimiser,
         min_sites=sites,
         weight_cap=1.0,
+        combine=partial(weighted_mean, cap=1.0),
+        norm_multiple=1.0,
         norm_bound=0.0,
         targets=("finding",),
         bins=64,

@@ -59,11 +59,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """An update that enters; `scale` below 1 shrinks it to the study's norm bound."""
+    """An update that enters, with its L2 norm; how far it may move the model is decided when all are there."""
 
     reply: TrainReply
     norm: float
-    scale: float
 
 
 def open_reply(message: Message, *, task_id: str, kind: type[Accepted], key: str | None = None) -> Accepted | Refused:
@@ -104,8 +103,8 @@ def _at_most(count: int | None, other: int | None) -> bool:
     return count is None or other is None or count <= other
 
 
-def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_bound: float) -> Admitted | Refused:
-    """Check an update against the model that was sent; with a norm bound, say how far to shrink it."""
+def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire) -> Admitted | Refused:
+    """Check an update against the model that was sent."""
     if same_form(reply.update, model, wire=wire):
         return Refused(reason=Reason.WRONG_FORM)
     norm = l2_norm(reply.update)
@@ -113,8 +112,7 @@ def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, norm_boun
         return Refused(reason=Reason.NOT_FINITE)
     if norm > LARGEST_STEP and norm > LARGEST_STEP * l2_norm(model):
         return Refused(reason=Reason.TOO_LARGE)
-    scale = min(1.0, norm_bound / norm) if norm_bound and norm else 1.0
-    return Admitted(reply=reply, norm=norm, scale=scale)
+    return Admitted(reply=reply, norm=norm)
 
 
 def admit_evidence(reply: EvaluateReply, *, targets: int, bins: int, counted: bool) -> EvaluateReply | Refused:

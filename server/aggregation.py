@@ -1,6 +1,6 @@
 """Streaming weighted mean and server optimisers over named arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -54,9 +54,13 @@ class StreamingMean:
 
     def add(self, update: NamedArrays, *, share: float, scale: float = 1.0) -> None:
         """Add one site's update, shrunk by `scale` (1: as it is), with its share of the whole."""
+        self.add_runs(pack(update).runs, share=share, scale=scale)
+
+    def add_runs(self, runs: Iterable[Array], *, share: float, scale: float) -> None:
+        """Add one site's update, of which each block's elements come one after another."""
         factor, begins = share * scale, not self._shares
         self._shares.append(share)
-        for total, run in zip(self._sums, pack(update).runs, strict=True):
+        for total, run in zip(self._sums, runs, strict=True):
             source = from_dlpack(run).float()
             if begins:  # written, where adding to zeros would move twice the bytes
                 torch.mul(source, factor, out=total)

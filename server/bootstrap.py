@@ -9,12 +9,13 @@ import numpy as np
 
 from server.aggregation import ServerOptimiser
 from server.checkpoint import CheckpointFolder, RunState
+from server.combining import Combine, median, trimmed_mean, weighted_mean
 from server.rounds import RoundPlan, initial_state
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.model import Classifier, build, exchanged, model_spec
 from shared.operating_point import choose
 from shared.parameters import Array, NamedArrays, digest
-from shared.protocol import StudyProtocol
+from shared.protocol import Federation, StudyProtocol
 from shared.weights import WeightsProvenance
 
 
@@ -63,6 +64,8 @@ class Coordinator:
             optimiser=server_optimiser(self.protocol),
             min_sites=min_sites,
             weight_cap=federation.weight_cap,
+            combine=_combine(federation),
+            norm_multiple=federation.norm_multiple,
             norm_bound=federation.norm_bound,
             targets=self.protocol.task.targets,
             bins=self.protocol.evaluation.score_bins,
@@ -102,6 +105,17 @@ def compose(protocol: StudyProtocol, *, weights_file: Path | None) -> tuple[Coor
         names_from={stage: exchanged(model, stage, local_norm=local_norm) for stage in stages},
     )
     return coordinator, model
+
+
+def _combine(federation: Federation) -> Combine:
+    """Give the study's way to make one update of a round's."""
+    match federation.aggregation:
+        case "mean":
+            return partial(weighted_mean, cap=federation.weight_cap)
+        case "median":
+            return median
+        case "trimmed_mean":
+            return partial(trimmed_mean, trim=federation.trim or 0.0)
 
 
 def server_optimiser(protocol: StudyProtocol) -> ServerOptimiser:

@@ -1,7 +1,7 @@
 """The round loop on one page: ask, admit, aggregate, evaluate, save, stop."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +51,7 @@ def run_rounds(
         FederationError: LOST_ROUNDS_IN_A_ROW rounds in a row had fewer than `min_sites` usable replies.
         StorageError: a finished round cannot be saved.
     """
+    strategy.bound = _last_bound(state.history, plan)
     for number in range(state.round + 1, plan.rounds + 1):
         started = time.monotonic()
         before = record_of({name: state.model[name] for name in plan.trained_names(number)})
@@ -85,6 +86,15 @@ def initial_state(model: NamedArrays) -> RunState:
     return RunState(model=model)
 
 
+def _last_bound(history: Sequence[Mapping[str, Any]], plan: RoundPlan) -> dict[tuple[str, ...], float]:
+    """Find how far an update of the last usable round could move the model; rounds of older versions do not say."""
+    for record in reversed(history):
+        if not record["lost"]:
+            bound = record.get("bound")
+            return {} if bound is None else {tuple(plan.trained_names(record["round"])): bound}
+    return {}
+
+
 def _better(best: tuple[int, float] | None, number: int, auc: float | None) -> tuple[int, float] | None:
     """Keep the earlier of equals, so that the choice does not drift without a gain."""
     return (number, auc) if auc is not None and (best is None or auc > best[1]) else best
@@ -99,7 +109,8 @@ def _record(
         else {
             "refusal": None,
             "loss_by_epoch": list(entry.reply.loss_by_epoch),
-            "update_norm": entry.norm,
+            "update_norm": entry.update_norm,
+            "factor": entry.factor,
             "update_bytes": entry.nbytes,
             "images_per_second": entry.reply.images_per_second,
             "seconds": entry.reply.seconds,
@@ -112,6 +123,7 @@ def _record(
         "round": number,
         "lost": lost,
         "seconds": seconds,
+        "bound": None if lost else strategy.bound.get(tuple(plan.trained_names(number))),
         "sites": sites,
         "late_replies": late,
         "validation": validation,

@@ -1,7 +1,7 @@
 """Flower Strategy: what to ask of each site and how replies change the model."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -9,7 +9,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from server.admission import Admitted, Reason, Refused, admit_evidence, admit_update, open_reply
-from server.aggregation import ServerOptimiser, StreamingMean, capped_shares
+from server.aggregation import ServerOptimiser, capped_shares
+from server.combining import Combine, Part
+from server.kept_updates import KeptUpdates
+from server.update_bound import round_bound, shrunk_to
 from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.packing import pack
@@ -33,6 +36,8 @@ class Site:
 class Rules:
     """The study's rules of aggregation, as this strategy uses them.
 
+    `combine` makes one update of a round's; `norm_multiple` and `norm_bound` say how far each may go
+    (server/update_bound.py).
     `standard` is the scale that sites bring their images to, where the study harmonises.
     `keys` has every site's signing key; None in simulation, where replies are not signed.
     """
@@ -42,6 +47,8 @@ class Rules:
     optimiser: ServerOptimiser
     min_sites: int
     weight_cap: float
+    combine: Combine
+    norm_multiple: float
     norm_bound: float
     targets: tuple[str, ...]
     bins: int
@@ -52,10 +59,14 @@ class Rules:
 
 @dataclass(slots=True, kw_only=True)
 class SiteRound:
-    """How one site's training went in one round: its figures, or the reason of its refusal."""
+    """How one site's training went in one round: its figures, or the reason of its refusal.
+
+    `update_norm` is that of the update as it came, `factor` what it was multiplied by before it entered.
+    """
 
     reply: TrainReply | None = None
-    norm: float | None = None
+    update_norm: float = 0.0
+    factor: float = 1.0
     nbytes: int = 0
     refusal: str | None = None
 
@@ -73,7 +84,8 @@ class FederatedStrategy(Strategy):
 
     It runs under Polyclinic's round loop and, unchanged, under Flower's own `Strategy.start`. Sites are asked, and
     their updates summed, in the order of their names. The model is an fp32 ArrayRecord on this side, whatever travels.
-    FedProx differs at the site alone (client/trainer.py).
+    FedProx differs at the site alone (client/trainer.py). `bound` is how far an update of the last round could move the
+    model, by the names of the arrays that trained in it.
     """
 
     def __init__(self, *, sites: Iterable[Site], rules: Rules, optimiser_state: dict[str, Array]) -> None:
@@ -86,6 +98,7 @@ class FederatedStrategy(Strategy):
         self._asked: dict[str, Header] = {}
         self._model: NamedArrays = {}
         self._counted = False
+        self.bound: dict[tuple[str, ...], float] = {}
 
     def summary(self) -> None:
         """Log who takes part and how."""
@@ -101,17 +114,20 @@ class FederatedStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Admit and add up the updates, one in memory at a time; None when fewer than `min_sites` could be used."""
-        mean = StreamingMean(self._model)
+        """Admit and combine the updates, one in memory at a time; None when fewer than `min_sites` could be used."""
         self.outcome.training = {site.name: SiteRound(refusal=Reason.NO_REPLY) for site in self.sites}
-        for message in replies:
-            site = self._by_node[message.metadata.src_node_id]
-            self.outcome.training[site.name] = self._add(mean, message, site)
-            del message  # the next reply is made while this loop waits for it
-        admitted = [entry for entry in self.outcome.training.values() if entry.refusal is None]
-        if len(admitted) < self._rules.min_sites:
-            return None, None
-        moved = self._rules.optimiser.step(self._model, mean.finish(cap=self._rules.weight_cap), self.optimiser_state)
+        with KeptUpdates(self._model) as kept:
+            for message in replies:
+                site = self._by_node[message.metadata.src_node_id]
+                self.outcome.training[site.name] = self._keep(kept, message, site)
+                del message  # the next reply is made while this loop waits for it
+            admitted = {name: entry for name, entry in self.outcome.training.items() if entry.refusal is None}
+            if len(admitted) < self._rules.min_sites:
+                return None, None
+            self._shrink(admitted.values())
+            parts = {name: Part(share=self._shares[name], scale=entry.factor) for name, entry in admitted.items()}
+            mean = self._rules.combine(kept, parts)
+        moved = self._rules.optimiser.step(self._model, mean, self.optimiser_state)
         return record_of(moved), MetricRecord({"sites": len(admitted)})
 
     def configure_evaluate(
@@ -162,22 +178,34 @@ class FederatedStrategy(Strategy):
             self._asked[site.name] = header
             yield Message(encode_task(task(header), arrays=record), site.node_id, str(kind), group_id=str(number))
 
-    def _add(self, mean: StreamingMean, message: Message, site: Site) -> SiteRound:
-        """Add one site's update to the mean if it is admitted; nothing of its arrays is kept."""
+    def _keep(self, kept: KeptUpdates, message: Message, site: Site) -> SiteRound:
+        """Keep one site's update on disk if it is admitted; nothing of its arrays stays in memory."""
         verdict = self._admit(message, site)
         if isinstance(verdict, Refused):
             log.warning("round %d: %s is left out: %s", self._asked[site.name].round, site.name, verdict.reason)
             return SiteRound(refusal=verdict.reason)
-        mean.add(verdict.reply.update, share=self._shares[site.name], scale=verdict.scale)
+        kept.keep(site.name, verdict.reply.update)
         nbytes = sum(run.nbytes for run in pack(verdict.reply.update).runs)
-        return SiteRound(reply=replace(verdict.reply, update={}), norm=verdict.norm, nbytes=nbytes)
+        return SiteRound(reply=replace(verdict.reply, update={}), update_norm=verdict.norm, nbytes=nbytes)
+
+    def _shrink(self, admitted: Collection[SiteRound]) -> None:
+        """Say by what each update is multiplied, and remember how far those of this round could go."""
+        names = tuple(self._model)
+        bound = round_bound(
+            [entry.update_norm for entry in admitted],
+            multiple=self._rules.norm_multiple,
+            norm_bound=self._rules.norm_bound,
+            last=self.bound.get(names),
+        )
+        for entry in admitted:
+            entry.factor = shrunk_to(bound, entry.update_norm)
+        self.bound = {} if bound is None else {names: bound}
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
         reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply, key=self._key(site))
         if isinstance(reply, Refused):
             return reply
-        rules = self._rules
-        return admit_update(reply, model=self._model, wire=rules.wire, norm_bound=rules.norm_bound)
+        return admit_update(reply, model=self._model, wire=self._rules.wire)
 
     def _key(self, site: Site) -> str | None:
         return self._rules.keys[site.name] if self._rules.keys is not None else None

@@ -16,6 +16,7 @@ def contradictions(settings: Mapping[str, Any], *, trains_on_plain_images: bool)
     if settings["training.feature_views"] and trains_all:
         yield "[training] feature_views needs a frozen backbone, and [model] unfreeze trains it."
     yield from _of_views(settings)
+    yield from _of_aggregation(settings)
     if settings["training.feature_views"] and trains_on_plain_images:
         yield "[training] feature_views are augmented views, and [augmentation] is off. Set it to 0."
     if settings["federation.local_norm"] and settings["model.norm"] == "folded":
@@ -37,3 +38,19 @@ def _of_views(settings: Mapping[str, Any]) -> Iterator[str]:
     for view in ("mirrored", "zoomed"):
         if settings[f"model.{view}"] and settings["model.unfreeze"]:
             yield f"[model] {view} averages what a frozen backbone gives, and [model] unfreeze trains it. Remove one."
+
+
+def _of_aggregation(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Name what a median or trimmed mean of the sites cannot go with."""
+    if (kind := settings["federation.aggregation"]) == "mean":
+        return
+    if settings["federation.weighting"] != "equal":
+        yield (
+            f"[federation] aggregation = '{kind}' counts each site once, and weighting = 'patients' does not. Set "
+            "weighting = 'equal', or aggregation to 'mean'."
+        )
+    if settings["federation.min_sites"] < 3:
+        yield (
+            f"[federation] aggregation = '{kind}' outvotes a bad site, and of two nobody can tell which it is. Set "
+            "min_sites to 3 or more, or aggregation to 'mean'."
+        )

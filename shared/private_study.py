@@ -41,6 +41,16 @@ _REFUSED: Final[tuple[tuple[str, object, str], ...]] = (
         "[federation] strategy = 'fedprox' has a step of its own at the site, which this version's private training "
         "does not take. Use 'fedavg', or a strategy that differs at the server alone: fedavgm, fedadam, fedyogi.",
     ),
+    *(
+        (
+            "federation.aggregation",
+            kind,
+            f"[federation] aggregation = '{kind}' takes the middle of few noised numbers, and what the plan says of a "
+            "study's noise (study check, approve) holds for weighted sums. Use 'mean': an update is bounded all the "
+            "same, by norm_multiple.",
+        )
+        for kind in ("median", "trimmed_mean")
+    ),
     (
         "images.harmonise",
         "landmarks",

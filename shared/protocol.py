@@ -210,6 +210,9 @@ STRATEGY_SETTINGS: dict[str, dict[str, float]] = {
 """Each strategy's own settings and their defaults: Li et al. 2020 (FedProx), Hsu et al. 2019 (FedAvgM),
 Reddi et al. 2021 (FedAdam, FedYogi: beta1 .9, beta2 .99)."""
 
+AGGREGATION_SETTINGS: dict[str, dict[str, float]] = {"mean": {}, "median": {}, "trimmed_mean": {"trim": 0.2}}
+"""Each way to combine updates, and its own settings with their defaults (Yin et al. 2018: trim is their beta)."""
+
 
 class Federation(Declaration):
     """How the sites' updates become the next model."""
@@ -225,6 +228,9 @@ class Federation(Declaration):
     weighting: Literal["patients", "equal"] = "patients"
     weight_cap: Annotated[float, Field(gt=0, le=1)] = 0.8
     norm_bound: NotNegative = 0.0
+    norm_multiple: NotNegative = 1.0
+    aggregation: Literal["mean", "median", "trimmed_mean"] = "mean"
+    trim: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     wire: Literal["fp32", "fp16"] = "fp32"
     local_norm: bool = False
     select: Literal["last", "best_validation"] = "last"
@@ -232,16 +238,17 @@ class Federation(Declaration):
     @model_validator(mode="before")
     @classmethod
     def _own_settings_only(cls, data: Any) -> Any:
-        """Fill in the strategy's own settings, and refuse another strategy's."""
-        strategy = data.get("strategy", "fedavg") if isinstance(data, dict) else None
-        if not isinstance(strategy, str) or strategy not in STRATEGY_SETTINGS:
-            return data
-        own = STRATEGY_SETTINGS[strategy]
-        foreign = {key for settings in STRATEGY_SETTINGS.values() for key in settings} - set(own)
-        given = {key for key, value in data.items() if value is not None}
-        if wrong := sorted(foreign & given):
-            raise ValueError(f"strategy '{strategy}' has no {', '.join(wrong)}. Remove it, or choose another strategy.")
-        return own | data
+        """Fill in the own settings of the strategy and of the aggregation, and refuse another one's."""
+        for key, kinds in (("strategy", STRATEGY_SETTINGS), ("aggregation", AGGREGATION_SETTINGS)):
+            kind = data.get(key, next(iter(kinds))) if isinstance(data, dict) else None
+            if not isinstance(kind, str) or kind not in kinds:
+                return data
+            foreign = {name for settings in kinds.values() for name in settings} - set(kinds[kind])
+            given = {name for name, value in data.items() if value is not None}
+            if wrong := sorted(foreign & given):
+                raise ValueError(f"{key} '{kind}' has no {', '.join(wrong)}. Remove it, or choose another {key}.")
+            data = kinds[kind] | data
+        return data
 
 
 Axis = Literal["sex", "age", "view", "manufacturer", "device"]
@@ -278,6 +285,9 @@ _LATER = (
     "images.harmonise",
     "privacy.centre_rounds",
     "evaluation.own_settings",
+    "federation.norm_multiple",
+    "federation.aggregation",
+    "federation.trim",
 )
 """Keys that came after others; the default of each says what was so before it."""
 

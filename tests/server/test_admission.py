@@ -188,14 +188,14 @@ def test_garbage_is_refused_and_never_raises(state: Any, records: Any, arrays: b
 
 
 def admit(reply: TrainReply, **changes: Any) -> Admitted | Refused:
-    return admit_update(reply, **{"model": MODEL, "wire": "fp32", "norm_bound": 0.0} | changes)
+    return admit_update(reply, **{"model": MODEL, "wire": "fp32"} | changes)
 
 
 def test_a_good_update_enters_with_its_norm() -> None:
     """The norm is the coordinator's own, not the one that the site says."""
     verdict = admit(update(update_norm=99.0))
     assert isinstance(verdict, Admitted)
-    assert (verdict.norm, verdict.scale) == (2.0, 1.0)
+    assert verdict.norm == 2.0
 
 
 WRONG = {
@@ -227,21 +227,6 @@ def test_one_element_that_is_not_finite_refuses_the_update(value: float) -> None
     broken = {name: array.copy() for name, array in MODEL.items()}
     broken["fc.weight"][0, 2] = value
     assert admit(update(broken)) == Refused(reason=Reason.NOT_FINITE)
-
-
-@pytest.mark.parametrize(("bound", "scale"), [(0.0, 1.0), (4.0, 1.0), (2.0, 1.0), (1.0, 0.5), (0.25, 0.125)])
-def test_an_update_beyond_the_norm_bound_is_shrunk_to_it(bound: float, scale: float) -> None:
-    """A norm of 2 is halved at a bound of 1, left alone within the bound, and 0 switches the bound off."""
-    verdict = admit(update(), norm_bound=bound)
-    assert isinstance(verdict, Admitted)
-    assert verdict.scale == scale
-
-
-def test_an_update_of_zero_enters_as_it_is() -> None:
-    """A site that learnt nothing has nothing to shrink."""
-    verdict = admit(update({name: array.copy() for name, array in MODEL.items()}), norm_bound=1.0)
-    assert isinstance(verdict, Admitted)
-    assert (verdict.norm, verdict.scale) == (0.0, 1.0)
 
 
 def test_evidence_of_the_studys_form_enters() -> None:

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from server.aggregation import ServerOptimiser
 from server.asking import Desk
+from server.combining import weighted_mean
 from server.rounds import RoundPlan, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.evidence import Withheld
@@ -78,6 +79,8 @@ def one_round(
         "optimiser": ServerOptimiser(kind="fedavg"),
         "min_sites": 2,
         "weight_cap": 1.0,
+        "combine": partial(weighted_mean, cap=1.0),
+        "norm_multiple": 0.0,
         "norm_bound": 0.0,
         "targets": ("opacity",),
         "bins": 8,

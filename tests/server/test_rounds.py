@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from server.aggregation import ServerOptimiser
 from server.asking import Desk
 from server.checkpoint import RunState
+from server.combining import weighted_mean
 from server.patience import LONGEST_SECONDS
 from server.rounds import RoundPlan, chosen_round, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
@@ -227,6 +228,8 @@ class Trial:
             "optimiser": ServerOptimiser(kind="fedavg"),
             "min_sites": 2,
             "weight_cap": 1.0,
+            "combine": partial(weighted_mean, cap=1.0),
+            "norm_multiple": 0.0,
             "norm_bound": 0.0,
             "targets": ("opacity",),
             "bins": BINS,
@@ -284,7 +287,7 @@ def test_a_rounds_record_can_be_read_by_people_and_programs(trial: Any) -> None:
     (record,) = run.run().history
     assert json.loads(json.dumps(record)) == record
     figures = {"loss_by_epoch": [0.5, 0.25], "images_per_second": 9.0, "seconds": 2.0}
-    trained = {"refusal": None, "update_norm": pytest.approx(10**0.5), "update_bytes": 8, **figures}
+    trained = {"refusal": None, "update_norm": pytest.approx(10**0.5), "factor": 1.0, "update_bytes": 8, **figures}
     assert record["sites"] == {"north": trained, "south": trained, "west": {"refusal": "too_few_patients"}}
     assert (record["round"], record["lost"]) == (1, False)
     assert record["validation"]["macro_auc"] == 1.0

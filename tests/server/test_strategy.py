@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from server.admission import Refused
 from server.aggregation import ServerOptimiser
 from server.asking import Desk
+from server.combining import weighted_mean
 from server.rounds import RoundPlan, initial_state, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.evidence import Evidence, Withheld
@@ -63,6 +64,8 @@ def rules(**changes: Any) -> Rules:
         "optimiser": ServerOptimiser(kind="fedavg"),
         "min_sites": 2,
         "weight_cap": 1.0,
+        "combine": partial(weighted_mean, cap=changes.get("weight_cap", 1.0)),
+        "norm_multiple": 0.0,
         "norm_bound": 0.0,
         "targets": ("opacity",),
         "bins": BINS,
@@ -143,7 +146,7 @@ def test_an_update_beyond_the_bound_is_shrunk_and_the_others_are_not(scripted_si
     asked = strategy({"huge": 1.0, "modest": 1.0}, norm_bound=2.0)
     after = train(asked, handlers)
     assert after["fc.weight"][0, 0] == pytest.approx(model()["fc.weight"][0, 0] + 1.5)
-    assert (asked.outcome.training["huge"].norm, asked.outcome.training["modest"].norm) == (100.0, 1.0)
+    assert (asked.outcome.training["huge"].update_norm, asked.outcome.training["modest"].update_norm) == (100.0, 1.0)
 
 
 def test_half_precision_travels_and_the_server_keeps_single(scripted_site: Any) -> None:
