@@ -14,6 +14,7 @@ from shared.contradictions import contradictions
 from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
 from shared.private_study import UNDER_PRIVACY, warnings
+from shared.settings_by_kind import with_own_settings
 
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
 STAGES: tuple[Stage, ...] = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -227,10 +228,10 @@ class Federation(Declaration):
     min_sites: Annotated[int, Field(ge=1)] = 2
     weighting: Literal["patients", "equal"] = "patients"
     weight_cap: Annotated[float, Field(gt=0, le=1)] = 0.8
-    norm_bound: NotNegative = 0.0
-    norm_multiple: NotNegative = 1.0
     aggregation: Literal["mean", "median", "trimmed_mean"] = "mean"
     trim: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    norm_multiple: NotNegative = 1.0
+    norm_bound: NotNegative = 0.0
     wire: Literal["fp32", "fp16"] = "fp32"
     local_norm: bool = False
     select: Literal["last", "best_validation"] = "last"
@@ -239,16 +240,7 @@ class Federation(Declaration):
     @classmethod
     def _own_settings_only(cls, data: Any) -> Any:
         """Fill in the own settings of the strategy and of the aggregation, and refuse another one's."""
-        for key, kinds in (("strategy", STRATEGY_SETTINGS), ("aggregation", AGGREGATION_SETTINGS)):
-            kind = data.get(key, next(iter(kinds))) if isinstance(data, dict) else None
-            if not isinstance(kind, str) or kind not in kinds:
-                return data
-            foreign = {name for settings in kinds.values() for name in settings} - set(kinds[kind])
-            given = {name for name, value in data.items() if value is not None}
-            if wrong := sorted(foreign & given):
-                raise ValueError(f"{key} '{kind}' has no {', '.join(wrong)}. Remove it, or choose another {key}.")
-            data = kinds[kind] | data
-        return data
+        return with_own_settings(data, strategy=STRATEGY_SETTINGS, aggregation=AGGREGATION_SETTINGS)
 
 
 Axis = Literal["sex", "age", "view", "manufacturer", "device"]

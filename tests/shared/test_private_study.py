@@ -75,6 +75,10 @@ BREAKS_IT = [
     ({"federation": {"strategy": "fedprox"}}, "strategy = 'fedprox'"),
     ({"federation": {"local_norm": True}, "model": {"norm": "group"}}, "local_norm = true"),
     (
+        {"federation": {"aggregation": "median", "weighting": "equal", "min_sites": 3}},
+        "aggregation = 'median' takes the middle of few noised numbers",
+    ),
+    (
         {"privacy": {"count_noise_epsilon": 1.0}, "task": {"unit": "patient"}, "evaluation": {"subgroups": ["sex"]}},
         "count_noise_epsilon has no noise for counts of subgroups",
     ),

@@ -76,6 +76,13 @@ def test_what_is_not_said_has_the_documented_default():
         ({"federation": {"strategy": ["fedavg"]}}, r"\[federation\] strategy"),
         ({"federation": {"strategy": "fedadam", "proximal_mu": 0.1}}, "strategy 'fedadam' has no proximal_mu"),
         ({"federation": {"server_lr": 0.1, "beta1": 0.1}}, "strategy 'fedavg' has no beta1, server_lr"),
+        ({"federation": {"trim": 0.1}}, "aggregation 'mean' has no trim"),
+        ({"federation": {"aggregation": "trimmed_mean", "trim": 0.5}}, r"\[federation\] trim: Input should be less"),
+        (
+            {"federation": {"aggregation": "median", "min_sites": 3}},
+            "counts each site once, and weighting = 'patients'",
+        ),
+        ({"federation": {"aggregation": "median", "weighting": "equal"}}, "Set min_sites to 3 or more"),
         ({"training": {"loss": "weighted_bce"}, "task": {"findings": [], "classes": ["a", "b"]}}, "is for findings"),
         ({"federation": {"local_norm": True}, "model": {"norm": "folded"}}, "norm = 'folded' has none"),
         (
@@ -160,6 +167,20 @@ def test_a_strategy_has_its_own_settings_and_no_other(strategy):
     for key in STRATEGY_SETTINGS[strategy]:
         changed = study(federation={"strategy": strategy, key: 0.5}).federation
         assert getattr(changed, key) == 0.5
+
+
+def test_a_trimmed_mean_has_its_own_setting_and_the_others_have_none():
+    """Updates are combined by their mean unless a study says otherwise, and studies from before keep their digest."""
+    among_equals = {"weighting": "equal", "min_sites": 3}
+    assert study(federation={"aggregation": "trimmed_mean", **among_equals}).federation.trim == 0.2
+    assert study(federation={"aggregation": "median", **among_equals}).federation.trim is None
+    plain = study()
+    assert (plain.federation.aggregation, plain.federation.norm_multiple) == ("mean", 1)
+    assert "aggregation" not in plain.canonical()
+    for changed in ({"norm_multiple": 0.0}, {"aggregation": "median"}, {"aggregation": "trimmed_mean", "trim": 0.3}):
+        other = study(federation={**changed, **among_equals})
+        assert other.digest() != study(federation=among_equals).digest()
+        assert StudyProtocol.model_validate(tomllib.loads(other.to_toml())) == other
 
 
 def test_augmentation_is_off_when_nothing_moves():
