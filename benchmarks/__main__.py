@@ -21,6 +21,7 @@ NAMES = (
     "flower_on_ray",
     "relay",
     "empty_round",
+    "command_line",
 )
 RESULTS = Path(__file__).with_name("results.json")
 

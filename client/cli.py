@@ -1,18 +1,21 @@
-"""Commands for hospital staff; each imports what it needs, so that the courier's runs where no torch is."""
+"""Commands for hospital staff; each imports what it needs: help and the courier start without torch."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from client.site import SiteConfig, read_site
+if TYPE_CHECKING:  # read when a command runs: reading declarations takes longer to load than help to print
+    from client.site import SiteConfig
 
 app = typer.Typer(no_args_is_help=True, help="For a hospital: check its data, approve a study, and take part in it.")
+
+DECLINED = 3
+"""The exit code where a question was answered with no."""
 
 SiteFile = Annotated[Path, typer.Argument(help="The hospital's site.toml.", show_default=False)]
 Study = Annotated[str | None, typer.Option("--study", help="The study, by the beginning of its digest.")]
@@ -46,7 +49,7 @@ def init(site: SiteFile) -> None:
     """Make this site's keys and folders; what is there already stays as it is."""
     from client.site_keys import SiteKeys
 
-    config = read_site(site)
+    config = _read(site)
     drawn = SiteKeys(config.link.keys).create()
     config.link.state.mkdir(parents=True, exist_ok=True)
     config.link.state.chmod(0o700)
@@ -68,7 +71,7 @@ def keys(
     from client.site_keys import SiteKeys
     from shared.invitation import write_paper
 
-    config = read_site(site)
+    config = _read(site)
     own = SiteKeys(config.link.keys)
     if rotate:
         own.rotate()
@@ -95,14 +98,14 @@ def approve(
     """Say in plain words what a study computes, what leaves and what it costs; then approve its digest alone."""
     from client.approving import approve_study, look_at
 
-    config = read_site(site)
+    config = _read(site)
     offer = look_at(config, invitation, weights_file=weights, progress=_progress)
     for paragraph in offer.words:
         _say(paragraph + "\n")
     who = by or typer.prompt("Who approves (name and role)")
     if not (yes or typer.confirm("Approve this study, and nothing else?")):
         _say("Not approved. Nothing was written.")
-        raise typer.Exit(1)
+        raise typer.Exit(DECLINED)
     study = approve_study(config, offer, approved_by=who)
     _say(f"Approved by {who}: {study.digest[:12]}. Next: `polyclinic site serve`.")
 
@@ -124,7 +127,7 @@ def serve(site: SiteFile, study: Study = None, weights: Weights = None) -> None:
     from client.approval import Approvals
     from client.deployment import Deployment
 
-    config = read_site(site)
+    config = _read(site)
     approved = Approvals(config.link.state / "studies").pick(study)
     stopped = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -144,7 +147,7 @@ def courier(
     """Run Flower's superexec, whose courier relays messages between link and agent; it has neither key nor data."""
     from client.superexec import run_courier
 
-    run_courier(read_site(site), runtime=runtime, home=home)
+    run_courier(_read(site), runtime=runtime, home=home)
 
 
 @app.command()
@@ -156,7 +159,7 @@ def link(
     """Run Flower's SuperNode: this site's one way out, to the coordinator of an approved study."""
     from client.superexec import run_link
 
-    run_link(read_site(site), runtime=runtime, study=study)
+    run_link(_read(site), runtime=runtime, study=study)
 
 
 @app.command()
@@ -171,7 +174,7 @@ def exporter(
     stopped = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    with exporting(read_site(site).link.metrics_socket, host=host, port=port) as opened:
+    with exporting(_read(site).link.metrics_socket, host=host, port=port) as opened:
         _say(f"Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")
         stopped.wait()
 
@@ -181,7 +184,7 @@ def status(site: SiteFile) -> None:
     """Show the approved studies, what was asked of each, and whether the agent answers."""
     from client.site_status import status_lines
 
-    for line in status_lines(read_site(site)):
+    for line in status_lines(_read(site)):
         _say(line)
 
 
@@ -193,7 +196,7 @@ def audit(
     """Print what has left this site and what was decided here; with `verify`, check that no line was changed."""
     from client.site_status import audit_lines, verified_heads
 
-    config = read_site(site)
+    config = _read(site)
     if what not in ("", "verify"):
         raise typer.BadParameter(f"{what!r} is not known. Leave it out, or say 'verify'.")
     for line in verified_heads(config) if what else audit_lines(config):
@@ -216,13 +219,13 @@ def ledger(
     from client.ledger_words import SHOWN, export_ledger, find_account, ledger_lines
     from client.privacy_ledger import ledger_of
 
-    config = read_site(site)
+    config = _read(site)
     own = ledger_of(config)
     if close is not None:
         found = find_account(own.statement(), close)
         means = "It can never train here again." if found.begun else "Nothing was spent; it can be approved anew."
         if not (yes or typer.confirm(f"Close {found.study[:SHOWN]}? {means}")):
-            raise typer.Exit(1)
+            raise typer.Exit(DECLINED)
         own.close(found.study)
         _decided(config, "privacy account closed", study=found.study)
     statement = own.statement()
@@ -242,7 +245,7 @@ def model(
     """Copy a finished study's model and report, as they were delivered to this site, to where they can be used."""
     from client.site_status import copy_delivered
 
-    for path in copy_delivered(read_site(site), study, out):
+    for path in copy_delivered(_read(site), study, out):
         _say(f"{path}")
     _say("A model of this kind is evidence, and not a medical device. The report says where it does well.")
 
@@ -263,7 +266,7 @@ def review(
     """
     from client.site_review import write_review
 
-    _say(f"{write_review(read_site(site), model, study, side=side, most=most)}")
+    _say(f"{write_review(_read(site), model, study, side=side, most=most)}")
     _say("Images of patients: open it here, and do not send it.")
 
 
@@ -275,7 +278,7 @@ def withdraw(
     """Take a patient out of all rounds from now on, in every study of this hospital."""
     from client.withdrawal import CANNOT_UNDO, withdrawals_of
 
-    config = read_site(site)
+    config = _read(site)
     number = patient or typer.prompt("PatientID", hide_input=True)
     withdrawals_of(config).add(number)
     _decided(config, "patient withdrawn")
@@ -294,10 +297,10 @@ def purge(
     from client.approval import Approvals
     from client.site_status import KEPT, purge_study
 
-    config = read_site(site)
+    config = _read(site)
     approved = Approvals(config.link.state / "studies").pick(study)
     if not (yes or typer.confirm(f"Remove what is stored of {approved.digest[:12]}?")):
-        raise typer.Exit(1)
+        raise typer.Exit(DECLINED)
     purge_study(config, approved)
     _decided(config, "study purged", study=approved.digest)
     _say(KEPT)
@@ -305,16 +308,22 @@ def purge(
         _say(f"Its privacy budget stays reserved until `polyclinic site ledger --close {approved.digest[:12]}` too.")
 
 
+def _read(site: Path) -> "SiteConfig":
+    from client.site import read_site
+
+    return read_site(site)
+
+
 def _progress(what: str, done: int, total: int) -> None:
     if done == total or done % 1000 == 0:
         print(f"{what}: {done:,} of {total:,}", flush=True)
 
 
-def _decided(config: SiteConfig, event: str, **facts: str) -> None:
+def _decided(config: "SiteConfig", event: str, **facts: str) -> None:
     from client.site_audit import record_decision
 
     record_decision(config.link.state, config.link.syslog, event, **facts)
 
 
 def _say(text: str) -> None:
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+    typer.echo(text)

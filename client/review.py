@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 
 from client.bootstrap import PreparedSite
+from client.device import Device
 from client.explain import METHODS, map_stage
 from client.scorers import torch_scorer
 from client.site_data import Rows
-from client.workbench import Device
 from shared.preprocessing import normalise
 from shared.saved_model import SavedModel
 from shared.scores import units_of

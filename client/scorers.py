@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from client.device import Device
 from client.evaluation import score
 from client.inputs import LiveInputs
 from client.onnx_scorer import open_onnx
 from client.prediction import Scorer
 from client.site_data import Pixels
-from client.workbench import Device, Workbench, pick_device
+from client.workbench import Workbench, pick_device
 from shared.augmentation import Augmentation
 from shared.model_facts import ModelFacts, refuse_untested
 from shared.saved_model import SavedModel, open_model

@@ -9,13 +9,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from shared.errors import SiteError, StorageError
 from shared.invitation import PublicKeys
-from shared.signing import SigningKey
 from shared.storage import private_file
 
 FOLDER_MODE, GATE_MODE = 0o700, 0o711
 """Each compartment reads its own folder; the folder around them only lets through."""
 
 NOISE_BYTES = 32
+
+# `shared.signing` is imported where a key is drawn or read: flwr comes with it and takes half a second to load, and
+# link and courier only need to know where their keys lie.
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class SiteKeys:
         Raises:
             StorageError: the folder cannot be written.
         """
+        from shared.signing import SigningKey
+
         _make_folder(self.folder, GATE_MODE)
         for compartment in ("link", "agent", "courier"):
             _make_folder(self.folder / compartment, FOLDER_MODE)
@@ -86,6 +90,8 @@ class SiteKeys:
         The coordinator knows nothing of them until they are enrolled. The noise key and the one of the pseudonyms stay:
         a round that is resumed must draw the same noise, and who withdrew must stay out.
         """
+        from shared.signing import SigningKey
+
         self.public("x")
         _write_secret(self.node, _new_node_key())
         _write_secret(self.signing, SigningKey.draw().pem())
@@ -96,6 +102,8 @@ class SiteKeys:
         Raises:
             StorageError: a key is missing or cannot be read.
         """
+        from shared.signing import SigningKey
+
         try:
             node = serialization.load_ssh_private_key(self.node.read_bytes(), password=None)
         except (OSError, ValueError):

@@ -7,12 +7,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from client.device import Device
 from shared.errors import DeviceError, TaskError
 from shared.messages import Refusal
 from shared.model import Classifier, exchanged
 from shared.parameters import Array, NamedArrays
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Workbench:

@@ -1,14 +1,9 @@
-"""Commands on a finished run: write its report again, and export its model."""
+"""Commands on a finished run: write its report again, and export its model; each imports what it needs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from server.drift import drift
-from server.report import write
-from server.results_json import read
-from server.run_folder import RunFolder
 
 
 def report(
@@ -25,6 +20,11 @@ def report(
     The evidence pack holds model card, counts by site, preprocessing, approvals, privacy, records and digests, and a
     table of what GMLP, EU MDR, EU AI Act and TRIPOD+AI ask: where it is, and what is not covered.
     """
+    from server.drift import drift
+    from server.report import write
+    from server.results_json import read
+    from server.run_folder import RunFolder
+
     page = run / "report.html"
     moved = drift(RunFolder(path=run), RunFolder(path=against)) if against else None
     write(read(run / "results.json"), page, moved=moved)

@@ -1,4 +1,7 @@
-"""Commands for coordinators: make a coordinator, invite and enrol sites, serve, and run studies over them."""
+"""Commands for coordinators: make a coordinator, invite and enrol sites, serve, and run studies over them.
+
+Each imports what it needs, so that help is there at once.
+"""
 
 import os
 import signal
@@ -6,28 +9,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server import coordinator
-from server.backup import backup as write_backup
-from server.backup import restore as read_backup
-from server.certificates import expires
-from server.coordinator_config import read_coordinator
-from server.coordinator_folder import CoordinatorFolder
-from server.enrolment import Register
-from server.fleet import environment, fleet
-from server.monitor import Monitor, monitoring
-from server.playing import Player
-from server.playing import stop as stop_run
-from server.programs import Programs, commands, only
-from server.progress import table
-from server.run_folder import RunFolder
-from server.run_status import read_status
-from shared.errors import FederationError
-from shared.invitation import read_keys
-from shared.protocol import read_protocol
+if TYPE_CHECKING:
+    from server.coordinator_folder import CoordinatorFolder
+    from server.run_folder import RunFolder
 
 app = typer.Typer(no_args_is_help=True, help="For whoever coordinates a study over real hospitals.")
 
@@ -48,6 +36,8 @@ def init(
     folder: FolderOption = HERE,
 ) -> None:
     """Make a coordinator: its folder, its certificate authority, its server certificate and coordinator.toml."""
+    from server import coordinator
+
     settings = {
         "address": {"host": host, "port": port, "listen": listen},
         "sites": {"names": site},
@@ -65,6 +55,9 @@ def invite(
     folder: FolderOption = HERE,
 ) -> None:
     """Write the folder that a site gets: study, invitation, certificate and bundle. No secret is in it."""
+    from server import coordinator
+    from shared.protocol import read_protocol
+
     invitation = coordinator.invite(_at(folder), site, read_protocol(study), out)
     typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
     typer.echo(f"Next: send the folder to {site}. It approves it, and sends back its public keys, which you `enroll`.")
@@ -76,6 +69,11 @@ def enroll(
     folder: FolderOption = HERE,
 ) -> None:
     """Take in a site's public keys, in place of older ones. Check their digests with the site by telephone."""
+    from server import coordinator
+    from server.coordinator_config import read_coordinator
+    from server.fleet import fleet
+    from shared.invitation import read_keys
+
     read = read_keys(keys)
     with fleet(_at(folder), read_coordinator(_at(folder).config)) as superlink:
         done = coordinator.enroll(_at(folder), read, superlink)
@@ -87,6 +85,10 @@ def revoke(
     site: Annotated[str, typer.Argument(help="The site.", show_default=False)], folder: FolderOption = HERE
 ) -> None:
     """Take a site's keys back: its link is refused at once. The site makes new keys to come back."""
+    from server import coordinator
+    from server.coordinator_config import read_coordinator
+    from server.fleet import fleet
+
     with fleet(_at(folder), read_coordinator(_at(folder).config)) as superlink:
         coordinator.revoke(_at(folder), site, superlink)
     typer.echo(f"{site}: revoked.")
@@ -95,6 +97,10 @@ def revoke(
 @app.command()
 def certificate(folder: FolderOption = HERE) -> None:
     """Make a new server certificate, e.g. before the old one ends. Sites need to do nothing; restart `serve`."""
+    from server import coordinator
+    from server.certificates import expires
+    from server.coordinator_config import read_coordinator
+
     place = _at(folder)
     coordinator.renew_server(place, read_coordinator(place.config), now=datetime.now(UTC))
     typer.echo(f"{place.server_certificate}: valid until {expires(place.server_certificate):%Y-%m-%d}.")
@@ -108,6 +114,10 @@ def serve(
     folder: FolderOption = HERE,
 ) -> None:
     """Run the coordinator's programs until stopped; with a name, become that one program (for units and containers)."""
+    from server.coordinator_config import read_coordinator
+    from server.fleet import environment
+    from server.programs import Programs, commands, only
+
     place = _at(folder)
     found = commands(place, read_coordinator(place.config), path=os.environ.get("PATH", ""))
     inherited = environment(place, os.environ)
@@ -135,18 +145,28 @@ def run(
     folder: FolderOption = HERE,
 ) -> None:
     """Run a study over the sites in coordinator.toml, wait, and print the report's path. Ctrl-C leaves it running."""
+    from server import coordinator
+    from shared.protocol import read_protocol
+
     _play(_at(folder), coordinator.begin_run(_at(folder), read_protocol(study)))
 
 
 @app.command()
 def resume(run: RunOption = None, folder: FolderOption = HERE) -> None:
     """Go on with a run after its last finished round, or follow one that is running."""
+    from server import coordinator
+
     _play(_at(folder), coordinator.find_run(_at(folder), run))
 
 
 @app.command()
 def stop(run: RunOption = None, folder: FolderOption = HERE) -> None:
     """Stop a run. What is finished is kept; `resume` goes on."""
+    from server import coordinator
+    from server.coordinator_config import read_coordinator
+    from server.fleet import fleet
+    from server.playing import stop as stop_run
+
     place = _at(folder)
     found = coordinator.find_run(place, run)
     with fleet(place, read_coordinator(place.config)) as superlink:
@@ -161,6 +181,8 @@ def drop(
     folder: FolderOption = HERE,
 ) -> None:
     """Leave a site out of the rest of a run. For later runs, take it out of coordinator.toml."""
+    from server import coordinator
+
     found = coordinator.find_run(_at(folder), run)
     coordinator.drop_site(found, site)
     typer.echo(f"{found.path.name}: {site} is not asked any more.")
@@ -169,6 +191,15 @@ def drop(
 @app.command()
 def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
     """Show who is enrolled and reachable, and where the newest run stands."""
+    from server import coordinator
+    from server.certificates import expires
+    from server.coordinator_config import read_coordinator
+    from server.enrolment import Register
+    from server.fleet import fleet
+    from server.progress import table
+    from server.run_status import read_status
+    from shared.errors import FederationError
+
     place = _at(folder)
     config = read_coordinator(place.config)
     typer.echo(f"certificate valid until {expires(place.server_certificate):%Y-%m-%d}")
@@ -195,6 +226,8 @@ def monitor(
     folder: FolderOption = HERE,
 ) -> None:
     """Serve a page and Prometheus figures of the runs in FOLDER/runs until stopped; it reads, and changes nothing."""
+    from server.monitor import Monitor, monitoring
+
     watch = Monitor(_at(folder).runs, now=lambda: datetime.now(UTC))
     with monitoring(watch, host=host, port=port, names=tuple(name or ())) as opened:
         typer.echo(f"Runs: http://{host}:{opened}/   Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")
@@ -206,6 +239,8 @@ def backup(
     file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)], folder: FolderOption = HERE
 ) -> None:
     """Write settings, keys, records of sites and all runs into one file. Keep it as safe as the keys in it."""
+    from server.backup import backup as write_backup
+
     write_backup(_at(folder), file)
     typer.echo(file)
 
@@ -216,11 +251,15 @@ def restore(
     folder: FolderOption = HERE,
 ) -> None:
     """Put a backup into an empty folder; then `serve` and `resume`."""
+    from server.backup import restore as read_backup
+
     read_backup(file, _at(folder))
     typer.echo(f"{folder}: restored. Next: `serve`, then `resume`.")
 
 
-def _at(folder: Path) -> CoordinatorFolder:
+def _at(folder: Path) -> "CoordinatorFolder":
+    from server.coordinator_folder import CoordinatorFolder
+
     return CoordinatorFolder(path=folder)
 
 
@@ -231,7 +270,11 @@ def _until_stopped() -> None:
     ended.wait()
 
 
-def _play(place: CoordinatorFolder, found: RunFolder) -> None:
+def _play(place: "CoordinatorFolder", found: "RunFolder") -> None:
+    from server.coordinator_config import read_coordinator
+    from server.fleet import fleet
+    from server.playing import Player
+
     with fleet(place, read_coordinator(place.config)) as superlink:
         try:
             Player(place, found, superlink, say=typer.echo).play()

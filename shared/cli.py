@@ -1,14 +1,17 @@
-"""The `polyclinic` command: offers the roles whose parts import here, and says how to get the others."""
+"""The `polyclinic` command: offers each role, loads it when it is used, and says how to get the parts of the others."""
 
+import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points, version
+from importlib.util import find_spec
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from typer.core import TyperGroup
 
 from shared.errors import MissingPartError, PolyclinicError
 
@@ -19,6 +22,14 @@ ABOUT = """Train one medical-imaging model across hospitals without moving an im
 
 A hospital's data manager uses `site`; a researcher with one machine uses `study`, `partition`, `simulate` and `report`.
 """
+
+TELLTALES: Mapping[str, str] = {"agent": "pydicom", "coordinator": "jinja2", "onnx": "onnx", "simulate": "PIL"}
+"""A module that is there where an extra of pyproject.toml is; looked for, and not imported."""
+
+ROOMS = ("shared", "client", "server", "simulations")
+
+STOPPED = 130
+"""The exit code of what Ctrl-C stopped: 128 and the number of SIGINT, as a shell has it."""
 
 
 def main() -> None:
@@ -34,50 +45,146 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
-        application(asked=sys.argv[1] if len(sys.argv) > 1 else "")()
+        application()()
     except PolyclinicError as fault:
-        Console(stderr=True, highlight=False).print(f"{fault}", style="red", markup=False, soft_wrap=True)
+        typer.secho(f"{fault}", fg=typer.colors.RED, err=True)
         sys.exit(fault.exit_code)
 
 
-def application(asked: str = "") -> typer.Typer:
-    """Put the commands together that are installed here; if `asked` is one of them, it alone.
+def application() -> typer.Typer:
+    """Put the commands together. None is loaded before it is asked for, and none imports what it needs before it runs.
 
-    Loading them all takes seconds, most of them for torch, which a link, an exporter or a `status` never needs.
+    Help is plain text: rich's would take as long again to load as all the rest, and takes [privacy] for a style.
     """
-    app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    app.callback()(_nothing)  # without it Typer takes a command that is alone for the whole program
-    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    for entry in [entry for entry in entries if entry.name == asked] or entries:
-        _offer(app, entry)
+    app = typer.Typer(
+        cls=Roles,
+        help=ABOUT,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        suggest_commands=False,  # click does
+        rich_markup_mode=None,
+        context_settings={"max_content_width": 100},
+    )
+    app.callback()(_about)
     return app
 
 
-def _nothing() -> None:
+class _Listed(TyperGroup):
+    """A group of commands whose help has each one's first sentence whole, however long."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List them."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=500)) for name, one in found if one])
+
+
+class Roles(_Listed):
+    """Everything that stands behind `polyclinic`, by its entry point."""
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List them from their texts alone: no option of theirs need be worked out for that."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _sentence(entry)) for name, entry in self._entries.items()])
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name the commands in the order of the alphabet."""
+        return list(self._entries)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load a command, once."""
+        if cmd_name not in self.commands and cmd_name in self._entries:
+            self.commands[cmd_name] = _load(self._entries[cmd_name])
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Say of a word that is no command which one may be meant."""
+        if args and args[0] not in self._entries:  # click looks for near words among loaded commands only
+            near = difflib.get_close_matches(args[0], self._entries, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(self._entries)}."
+            ctx.fail(f"No such command '{args[0]}'. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was asked for; a missing part and Ctrl-C are told in words.
+
+        Raises:
+            MissingPartError: the command needs what is not installed here.
+        """
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as missing:
+            if str(missing.name).split(".")[0] in ROOMS:  # a part of Polyclinic itself: a bug, and no part to install
+                raise
+            raise _not_installed(self._entries[ctx.invoked_subcommand], missing) from None
+        except KeyboardInterrupt:
+            typer.echo("Stopped by Ctrl-C.", err=True)
+        except typer.Abort:  # Ctrl-C, or the end of the input, where a question was asked
+            typer.echo("\nStopped before the question was answered. Nothing was decided.", err=True)
+        raise typer.Exit(STOPPED)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"polyclinic {version('polyclinic')}")
+        raise typer.Exit
+
+
+def _about(
+    show: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     pass
 
 
-def _offer(app: typer.Typer, entry: EntryPoint) -> None:
+def _sentence(entry: EntryPoint) -> str:
+    """Say in one sentence what a command is for, and what is missing here."""
+    try:
+        command = entry.load()
+    except ModuleNotFoundError:
+        return f"Not installed here: {_remedy(entry)}"
+    text = str(command.info.help if isinstance(command, typer.Typer) else command.__doc__)
+    first = " ".join(text.split("\n\n")[0].split())
+    return f"{first} Not all of it is installed here: {_remedy(entry)}" if _lacks_parts(entry) else first
+
+
+def _load(entry: EntryPoint) -> Any:
+    """Give an entry point as a command of click's, under its own name."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, suggest_commands=False)
+    app.callback()(lambda: None)  # without it Typer takes a command that is alone for the whole program
     try:
         command = entry.load()
     except ModuleNotFoundError as missing:
-        # Escaped, because help is rich markup, in which [simulate] would be a style and not be shown.
-        text = escape(f"Not installed here: {_remedy(entry)}")
         anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(entry.name, help=text, context_settings=anything)(_absent(entry, missing))
-        return
-    if isinstance(command, typer.Typer):
-        app.add_typer(command, name=entry.name)
+        app.command(entry.name, help=_sentence(entry), context_settings=anything)(_absent(entry, missing))
     else:
-        app.command(entry.name)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name, cls=_Listed)
+        else:
+            app.command(entry.name)(command)
+    return typer.main.get_command(app).commands[entry.name]  # type: ignore[attr-defined]  # a group, by its callback
+
+
+def _lacks_parts(entry: EntryPoint) -> bool:
+    return any(extra in TELLTALES and find_spec(TELLTALES[extra]) is None for extra in entry.extras)
 
 
 def _remedy(entry: EntryPoint) -> str:
     return f"pip install 'polyclinic[{','.join(entry.extras)}]'"
 
 
-def _absent(entry: EntryPoint, missing: ModuleNotFoundError) -> Callable[[], None]:
+def _not_installed(entry: EntryPoint, missing: ModuleNotFoundError) -> MissingPartError:
+    return MissingPartError(f"'{entry.name}' needs {missing.name}, which is not installed. {_remedy(entry)}")
+
+
+def _absent(entry: EntryPoint, missing: ModuleNotFoundError) -> Any:
     def command() -> None:
-        raise MissingPartError(f"'{entry.name}' needs {missing.name}, which is not installed. {_remedy(entry)}")
+        raise _not_installed(entry, missing)
 
     return command

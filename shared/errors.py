@@ -14,7 +14,7 @@ PolyclinicError                       exit code
 ├── MissingPartError                  20   the command's part of Polyclinic is not installed here
 └── CoordinatorError                  21   the coordinator's settings, keys or records do not allow it
 
-Exit code 1 is a bug in Polyclinic and 2 a wrong command line.
+Exit code 1 is a bug in Polyclinic, 2 a wrong command line, 3 a question answered with no, and 130 Ctrl-C.
 """
 
 from typing import ClassVar

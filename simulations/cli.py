@@ -1,30 +1,22 @@
-"""Commands for researchers: check and simulate a study, and partition a data set into virtual hospitals."""
+"""Commands for researchers: check and simulate a study, and partition a data set into virtual hospitals.
+
+Each imports what it needs, so that help is there at once.
+"""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console as RichConsole
-from rich.table import Table
 
-from client.workbench import Device
-from server.run_folder import default_folder, open_run
-from shared.augmentation import Augmentation
-from shared.errors import DataError
-from shared.laterality import laterality_rows, laterality_scores
-from shared.protocol import StudyProtocol, read_protocol
-from shared.saved_model import open_model
-from simulations.augmentation_sheet import write_sheet
-from simulations.console import Console
-from simulations.partition import PartitionSummary
-from simulations.partition import partition as partition_table
-from simulations.partition_plan import Columns
-from simulations.pointing_game import pointing_lines
-from simulations.privacy_price import EXPLAINED, HEADINGS, price_rows
-from simulations.simulate import Simulation
-from simulations.simulate import simulate as run_simulation
+from client.device import Device
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+
+    from shared.protocol import StudyProtocol
+    from simulations.partition import PartitionSummary
 
 ROWS_SHOWN = 12
 """Row numbers that are printed for a reason; the rest are counted."""
@@ -66,6 +58,12 @@ def simulate(
     Ends with the path of report.html. Everything of the run is in its folder: protocol.toml, rounds.jsonl,
     checkpoints/, results.json, report.html, model.safetensors.
     """
+    from server.run_folder import default_folder, open_run
+    from shared.protocol import read_protocol
+    from simulations.console import Console
+    from simulations.simulate import Simulation
+    from simulations.simulate import simulate as run_simulation
+
     overrides = [*(setting or []), *([] if seed is None else [f"study.seed={seed}"])]
     protocol = read_protocol(study, overrides=overrides)
     run = open_run(out or default_folder(protocol), protocol, resume=resume)
@@ -100,6 +98,13 @@ def check(
 
     Of a study with [privacy] it also prints what its budget comes to in noise, and what else has its price.
     """
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    from shared.augmentation import Augmentation
+    from shared.laterality import laterality_rows, laterality_scores
+    from shared.protocol import read_protocol
+
     protocol = read_protocol(file)
     augmentation = Augmentation(**protocol.augmentation.model_dump())
     scores = laterality_scores(augmentation, size=protocol.images.size, seed=protocol.study.seed)
@@ -114,6 +119,8 @@ def check(
     if protocol.privacy:
         _print_price(protocol, out)
     if picture:
+        from simulations.augmentation_sheet import write_sheet
+
         write_sheet(augmentation, picture, seed=protocol.study.seed)
         out.print(f"Picture: {picture}", markup=False, soft_wrap=True)
 
@@ -129,11 +136,18 @@ def pointing(
     Beside it stands how often a place drawn at random would lie there. It says how far the maps of `site review` can be
     trusted on phantoms, and nothing about patients.
     """
+    from shared.saved_model import open_model
+    from simulations.pointing_game import pointing_lines
+
     for line in pointing_lines(open_model(model), films=films, seed=seed):
         typer.echo(line)
 
 
-def _print_price(protocol: StudyProtocol, out: RichConsole) -> None:
+def _print_price(protocol: "StudyProtocol", out: "RichConsole") -> None:
+    from rich.table import Table
+
+    from simulations.privacy_price import EXPLAINED, HEADINGS, price_rows
+
     table = Table(title="Price of privacy: the noise that this budget asks of each site")
     for heading in HEADINGS:
         table.add_column(heading)
@@ -166,6 +180,10 @@ def partition(
 
     Every row of the table is accounted for. The hospitals are then used with `polyclinic simulate --sites`.
     """
+    from simulations.console import Console
+    from simulations.partition import partition as partition_table
+    from simulations.partition_plan import Columns
+
     columns = Columns(
         image=image_column,
         patient=patient_column,
@@ -188,7 +206,7 @@ def partition(
     typer.echo(out)
 
 
-def _in_words(summary: PartitionSummary) -> Iterator[str]:
+def _in_words(summary: "PartitionSummary") -> Iterator[str]:
     for site in summary.sites:
         positives = ", ".join(f"{count:,} with {finding}" for finding, count in site.positives.items())
         yield f"{site.name}: {site.patients:,} patients, {site.images:,} images, {positives}"
@@ -207,6 +225,8 @@ def _in_words(summary: PartitionSummary) -> Iterator[str]:
 
 
 def _named_column(text: str) -> tuple[str, str]:
+    from shared.errors import DataError
+
     name, _, column = text.partition("=")
     if not (name and column):
         raise DataError(f"--finding {text}: not of the form name=column, e.g. --finding pneumonia=label.")

@@ -4,20 +4,13 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.coordinator_config import read_coordinator
-from server.coordinator_folder import CoordinatorFolder
-from server.run_folder import RunFolder
-from shared.errors import FederationError
-from shared.protocol import read_protocol
-from simulations.compartments import MISSING, Compartments, OneUser
-from simulations.console import Console
-from simulations.local_federation import LocalFederation
-from simulations.namespaces import KEPT_APART, Namespaces, obstacle
-from simulations.simulate import Simulation, synthetic_hospitals
+if TYPE_CHECKING:
+    from simulations.compartments import Compartments
+    from simulations.console import Console
 
 DEADLINES: Mapping[str, Mapping[str, float]] = {
     "deadlines": {"ready_minutes": 30.0, "round_minutes": 60.0, "deliver_minutes": 10.0}
@@ -41,6 +34,12 @@ def federation(
     Stops everything that it started, also on Ctrl-C or where it is killed; the same command goes on after the last
     finished round.
     """
+    from server.run_folder import RunFolder
+    from shared.protocol import read_protocol
+    from simulations.console import Console
+    from simulations.local_federation import LocalFederation
+    from simulations.simulate import Simulation, synthetic_hospitals
+
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     protocol = read_protocol(study, overrides=setting or [])
     with Console() as console:
@@ -76,8 +75,14 @@ def federation(
     typer.echo(run.report)
 
 
-def _compartments(out: Path, sites: Path | None, console: Console) -> Compartments:
+def _compartments(out: Path, sites: Path | None, console: "Console") -> "Compartments":
     """Choose the compartments of a real site where they can be made, or say what is missing, and why."""
+    from server.coordinator_config import read_coordinator
+    from server.coordinator_folder import CoordinatorFolder
+    from shared.errors import FederationError
+    from simulations.compartments import MISSING, OneUser
+    from simulations.namespaces import KEPT_APART, Namespaces, obstacle
+
     config = CoordinatorFolder(path=out / "coordinator").config
     earlier = read_coordinator(config).address.host if config.exists() else None
     reason = obstacle()

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from client.bootstrap import PreparedSite, prepare
+from client.device import Device
 from client.site import read_site
-from client.workbench import Device, pick_device
+from client.workbench import pick_device
 from server.alternatives import Alternatives
 from server.bootstrap import compose
 from server.checkpoint import RunState

@@ -52,10 +52,8 @@ DOORS = {
     },
     "pydicom": {"client/calibration.py", "client/dicom.py", "client/frames.py", "simulations/dicom_writer.py"},
     "rich": {
-        "client/cli.py",
         "client/prediction_cli.py",
         "client/site_check.py",
-        "shared/cli.py",
         "simulations/cli.py",
         "simulations/console.py",
     },

@@ -90,7 +90,7 @@ def test_closing_by_the_beginning_of_the_digest_is_asked_for_and_recorded(site: 
     runner, limit = CliRunner(), PrivacyLimit(epsilon=6.0, delta=1e-5)
     ledger = PrivacyLedger(folder=site.parent / "state", limit=limit)
     before = ledger.statement().held_share
-    assert runner.invoke(app, ["ledger", str(site), "--close", "bbb"], input="n\n").exit_code == 1
+    assert runner.invoke(app, ["ledger", str(site), "--close", "bbb"], input="n\n").exit_code == 3
     assert ledger.statement().held_share == before
     assert runner.invoke(app, ["ledger", str(site), "--close", "bbb", "--yes"]).exit_code == 0
     assert ledger.statement().held_share < before

@@ -12,11 +12,12 @@ import pytest
 from scipy.special import expit, logit
 from typer.testing import CliRunner
 
-from client import prediction_cli
+from client import prediction, prediction_cli
 from client.bootstrap import PreparedSite, prepare, site_inputs
 from client.evaluation import evaluate_split
 from client.evaluation import score as score_split
 from client.prediction import Prediction, predict
+from client.score_table import own_settings
 from client.scorers import open_scorer
 from client.site import read_site
 from client.workbench import Workbench
@@ -261,7 +262,7 @@ def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path,
     said, half = table(OwnSettings(threshold=None, calibration=(-0.5, 2.0)), "--site", "south")
     assert {row["opacity_above"] for row in half} == {"yes"}
     with pytest.raises(WeightsError, match="It has: south"):
-        prediction_cli._own(open_scorer(path, device="cpu")[0], "north", where="m")
+        own_settings(open_scorer(path, device="cpu")[0], "north", where="m")
 
 
 def test_a_unit_that_is_the_image_has_no_columns_of_its_own(hospital: Any, tmp_path: Path, model: Any) -> None:
@@ -289,7 +290,7 @@ def test_prepared_images_do_not_stay(
         seen.append((cache, stat.S_IMODE(cache.stat().st_mode)))
         return predict(*parts, cache=cache, **rest)
 
-    monkeypatch.setattr(prediction_cli, "predict_folder", watched)
+    monkeypatch.setattr(prediction, "predict", watched)
     prediction_cli.predict(path, hospital.dicom, out=tmp_path / "s.csv", workers=1, device="cpu")
     with pytest.raises(DataError):
         prediction_cli.predict(path, tmp_path / "none", out=tmp_path / "s.csv", workers=1, device="cpu")

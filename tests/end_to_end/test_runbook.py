@@ -57,9 +57,10 @@ def strange(call: list[str]) -> list[str]:
         word = words.pop(0)
         if word.isupper():  # COMMAND stands for any
             return []
-        if word not in command.commands:
+        found = command.get_command(click.Context(command), word)
+        if found is None:
             return [f"{' '.join(call)}: no command {word}"]
-        command = command.commands[word]
+        command = found
     known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     return [f"{' '.join(call)}: no option {word}" for word in words if word.startswith("--") and word not in known]
 

@@ -1,13 +1,20 @@
 """Tests of shared/cli.py: the command that is there, the command that is not, and what a fault looks like."""
 
+import importlib
+import io
 import os
 import subprocess
 import sys
 import types
-from importlib.metadata import EntryPoint
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from shared import cli
 from shared.errors import DataError, MissingPartError
@@ -136,11 +143,123 @@ def test_the_command_line_itself_needs_no_role():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_a_role_is_loaded_without_the_others() -> None:
-    """`polyclinic site` brings no torch: a link or a `status` starts at once; without a role all are offered."""
-    code = "import sys; from shared.cli import application; app = application(sys.argv[1]); "
-    code += "names = {group.name for group in app.registered_groups} | {one.name for one in app.registered_commands}; "
-    code += "print('torch' in sys.modules, 'simulate' in names, 'site' in names)"
-    for asked, said in (("site", "False False True"), ("", "True True True")):
-        done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == said.split()
+LIGHT = (
+    ["--version"],
+    ["--help"],
+    *([role, "--help"] for role in ("site", "coordinator", "study", "simulate", "predict", "report", "federation")),
+    ["site", "courier", "--help"],
+)
+
+
+@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
+def test_help_loads_nothing_that_computes(words: list[str]) -> None:
+    """No library of a command is loaded to say what the command is for: torch alone takes seconds."""
+    assert loaded_by(words) == set()
+
+
+def test_the_courier_loads_nothing_that_computes(tmp_path: Path) -> None:
+    """Up to the moment where Flower's own program takes the process over."""
+    (tmp_path / "site.toml").write_text(
+        '[site]\nname = "north"\n[data]\ndicom = "dicom"\nlabels = "l.csv"\njoin = "PatientID"\n'
+        '[data.findings]\npneumonia = "p"\n'
+    )
+    assert loaded_by(["site", "courier", str(tmp_path / "site.toml")]) == set()
+
+
+def test_a_program_that_loads_torch_is_caught() -> None:
+    """The checks above can fail."""
+    assert "torch" in loaded_by(["--help"], before="import torch")
+
+
+HEAVY = ("torch", "torchvision", "scipy", "sympy", "matplotlib", "opacus", "pydicom", "PIL", "flwr", "grpc", "onnx")
+
+
+def loaded_by(words: list[str], *, before: str = "") -> set[str]:
+    """Give the heavy libraries that a command has loaded when it ends, or becomes another program."""
+    code = f"""{before}
+import os, sys
+def end(*_):
+    print("LOADED", *[name for name in {HEAVY} if name in sys.modules], flush=True)
+    os._exit(0)
+os.execve = end
+from shared.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+end()"""
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def every_command(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Give all commands of `polyclinic`, groups too, with the words that call them."""
+    group = group or typer.main.get_command(cli.application())
+    yield words, group
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if hasattr(command, "list_commands"):
+            yield from every_command(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+def test_no_word_of_a_help_text_is_swallowed() -> None:
+    """What stands in brackets, as a section of a declaration does, is shown like every other word."""
+    swallowed, commands = [], list(every_command())
+    for words, command in commands:
+        shown = CliRunner().invoke(cli.application(), [*words, "--help"], env={"COLUMNS": "100"})
+        seen = "".join(shown.output.split())
+        texts = [command.help or "", *(getattr(one, "help", None) or "" for one in command.params)]
+        swallowed += [(words, text) for text in texts if "".join(text.split()) not in seen]
+    assert len(commands) > 35
+    assert swallowed == []
+
+
+def test_the_version_is_told() -> None:
+    """It is the installed one."""
+    done = CliRunner().invoke(cli.application(), ["--version"])
+    assert (done.exit_code, done.output) == (0, f"polyclinic {version('polyclinic')}\n")
+
+
+def test_ctrl_c_ends_with_130_and_a_word(polyclinic, monkeypatch) -> None:
+    """A command that was stopped is neither done nor a bug."""
+    monkeypatch.setattr(sys.modules["clinic_commands"], "crash", interrupt)
+    code, out, err = polyclinic("crash")
+    assert (code, out) == (cli.STOPPED, "")
+    assert "Stopped by Ctrl-C" in err
+
+
+def interrupt() -> None:
+    """Be stopped."""
+    raise KeyboardInterrupt
+
+
+def ask() -> None:
+    """Ask."""
+    typer.confirm("Do it?")
+
+
+def test_a_question_without_an_answer_decides_nothing(polyclinic, monkeypatch) -> None:
+    """Where the input ends, or Ctrl-C comes, the command says so, and does not end as a bug does."""
+    monkeypatch.setattr(sys.modules["clinic_commands"], "crash", ask)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = polyclinic("crash")
+    assert code == cli.STOPPED
+    assert "Nothing was decided" in err
+
+
+def test_a_part_that_is_missing_when_a_command_runs_is_named(polyclinic, monkeypatch) -> None:
+    """A command imports what it needs when it runs; then too the answer is what to install, and a bug stays one."""
+
+    def reach(module: str) -> None:
+        """Import something."""
+        importlib.import_module(module)
+
+    monkeypatch.setattr(sys.modules["clinic_commands"], "crash", reach)
+    code, _, err = polyclinic("crash", "no_such_library.part")
+    assert code == MissingPartError.exit_code
+    assert "no_such_library" in err
+    monkeypatch.setattr(sys, "argv", ["polyclinic", "crash", "shared.no_such_file"])
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()

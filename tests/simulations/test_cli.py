@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from shared.cli import application
 from shared.errors import DataError, StudyError
 from shared.protocol import read_protocol
-from simulations import cli
+from simulations import simulate
 from simulations.simulate import Simulation
 
 
@@ -24,7 +24,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Simulation]:
     """Keep the jobs instead of running them, in an empty working folder."""
     kept: list[Simulation] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "run_simulation", lambda job, _: kept.append(job))
+    monkeypatch.setattr(simulate, "simulate", lambda job, _: kept.append(job))
     return kept
 
 

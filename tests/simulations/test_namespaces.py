@@ -11,7 +11,7 @@ import pytest
 from client.site import read_site
 from client.site_keys import SiteKeys
 from shared.errors import FederationError
-from simulations import federation_cli
+from simulations import federation_cli, namespaces
 from simulations.compartments import OneUser
 from simulations.console import Console
 from simulations.namespaces import Namespaces, obstacle
@@ -105,8 +105,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             self.host = host
 
     def chosen(reason: str | None, begun_at: str | None = None, sites: Path | None = None) -> tuple[Any, str]:
-        monkeypatch.setattr(federation_cli, "obstacle", lambda: reason)
-        monkeypatch.setattr(federation_cli, "Namespaces", Chosen)
+        monkeypatch.setattr(namespaces, "obstacle", lambda: reason)
+        monkeypatch.setattr(namespaces, "Namespaces", Chosen)
         if begun_at:
             folder = tmp_path / "coordinator"
             folder.mkdir(exist_ok=True)
