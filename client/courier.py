@@ -94,7 +94,7 @@ def _answer(message: Message) -> Message:
 
 
 def _ask(content: RecordDict, socket: Path) -> RecordDict:
-    options = [("grpc.max_receive_message_length", MOST_MESSAGE_BYTES)]
+    options = [("grpc.max_receive_message_length", MOST_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"unix:{socket}", options=options) as channel:
         pieces: Iterator[bytes] = channel.stream_stream(PATH)(cut(to_frames(content)))
         return from_frames(pieces)

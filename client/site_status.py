@@ -38,7 +38,7 @@ def status_lines(config: SiteConfig) -> Iterator[str]:
 
 def agent_health(socket: Path) -> str:
     """Ask the agent's health service, and say in words what it answers."""
-    with grpc.insecure_channel(f"unix:{socket.resolve()}") as channel:
+    with grpc.insecure_channel(f"unix:{socket.resolve()}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)

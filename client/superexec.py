@@ -3,10 +3,12 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from client.site import SiteConfig
 from client.site_keys import SiteKeys
+from shared.direct import without_proxies
 from shared.errors import MissingPartError, SiteError
 from shared.invitation import CA
 from shared.relay import AGENT_SOCKET
@@ -23,25 +25,27 @@ QUIET = {
 def run_courier(config: SiteConfig, *, runtime: str, home: Path | None) -> None:
     """Become flower-superexec: it starts the pre-installed bundle's ClientApp for each message.
 
+    It calls the link and the agent, on this machine, and nobody else: of a web proxy it is told nothing.
+
     Raises:
         MissingPartError: flower-superexec is not installed here.
     """
     keys = SiteKeys(config.link.keys)
     where = {"FLWR_HOME": str(home.resolve())} if home else {}
-    _become(
-        courier_command(keys, runtime=runtime),
-        {AGENT_SOCKET: str(config.link.agent_socket.resolve()), **where},
-    )
+    own = {AGENT_SOCKET: str(config.link.agent_socket.resolve()), **where}
+    _become(courier_command(keys, runtime=runtime), without_proxies(os.environ) | own)
 
 
 def run_link(config: SiteConfig, *, runtime: str, study: str | None) -> None:
     """Become flower-supernode, stock: it holds the node key and never runs what was shipped.
 
+    It calls the coordinator, through the hospital's web proxy where HTTPS_PROXY names one.
+
     Raises:
         SiteError: no approved study, or several, are here.
         MissingPartError: flower-supernode is not installed here.
     """
-    _become(link_command(SiteKeys(config.link.keys), runtime=runtime, study=study), {})
+    _become(link_command(SiteKeys(config.link.keys), runtime=runtime, study=study), os.environ)
 
 
 def courier_command(keys: SiteKeys, *, runtime: str) -> list[str]:
@@ -77,9 +81,9 @@ def link_command(keys: SiteKeys, *, runtime: str, study: str | None) -> list[str
     ]
 
 
-def _become(command: list[str], variables: dict[str, str]) -> None:
+def _become(command: list[str], environment: Mapping[str, str]) -> None:
     beside = Path(sys.executable).with_name(command[0])
     program = str(beside) if beside.exists() else shutil.which(command[0])
     if program is None:
         raise MissingPartError(f"{command[0]} is not installed here. pip install polyclinic")
-    os.execve(program, command, {**os.environ, **QUIET, **variables})  # noqa: S606  # no shell, and no word from outside
+    os.execve(program, command, {**environment, **QUIET})  # noqa: S606  # no shell, and no word from outside

@@ -29,6 +29,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from server.bundle import bundle_digest
 from server.coordinator_config import CoordinatorConfig
 from server.coordinator_folder import CoordinatorFolder
+from shared.direct import no_proxies, without_proxies
 from shared.errors import CoordinatorError, FederationError
 
 QUIET = {
@@ -38,7 +39,6 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONSAFEPATH": "1",
     "PYTHONUNBUFFERED": "1",
-    "NO_PROXY": "127.0.0.1,localhost",
 }
 """Nothing is reported, looked up or installed by any program that the coordinator starts."""
 
@@ -73,10 +73,10 @@ class FlowerRun:
 
 
 def environment(folder: CoordinatorFolder, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment of the coordinator's programs; Flower finds its own by PATH."""
+    """Give the environment of the coordinator's programs, which call only one another; Flower finds its by PATH."""
     scripts = str(Path(sys.executable).parent)
     return {
-        **inherited,
+        **without_proxies(inherited),
         **QUIET,
         "PATH": f"{scripts}:{inherited.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
         "FLWR_HOME": str(folder.flower_home.resolve()),
@@ -196,12 +196,13 @@ class Fleet:
 @contextmanager
 def fleet(folder: CoordinatorFolder, config: CoordinatorConfig) -> Iterator[Fleet]:
     """Connect to the coordinator's SuperLink."""
-    client = ControlHttpClient.from_server_address(
-        server_address=f"{config.superlink.host}:{config.superlink.port}",
-        insecure=False,
-        root_certificates=folder.ca.read_bytes(),
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _OneAnswer()],
-    )
+    with no_proxies():
+        client = ControlHttpClient.from_server_address(
+            server_address=f"{config.superlink.host}:{config.superlink.port}",
+            insecure=False,
+            root_certificates=folder.ca.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _OneAnswer()],
+        )
     try:
         yield Fleet(client)
     finally:

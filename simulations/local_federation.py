@@ -30,6 +30,7 @@ from server.playing import Player
 from server.programs import Programs, commands
 from server.run_folder import RunFolder
 from shared.declaration import load_toml
+from shared.direct import without_proxies
 from shared.errors import FederationError, SiteError
 from shared.protocol import StudyProtocol
 from shared.relay import AGENT_SOCKET
@@ -74,7 +75,7 @@ class LocalFederation:
         self.sites: dict[str, Hospital] = {}
         self.programs = Programs(folder / "logs", {})
         self._hospitals, self._compartments, self._settings, self._say = hospitals, compartments, settings, say
-        self._variables = {**os.environ, **variables}
+        self._variables = without_proxies({**os.environ, **variables})  # all that is called is on this machine
         self._sockets = Path(tempfile.mkdtemp(prefix="pc"))  # a socket's path has at most 107 bytes
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep_running, daemon=True)
