@@ -19,7 +19,6 @@ from client.private_site import account_of
 from client.site import SiteConfig
 from client.site_audit import record_decision
 from client.site_keys import SiteKeys
-from client.withdrawal import withdrawals_of
 from shared.audit import now
 from shared.errors import SiteError
 from shared.invitation import CA
@@ -105,6 +104,6 @@ def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress)
     held = ledger_of(config).find(protocol.digest())
     if held is not None and held.begun:
         return held
-    cohort = site_cohort(config, protocol, progress=progress, withdrawn=withdrawals_of(config))
+    cohort = site_cohort(config, protocol, progress=progress)
     patients = site_records(cohort).patients(Split.TRAIN)
     return account_of(protocol, protocol.privacy, patients=patients, limit=config.policy.limit)

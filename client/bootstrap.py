@@ -16,6 +16,7 @@ from client.local_norm import LocalNorm
 from client.private_site import Vault, compose_private
 from client.site import SiteConfig
 from client.site_data import Pixels, Records
+from client.withdrawal import withdrawn_at
 from client.workbench import Workbench
 from shared.audit import AuditLog
 from shared.augmentation import Augmentation
@@ -41,11 +42,14 @@ class PreparedSite:
 
 
 def site_cohort(
-    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
+    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] | None = None
 ) -> Cohort:
     """Index a site's images, join its labels, and apply the study's criteria and split; no pixel is read.
 
+    Without `withdrawn`, nobody takes part who is on the hospital's own list: no command has to think of it.
+
     Raises:
+        StorageError: the list of withdrawn patients cannot be read.
         SiteError: site.toml contradicts the label table.
         DataError: no image can be used.
     """
@@ -60,7 +64,7 @@ def site_cohort(
         train=protocol.split.train,
         validation=protocol.split.validation,
         progress=partial(progress, "headers read"),
-        withdrawn=withdrawn,
+        withdrawn=withdrawn_at(config) if withdrawn is None else withdrawn,
     )
 
 
@@ -76,9 +80,9 @@ def site_records(cohort: Cohort) -> Records:
 
 
 def prepare(
-    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] = frozenset()
+    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] | None = None
 ) -> PreparedSite:
-    """Make a site's cohort, and fill the cache with its images.
+    """Make a site's cohort, and fill the cache with its images; `withdrawn` as in `site_cohort`.
 
     Raises:
         SiteError: site.toml contradicts the label table.

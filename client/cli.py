@@ -273,17 +273,25 @@ def review(
 @app.command()
 def withdraw(
     site: SiteFile,
-    patient: Annotated[str | None, typer.Argument(help="PatientID; asked for if left out.", show_default=False)] = None,
+    patient: Annotated[
+        str | None,
+        typer.Argument(
+            help="PatientID (ID^^^ISSUER for that of one issuer alone), or the label table's name of the patient; "
+            "asked for if left out.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Take a patient out of all rounds from now on, in every study of this hospital."""
+    """Take a patient out of all rounds from now on, in all studies of this hospital, and say whether he is found."""
     from client.withdrawal import CANNOT_UNDO, withdrawals_of
+    from client.withdrawing import found_here
 
     config = _read(site)
     number = patient or typer.prompt("PatientID", hide_input=True)
     withdrawals_of(config).add(number)
     _decided(config, "patient withdrawn")
     _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
-    _say("`polyclinic site check` counts the files of withdrawn patients: none more than before is a wrong PatientID.")
+    _say(found_here(config, number, progress=_progress))
     _say(CANNOT_UNDO)
 
 

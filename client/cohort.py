@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from client.dicom import Header
+from client.identifiers import spelled
 from client.image_index import IndexedFile, Progress, index_images, printable
 from client.inclusion import exclusions
-from client.labels import Labels, join, path_key, read_labels
+from client.labels import LabelRow, Labels, Match, join, path_key, read_labels
 from client.patient_flow import Exclusion, FileFate, FileReason, PatientFlow, RowFate, account
+from client.people import Doubts, People, patient_keys, people_of
 from client.refusals import Reason
-from client.site import Join, SiteConfig
+from client.site import Data, Join, SiteConfig
 from client.traits import group_codes, table_words
 from shared.errors import DataError
 from shared.split import Split, assign
@@ -44,8 +46,9 @@ class CohortImage:
 class Cohort:
     """The images of one site that take part in a study, and the account of all that do not.
 
-    Images are in the order of (SOP Instance UID, frame), whatever the file system's. No patient has images in two
-    splits. An exam is a patient's StudyInstanceUID, where absent the AccessionNumber, else the object itself.
+    Images are in the order of (SOP Instance UID, frame), whatever the file system's. No patient (`client/people.py`)
+    and no study has images in two splits. An exam is a patient's StudyInstanceUID, where absent the AccessionNumber,
+    else the object itself. `doubts` are for the hospital alone.
     """
 
     folder: Path = field(repr=False)
@@ -53,6 +56,7 @@ class Cohort:
     files: tuple[FileFate, ...] = field(repr=False)
     rows: tuple[RowFate, ...] = field(repr=False)
     targets: int
+    doubts: Doubts
 
     @property
     def labels_NK(self) -> npt.NDArray[np.float32]:
@@ -165,61 +169,90 @@ def build_cohort(
         withdrawn: the PatientIDs that take part in nothing any more.
 
     Raises:
-        SiteError: site.toml names a column that the table has not, or none of the study's targets.
+        SiteError: site.toml names a column that the table has not, or none of the study's targets; or rows are joined
+            on PatientIDs that several issuers gave, and site.toml does not say whose the table's are.
         DataError: the folder or the table cannot be read.
         NoImagesError: nothing is left; it holds the account.
     """
     data = site.data
-    rows = read_labels(data.labels, key=data.key_column, columns=data.findings, targets=targets, exclusive=exclusive)
+    rows = read_labels(
+        data.labels,
+        key=data.key_column,
+        columns=data.findings,
+        targets=targets,
+        exclusive=exclusive,
+        patient=data.patient_column,
+    )
     said = table_words(data.labels, data.subgroups) if data.subgroups else []
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
-    matches, row_fates = join(rows, [_JOINED_ON[data.join](file) for file in index], by_path=data.join == "path")
-    reasons = exclusions(
-        index, matches, modality=modality, one_exam_many_keys=data.join == "AccessionNumber", withdrawn=withdrawn
-    )
+    matches, row_fates, people = whose(data, rows, index)
+    many_keys = data.join == "AccessionNumber"
+    reasons = exclusions(index, matches, people, modality=modality, one_exam_many_keys=many_keys, withdrawn=withdrawn)
     included = sorted(
-        ((file, match) for file, match, reason in zip(index, matches, reasons, strict=True) if reason is None),
-        key=lambda pair: (pair[0].identity.sop_instance_uid, pair[0].relative),
+        (place for place, reason in enumerate(reasons) if reason is None),
+        key=lambda place: (index[place].identity.sop_instance_uid, index[place].relative),
     )
-    patients = numbers(file.identity.patient_id for file in [*(file for file, _ in included), *index])
-    exams = numbers(file.exam for file, _ in included)
-    split_of = {
-        patient: assign(
-            study=study, seed=seed, site=site.site.name, patient=patient, train=train, validation=validation
-        )
-        for patient in patients
+    patients = numbers(people.person_N[place] for place in [*included, *range(len(index))])
+    exams = numbers((people.name_N[place], index[place].exam) for place in included)
+    split_of: dict[str | None, Split] = {
+        patient: assign(study=study, seed=seed, site=site.site.name, patient=key, train=train, validation=validation)
+        for patient, key in people.split_keys.items()
     }
     images = tuple(
         CohortImage(
-            path=data.dicom / file.relative,
+            path=data.dicom / index[place].relative,
             frame=frame,
-            patient=patients[file.identity.patient_id],
-            exam=exams[file.exam],
-            split=split_of[file.identity.patient_id],
-            labels=match.labels,
-            traits=_traits(file) | (said[match.row] if said and match.row is not None else {}),
+            patient=patients[people.person_N[place]],
+            exam=exams[people.name_N[place], index[place].exam],
+            split=split_of[people.person_N[place]],
+            labels=matches[place].labels,
+            traits=_traits(index[place]) | (said[row] if said and (row := matches[place].row) is not None else {}),
         )
-        for file, match in included
-        for frame in range(file.frames if frames == "all" else 1)
+        for place in included
+        for frame in range(index[place].frames if frames == "all" else 1)
     )
     fates = tuple(
-        FileFate(relative=file.relative, patient=patients.get(file.identity.patient_id), row=match.row, reason=reason)
-        for file, match, reason in zip(index, matches, reasons, strict=True)
+        FileFate(relative=file.relative, patient=patients.get(person), row=match.row, reason=reason)
+        for file, person, match, reason in zip(index, people.person_N, matches, reasons, strict=True)
     )
     return _not_empty(
-        Cohort(folder=data.dicom, images=images, files=fates, rows=tuple(row_fates), targets=len(targets))
+        Cohort(
+            folder=data.dicom,
+            images=images,
+            files=fates,
+            rows=tuple(row_fates),
+            targets=len(targets),
+            doubts=people.doubts,
+        )
     )
+
+
+def whose(
+    data: Data, rows: Sequence[LabelRow], index: Sequence[IndexedFile]
+) -> tuple[list[Match], list[RowFate], People]:
+    """Join rows and images as the hospital says, and find out whose each image is.
+
+    Raises:
+        SiteError: rows are joined on PatientIDs that several issuers gave, and site.toml does not say whose they are.
+    """
+    keys: Sequence[str | None]
+    if data.join == "PatientID":
+        rows = [replace(row, key=spelled(row.key)) for row in rows]
+        keys = patient_keys(index, known={row.key for row in rows}, issuer=data.issuer)
+    else:
+        keys = [_JOINED_ON[data.join](file) for file in index]
+    matches, fates = join(rows, keys, by_path=data.join == "path")
+    return matches, fates, people_of(index, matches, by_table=data.patient_column is not None)
 
 
 def _traits(file: IndexedFile) -> dict[str, str]:
     return dict(file.found.traits) if isinstance(file.found, Header) else {}
 
 
-_JOINED_ON: dict[Join, Callable[[IndexedFile], str]] = {
+_JOINED_ON: Mapping[Join, Callable[[IndexedFile], str]] = {
     "SOPInstanceUID": lambda file: file.identity.sop_instance_uid,
     "AccessionNumber": lambda file: file.identity.accession_number,
     "StudyInstanceUID": lambda file: file.identity.study_instance_uid,
-    "PatientID": lambda file: file.identity.patient_id,
     "path": lambda file: path_key(file.relative),
 }
 

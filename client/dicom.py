@@ -51,12 +51,20 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who and what an object is of; "" where the file does not say. Its repr shows no value."""
+    """Who and what an object is of; "" where the file does not say. Its repr shows no value.
+
+    Who a patient is follows from the ID and its issuer (`client/people.py`); name, birth date and sex only tell where
+    one person may have several.
+    """
 
     sop_instance_uid: str = field(repr=False)
     study_instance_uid: str = field(repr=False)
     accession_number: str = field(repr=False)
     patient_id: str = field(repr=False)
+    issuer: str = field(default="", repr=False)
+    full_name: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
+    sex: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +110,10 @@ def read_header(path: Path) -> Header:
             study_instance_uid=text(dataset, "StudyInstanceUID"),
             accession_number=text(dataset, "AccessionNumber"),
             patient_id=text(dataset, "PatientID"),
+            issuer=text(dataset, "IssuerOfPatientID"),
+            full_name=text(dataset, "PatientName"),
+            birth_date=text(dataset, "PatientBirthDate"),
+            sex=text(dataset, "PatientSex"),
         ),
         modality=text(dataset, "Modality"),
         frames=frame_count(dataset),

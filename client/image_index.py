@@ -38,11 +38,10 @@ class IndexedFile:
         return self.found.frames if isinstance(self.found, Header) else 0
 
     @property
-    def exam(self) -> tuple[str, str]:
-        """The patient, and what comes first of the study, the accession number, the object and the file."""
+    def exam(self) -> str:
+        """What comes first of the study, the accession number, the object and the file; each patient's is another."""
         own = self.identity
-        study = own.study_instance_uid or own.accession_number or own.sop_instance_uid or self.relative
-        return (own.patient_id, study)
+        return own.study_instance_uid or own.accession_number or own.sop_instance_uid or self.relative
 
 
 def printable(relative: str) -> str:

@@ -1,11 +1,12 @@
 """Inclusion criteria: the first reason for which each file is left out of a study, if there is one."""
 
 import math
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 
 from client.image_index import IndexedFile
 from client.labels import Match
 from client.patient_flow import Exclusion, FileReason
+from client.people import People
 from client.refusals import Reason
 
 Reasons = list[FileReason | None]
@@ -14,6 +15,7 @@ Reasons = list[FileReason | None]
 def exclusions(
     index: Sequence[IndexedFile],
     matches: Sequence[Match],
+    people: People,
     *,
     modality: str,
     one_exam_many_keys: bool,
@@ -26,44 +28,38 @@ def exclusions(
     other. Images of one exam that were labelled each for itself may differ: a finding may be on one of two views.
 
     Invariant: a file's reason depends on its own patient's files and on the table, and on no other patient's files:
-    copies and exams are looked for within a patient, whatever UIDs the files of two have in common.
+    copies and exams are looked for under one ID, whatever UIDs the files of two have in common.
     """
-    reasons = [_of_file(file, modality, withdrawn) for file in index]
-    for copies in _groups(index, reasons, by=_object):
+    gone = people.withdrawn(withdrawn)
+    reasons = [_of_file(file, modality) for file in index]
+    for place, (person, match) in enumerate(zip(people.person_N, matches, strict=True)):
+        if person is None:  # a table that names patients names none for an image without a row: that comes first
+            reasons[place] = reasons[place] or (match.reason if people.by_table else None) or Reason.NO_PATIENT
+        elif person in gone:
+            reasons[place] = reasons[place] or Exclusion.WITHDRAWN
+    for copies in _groups([file.identity.sop_instance_uid for file in index], people, reasons):
         _keep_one(copies, matches, reasons)
     for place, match in enumerate(matches):
         reasons[place] = reasons[place] or match.reason
     if one_exam_many_keys:
-        for exam in _groups(index, reasons, by=lambda file: file.exam):
+        for exam in _groups([file.exam for file in index], people, reasons):
             if _contradict([matches[place] for place in exam]):
                 _set(reasons, exam, Exclusion.CONFLICTING_LABELS)
     return reasons
 
 
-def _of_file(file: IndexedFile, modality: str, withdrawn: Container[str]) -> FileReason | None:
+def _of_file(file: IndexedFile, modality: str) -> FileReason | None:
     if isinstance(file.found, Reason):
         return file.found
-    if modality not in ("any", file.found.modality):
-        return Reason.WRONG_MODALITY
-    if not file.identity.patient_id:
-        return Reason.NO_PATIENT
-    return Exclusion.WITHDRAWN if file.identity.patient_id in withdrawn else None
+    return None if modality in ("any", file.found.modality) else Reason.WRONG_MODALITY
 
 
-def _object(file: IndexedFile) -> Hashable:
-    """Name the object that a file is a copy of, within its patient; None where the file does not say."""
-    own = file.identity
-    return (own.patient_id, own.sop_instance_uid) if own.sop_instance_uid else None
-
-
-def _groups(
-    index: Sequence[IndexedFile], reasons: Reasons, *, by: Callable[[IndexedFile], Hashable]
-) -> list[list[int]]:
-    """Put the places of files that are still in together by what they share; None is shared by nobody."""
+def _groups(words_N: Sequence[str], people: People, reasons: Reasons) -> list[list[int]]:
+    """Put the places of one ID's files that are still in together by what they share; "" is shared by nobody."""
     groups: dict[Hashable, list[int]] = {}
-    for place, file in enumerate(index):
-        if reasons[place] is None and by(file):
-            groups.setdefault(by(file), []).append(place)
+    for place, (name, word) in enumerate(zip(people.name_N, words_N, strict=True)):
+        if reasons[place] is None and word and name is not None:
+            groups.setdefault((name, word), []).append(place)
     return list(groups.values())
 
 

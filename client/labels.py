@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from client.identifiers import spelled
 from client.label_table import read_table
 from client.patient_flow import Exclusion, FileReason, RowFate, RowReason
 from shared.errors import SiteError
@@ -35,21 +36,29 @@ class LabelRow:
     number: int
     key: str = field(repr=False)
     labels: Labels
+    patient: str = field(default="", repr=False)
     uncertain: bool = False
     reason: RowReason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What the table says of one image: labels and the place of their row, or why there are none."""
+    """What the table says of one image: labels, whose it is and the place of their row, or why there are none."""
 
     labels: Labels
     row: int | None
     reason: FileReason | None
+    patient: str = field(default="", repr=False)
 
 
 def read_labels(
-    path: Path, *, key: str, columns: Mapping[str, str], targets: Sequence[str], exclusive: bool
+    path: Path,
+    *,
+    key: str,
+    columns: Mapping[str, str],
+    targets: Sequence[str],
+    exclusive: bool,
+    patient: str | None = None,
 ) -> list[LabelRow]:
     """Read the label table. With `exclusive`, all classes may share one column that holds the class's name.
 
@@ -59,6 +68,7 @@ def read_labels(
         columns: target -> column; a target without one was not assessed.
         targets: the study's targets, which give `labels` their order.
         exclusive: exactly one target holds (classes), instead of any number (findings).
+        patient: name of the column that says whose the images are; None where the table doesn't.
 
     Raises:
         SiteError: no target has a column, or the table has no such column; the nearest one is named.
@@ -72,14 +82,22 @@ def read_labels(
         )
     key_place, width = table.place(key), len(table.header)
     read = _reader(places, targets, exclusive=exclusive)
-    return [_row(number, cells, width, key_place, read, len(targets)) for number, cells in table.rows]
+    rows = [_row(number, cells, width, key_place, read, len(targets)) for number, cells in table.rows]
+    if patient is None:
+        return rows
+    place = table.place(patient)
+    return [
+        replace(row, patient=cells[place].strip() if len(cells) == width else "")
+        for row, (_, cells) in zip(rows, table.rows, strict=True)
+    ]
 
 
 def join(rows: Sequence[LabelRow], keys: Sequence[str | None], *, by_path: bool) -> tuple[list[Match], list[RowFate]]:
     """Give each image its labels, and each row its fate; rows of one key that agree are read as one.
 
-    Two rows agree if no target is present in one and absent in the other. `keys` has one entry an image: its value of
-    what is joined on, None or "" where it has none. The fate of a row that has labelled an image is None.
+    Two rows agree if no target is present in one and absent in the other, and both name one patient. `keys` has one
+    entry an image: its value of what is joined on, None or "" where it has none. The fate of a row that has labelled an
+    image is None.
 
     Invariant: an image's labels depend on its own key and the table, and on no other image.
     """
@@ -182,12 +200,15 @@ def _agreement(rows: Sequence[LabelRow], places: Sequence[int]) -> tuple[Match, 
         return Match(labels=(), row=None, reason=_same_code(rows[places[0]].reason)), {}
     values_of_targets = zip(*(rows[place].labels for place in readable), strict=True)
     said = [{value for value in values if not math.isnan(value)} for values in values_of_targets]
-    if any(len(values) > 1 for values in said) or not any(said):
+    two_patients = len({spelled(rows[place].patient) for place in readable}) > 1
+    if two_patients or any(len(values) > 1 for values in said) or not any(said):
         reason = RowReason.CONFLICTING_LABELS if any(said) else RowReason.NOT_LABELLED
         return Match(labels=(), row=None, reason=_same_code(reason)), dict.fromkeys(readable, reason)
     labels = tuple(next(iter(values), math.nan) for values in said)
     fates: dict[int, RowReason | None] = dict.fromkeys(readable, RowReason.DUPLICATE_ROW)
-    return Match(labels=labels, row=readable[0], reason=None), fates | {readable[0]: None}
+    return Match(labels=labels, row=readable[0], reason=None, patient=rows[readable[0]].patient), fates | {
+        readable[0]: None
+    }
 
 
 def _same_code(reason: RowReason | None) -> Exclusion:

@@ -15,6 +15,7 @@ from client.image_index import IndexedFile, index_images, printable
 from client.inclusion import exclusions
 from client.labels import Match
 from client.patient_flow import FileReason
+from client.people import People, people_of
 from client.site_data import Pixels
 from shared.errors import DataError
 from shared.model_facts import ModelFacts
@@ -81,8 +82,9 @@ def predict(
     task, images = facts.protocol.task, facts.protocol.images
     index = index_images(folder, workers=workers, progress=lambda *counts: progress("headers read", *counts))
     unlabelled = [Match(labels=(), row=None, reason=None)] * len(index)
-    reasons = exclusions(index, unlabelled, modality=images.modality, one_exam_many_keys=False, withdrawn=())
-    cohort = _images(folder, index, reasons, every_frame=images.frames == "all")
+    people = people_of(index, unlabelled, by_table=False)
+    reasons = exclusions(index, unlabelled, people, modality=images.modality, one_exam_many_keys=False, withdrawn=())
+    cohort = _images(folder, index, people, reasons, every_frame=images.frames == "all")
     cached = fill(
         cohort,
         contract=facts.contract,
@@ -118,25 +120,31 @@ def thresholds_of(facts: ModelFacts, own: Own) -> list[float | None]:
 
 
 def _images(
-    folder: Path, index: Sequence[IndexedFile], reasons: Sequence[FileReason | None], *, every_frame: bool
+    folder: Path,
+    index: Sequence[IndexedFile],
+    people: People,
+    reasons: Sequence[FileReason | None],
+    *,
+    every_frame: bool,
 ) -> list[CohortImage]:
     """List the images in a cohort's order, with numbers for patients and exams."""
     included = sorted(
-        (file for file, reason in zip(index, reasons, strict=True) if reason is None),
-        key=lambda file: (file.identity.sop_instance_uid, file.relative),
+        (place for place, reason in enumerate(reasons) if reason is None),
+        key=lambda place: (index[place].identity.sop_instance_uid, index[place].relative),
     )
-    patients, exams = numbers(file.identity.patient_id for file in included), numbers(file.exam for file in included)
+    patients = numbers(people.person_N[place] for place in included)
+    exams = numbers((people.name_N[place], index[place].exam) for place in included)
     return [
         CohortImage(
-            path=folder / file.relative,
+            path=folder / index[place].relative,
             frame=frame,
-            patient=patients[file.identity.patient_id],
-            exam=exams[file.exam],
+            patient=patients[people.person_N[place]],
+            exam=exams[people.name_N[place], index[place].exam],
             split=Split.TEST,
             labels=(),
         )
-        for file in included
-        for frame in range(file.frames if every_frame else 1)
+        for place in included
+        for frame in range(index[place].frames if every_frame else 1)
     ]
 
 

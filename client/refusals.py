@@ -58,7 +58,9 @@ _SENTENCES = {
         "An image does not say its pixel spacing, and the study resamples to mm. "
         "Leave it out, or set [images] spacing_mm = 0 in the study."
     ),
-    Reason.NO_PATIENT: "A file has no PatientID, and patients must not be mixed up. Export it with one.",
+    Reason.NO_PATIENT: (
+        "A file has no PatientID, or its label row names no patient, and patients must not be mixed up. Fill it in."
+    ),
     Reason.WRONG_MODALITY: "A file is of another modality than the study's. Nothing to do.",
 }
 

@@ -31,7 +31,7 @@ def show_check(site: Path, study: Path | None) -> None:
         )
     for table in (_files(prepared), _rows(prepared), _patients(prepared, protocol)):
         console.print(table)
-    for warning in _warnings(prepared, protocol):
+    for warning in (*_doubts(prepared), *_warnings(prepared, protocol)):
         console.print(f"! {warning}", style="yellow", markup=False)
     listing = config.compute.cache / "excluded.csv"
     with atomic_file(listing) as part, part.open("w", encoding="utf-8", newline="") as file:
@@ -88,6 +88,26 @@ def _table(title: str, first: str, numbers: tuple[str, ...]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right", overflow="fold")
     return table
+
+
+def _doubts(prepared: PreparedSite) -> Iterator[str]:
+    """Say where IDs and people may not be the same: in counts, and nothing of it leaves."""
+    doubts = prepared.cohort.doubts
+    named = "say who is who in a column of the label table: [data] patient_column."
+    if doubts.alike:
+        yield (
+            f"{doubts.alike:,} patients seem to have several PatientIDs, {doubts.ids_alike:,} in all: the files have "
+            "the same name, birth date and sex. Each ID counts as a patient, and may be on another side of the split. "
+            f"If they are one person's, {named}"
+        )
+    if doubts.own_id_each:
+        yield (f"each of the {doubts.own_id_each:,} files has a PatientID of its own. If a person has several, {named}")
+    if doubts.studies:
+        yield (
+            f"{doubts.studies:,} studies (StudyInstanceUID) have files of several PatientIDs, {doubts.ids_joined:,} in "
+            "all: the IDs of one study are taken for one patient's. If they are not, something has overwritten their "
+            "StudyInstanceUID: export the files again."
+        )
 
 
 def _warnings(prepared: PreparedSite, protocol: StudyProtocol) -> Iterator[str]:

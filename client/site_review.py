@@ -10,8 +10,6 @@ from client.review import review
 from client.review_page import write_page
 from client.site import SiteConfig
 from client.site_audit import record_decision
-from client.site_keys import SiteKeys
-from client.withdrawal import LIST, Withdrawals, withdrawals_of
 from shared.errors import DataError
 from shared.model_facts import refuse_untested
 from shared.saved_model import open_model
@@ -34,7 +32,7 @@ def write_review(config: SiteConfig, model: Path | None, study: str | None, *, s
     saved = open_model(path)
     refuse_untested(saved.facts, where=path.name)
     protocol = saved.facts.protocol
-    site = prepare(config, protocol, progress=unseen, withdrawn=_withdrawn(config))
+    site = prepare(config, protocol, progress=unseen)
     site = replace(site, pixels=site.pixels.harmonised(saved.facts.standard))
     galleries = review(site, saved, split=Split(side), most=most, device=config.compute.device)
     page = config.compute.cache / REVIEWS / protocol.digest()[:12] / f"{side}.html"
@@ -48,10 +46,3 @@ def _delivered(config: SiteConfig, study: str | None) -> Path:
     if not path.exists():
         raise DataError("this study has not delivered a model yet. Name one with --model, or wait for the study's end.")
     return path
-
-
-def _withdrawn(config: SiteConfig) -> Withdrawals | frozenset[str]:
-    """Give the patients who were withdrawn; a hospital that never made its keys has none."""
-    if not (SiteKeys(config.link.keys).pseudonyms.exists() or (config.link.state / LIST).exists()):
-        return frozenset()
-    return withdrawals_of(config)

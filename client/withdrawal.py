@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
+from client.identifiers import spelled
 from client.site import SiteConfig
 from client.site_keys import SiteKeys, read_secret
 from shared.errors import StorageError
@@ -31,8 +32,21 @@ def withdrawals_of(config: SiteConfig) -> "Withdrawals":
     return found
 
 
+def withdrawn_at(config: SiteConfig) -> "Withdrawals | frozenset[str]":
+    """Give a hospital's list as it is on disk; one that never made its keys has withdrawn nobody.
+
+    Raises:
+        StorageError, SiteError: as `withdrawals_of`.
+    """
+    if not (SiteKeys(config.link.keys).pseudonyms.exists() or (config.link.state / LIST).exists()):
+        return frozenset()
+    return withdrawals_of(config)
+
+
 class Withdrawals:
-    """A set of PatientIDs of which only keyed hashes are kept: HMAC-SHA256 with a key that never leaves the agent.
+    """A set of patients' identifiers of which only keyed hashes are kept: HMAC-SHA256 with a key that never leaves.
+
+    An identifier is a PatientID, bare or with its issuer (`ID^^^ISSUER`), or what the label table calls a patient.
 
     It is what was on disk when `changed` was last called, so that a cohort is built from one list from end to end.
     """
@@ -52,10 +66,13 @@ class Withdrawals:
         self.changed()
         if patient_id in self:
             return
-        append_line(self._path, f"{self._pseudonym(patient_id)}\n".encode())
+        append_line(self._path, f"{self._pseudonym(spelled(patient_id))}\n".encode())
 
     def __contains__(self, patient_id: object) -> bool:
-        return isinstance(patient_id, str) and self._pseudonym(patient_id) in self._listed
+        """Tell whether an identifier is on the list, however it is spelled; old lines have it as it was typed."""
+        if not isinstance(patient_id, str):
+            return False
+        return any(self._pseudonym(form) in self._listed for form in {spelled(patient_id), patient_id.strip()})
 
     def __len__(self) -> int:
         return len(self._listed)
@@ -79,4 +96,4 @@ class Withdrawals:
         return self._listed != before
 
     def _pseudonym(self, patient_id: str) -> str:
-        return hmac.new(self._key, patient_id.strip().encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._key, patient_id.encode(), hashlib.sha256).hexdigest()
