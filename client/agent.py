@@ -17,6 +17,7 @@ from client.features import in_batches
 from client.inputs import Inputs
 from client.intake import Intake
 from client.local_norm import LocalNorm
+from client.opening import open_task
 from client.private_training import PrivateTraining
 from client.round_checkpoint import RoundCheckpoint
 from client.site_data import Records, Rows
@@ -36,7 +37,6 @@ from shared.messages import (
     EvaluateTask,
     LandmarksReply,
     LandmarksTask,
-    OtherVersionError,
     ReadyReply,
     ReadyTask,
     Refusal,
@@ -44,14 +44,13 @@ from shared.messages import (
     Task,
     TrainReply,
     TrainTask,
-    decode_task,
 )
 from shared.parameters import NamedArrays, digest
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
 from shared.update import difference
-from shared.wire import MAX_CONTENT_BYTES, TooLargeError, from_frames
+from shared.wire import MAX_CONTENT_BYTES
 
 Harmonised = Callable[[Standard], Inputs]
 """Gives the site's images with their landmarks at the standard ones."""
@@ -64,6 +63,7 @@ class Agent:
     Nothing that a task says can change preprocessing or what leaves: the protocol is the agent's own. `flow` is exact;
     the guard suppresses what is small. `local_norm` is None unless the study keeps normalisation layers at the site,
     `harmonised` unless it brings images to a standard scale, and `private` is there under [privacy].
+    `coordinator` is the public key with which tasks are signed: no agent of an approved study answers without one.
     What follows `approval` is a deployed site's: in simulation no reply is stored, nothing is counted against a limit,
     no round goes on from its middle, and no model is delivered. `witness` is a simulation's alone.
     """
@@ -79,6 +79,7 @@ class Agent:
     local_norm: LocalNorm | None
     harmonised: Harmonised | None = None
     private: PrivateTraining | None = None
+    coordinator: str | None = None
     approval: Approval = Approval.SIMULATED
     store: TaskStore | None = None
     intake: Intake | None = None
@@ -93,14 +94,16 @@ class Agent:
         Raises:
             StorageError: the audit log cannot be written; then nothing leaves, not even a code.
         """
-        task_id = ""
+        task_id, request = "", ""
         try:
-            task = _decode(frames, self.most_bytes)
+            if self.coordinator is None and self.approval is Approval.APPROVED:
+                raise TaskError(Refusal.NOT_SIGNED, "no coordinator's key was approved, by which to know its tasks")
+            task, request = open_task(frames, most_bytes=self.most_bytes, coordinator=self.coordinator)
             task_id = task.header.task_id
             self._refuse_foreign(task)
-            reply = self._answer(task)
+            reply = self._answer(task, request)
         except Exception as fault:  # the one place that catches all: an exception's text may hold a patient's value
-            reply = self.guard.refuse(fault, task_id=task_id)
+            reply = self.guard.refuse(fault, task_id=task_id, request=request)
         yield from reply
 
     def _refuse_foreign(self, task: Task) -> None:
@@ -112,18 +115,18 @@ class Agent:
         if bool(task.header.standard) != on_scale:
             raise TaskError(Refusal.WRONG_FORM, "the task's standard scale is missing, or the study has none")
 
-    def _answer(self, task: Task) -> list[bytes]:
+    def _answer(self, task: Task, request: str) -> list[bytes]:
         """Work on a task, or send again what was sent; how ready a site is may change, and is not stored."""
         if self.store is None or isinstance(task, ReadyTask):
-            return self.guard.release(task, self._work(task))
-        task_id, request = task.header.task_id, request_digest(task)
-        if (kept := self.store.answer(task_id, request)) is not None:
-            return self.guard.release_again(task, kept)
+            return self.guard.release(task, self._work(task), request=request)
+        task_id, asked = task.header.task_id, request_digest(task)
+        if (kept := self.store.answer(task_id, asked)) is not None:
+            return self.guard.release_again(task, kept, request=request)
         if self.intake is not None:
             self.intake.admit(task)
-        self.store.begin(task, request)
-        frames = self.guard.release(task, self._work(task))
-        self.store.keep(task_id, request, frames)
+        self.store.begin(task, asked)
+        frames = self.guard.release(task, self._work(task), request=request)
+        self.store.keep(task_id, asked, frames)
         if checkpoint := self._checkpoint(task):
             checkpoint.forget()
         return frames
@@ -283,14 +286,3 @@ class Agent:
             alpha=training.alpha,
             positive_weights_K=weights.to(self.bench.device),
         )
-
-
-def _decode(frames: Iterable[bytes], most_bytes: int) -> Task:
-    try:
-        return decode_task(from_frames(frames, most_bytes=most_bytes))
-    except TooLargeError:
-        raise TaskError(Refusal.TOO_LARGE, f"the task announces more than {most_bytes} bytes") from None
-    except OtherVersionError:
-        raise TaskError(Refusal.OTHER_VERSION, "the task is of another version of the encoding") from None
-    except ValueError as fault:  # it names a part of the message, never its content
-        raise TaskError(Refusal.MALFORMED, f"malformed: {fault}") from None

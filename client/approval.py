@@ -14,7 +14,9 @@ from pydantic import Field
 from shared.declaration import Declaration, read_toml
 from shared.errors import SiteError, StorageError
 from shared.invitation import CA, STUDY, Invitation, Line, read_invitation
+from shared.messages import WIRE_VERSION
 from shared.protocol import StudyProtocol, read_protocol
+from shared.signing import is_endorsed
 from shared.storage import atomic_file
 
 RECORD = "approval.toml"
@@ -43,6 +45,28 @@ class ApprovedStudy:
     def digest(self) -> str:
         """The protocol's digest: the only one that the agent answers to."""
         return self.approval.invitation.digest
+
+    def current(self) -> "ApprovedStudy":
+        """Give this study, if its approval holds in this version of Polyclinic.
+
+        Raises:
+            SiteError: it was given under an earlier version, and is to be given anew.
+        """
+        if not self.approval.invitation.current:
+            raise SiteError(self.outdated)
+        return self
+
+    @property
+    def outdated(self) -> str:
+        """Say what to do about an approval of an earlier version; "" for one that holds."""
+        if self.approval.invitation.current:
+            return ""
+        return (
+            f"{self.digest[:SHOWN]} “{self.protocol.study.name}” was approved under version "
+            f"{self.approval.invitation.wire} of the encoding, and this Polyclinic speaks {WIRE_VERSION}: nothing is "
+            "answered for it. Ask the coordinator for a new invitation, then run `polyclinic site approve SITE.toml "
+            "FOLDER` and `polyclinic site bundle FOLDER`. What was trained, released and spent stays counted."
+        )
 
     @property
     def since(self) -> datetime:
@@ -80,6 +104,10 @@ def read_invited(folder: Path, *, site: str) -> Invited:
         )
     if _sha256(folder / CA) != invitation.ca:
         raise SiteError(f"{folder}: {CA} is not the one that the invitation names. Ask for the invitation again.")
+    if invitation.endorsement and not is_endorsed(
+        invitation.signing, by=invitation.signing_before, signature=invitation.endorsement
+    ):
+        raise SiteError(f"{folder}: the coordinator's earlier key has not signed the new one. Do not approve it.")
     bundles = sorted(folder.glob("*.fab"))
     if any(_sha256(bundle) != invitation.bundle for bundle in bundles):
         raise SiteError(f"{folder}: the courier's bundle is not the one that the invitation names. Do not install it.")

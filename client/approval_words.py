@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from client.approval import Invited
+from shared.invitation import Invitation
 from shared.parameters import NamedArrays
 from shared.protocol import StudyProtocol
+from shared.signing import fingerprint
 
 WHAT_LEAVES = """From each round leaves: this hospital's update of the model, its mean loss, how far training moved the
 model, and how fast it was. The coordinator sees this hospital's update by itself, before it is added to the others'.
@@ -40,6 +42,34 @@ what blanking it does to their scores; and how many are with each finding and wi
 WITHOUT_PRIVACY = """This study asks for no differential privacy: there is no guarantee of how much an update tells."""
 
 
+NEW_KEY = """The coordinator's tasks are known by its key. This site has approved no key of this coordinator's before:
+have the coordinator read out the key's fingerprint by telephone, and compare."""
+
+SAME_KEY = """The coordinator's tasks are known by its key, the one that this site has approved before."""
+
+NEXT_KEY = """The coordinator has a new key, and the key that this site has approved before has signed it."""
+
+OTHER_KEY = """The coordinator's key is ANOTHER one than this site has approved before, and that one has not signed it.
+Either the coordinator has lost it, or somebody else wrote this invitation. Have the coordinator, whom you know, read
+out the new key's fingerprint by telephone, and compare; approve nothing before that."""
+
+
+def key_words(invitation: Invitation, earlier: Iterable[Invitation]) -> str:
+    """Say what is known of the key that tells the coordinator's tasks; `earlier` were approved before."""
+    approved = {one.signing: one for one in earlier if one.signing}
+    if invitation.signing in approved:
+        told = SAME_KEY
+    elif invitation.signing_before in approved and invitation.endorsement:
+        told = NEXT_KEY
+    else:
+        told = OTHER_KEY if any(_same_coordinator(invitation, one) for one in approved.values()) else NEW_KEY
+    return f"{told}\nFingerprint {fingerprint(invitation.signing)}"
+
+
+def _same_coordinator(one: Invitation, other: Invitation) -> bool:
+    return any(getattr(one, name) == getattr(other, name) for name in ("digest", "coordinator", "address"))
+
+
 def explain(
     invited: Invited,
     *,
@@ -47,10 +77,12 @@ def explain(
     update: NamedArrays,
     rounds_per_day: int | None,
     budget: Iterable[str] = (),
+    earlier: Iterable[Invitation] = (),
 ) -> Iterator[str]:
     """Yield paragraphs; `update` are the arrays that travel in the round in which the most do.
 
-    `budget` says what a private study would take of this hospital's privacy budget.
+    `budget` says what a private study would take of this hospital's privacy budget. `earlier` are the invitations that
+    this site has approved before.
     """
     invitation, protocol = invited.invitation, invited.protocol
     yield (
@@ -66,6 +98,7 @@ def explain(
     promised = (*_privacy(protocol), *(f"- {line}" for line in budget))
     yield WITHOUT_PRIVACY if protocol.privacy is None else "\n".join(("What privacy it promises", *promised))
     yield "\n".join(("What it costs", *_costs(protocol, update, rounds_per_day)))
+    yield key_words(invitation, earlier)
     yield (
         f"Digest {invitation.digest}\nThis digest is what you approve. Whatever differs from it by one setting is "
         "refused."

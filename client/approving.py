@@ -67,6 +67,7 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
         min_cell=policy.min_cell,
         update=update,
         rounds_per_day=policy.rounds_per_day,
+        earlier=[study.approval.invitation for study in Approvals(config.link.state / "studies").all()],
         budget=budget_lines(ledger_of(config).foresee(account), account) if account else (),
     )
     return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", account=account)

@@ -56,6 +56,7 @@ class Deployment:
         Raises:
             PolyclinicError: the keys, the weights, the images or a disk do not allow it.
         """
+        self.study.current()
         torch.use_deterministic_algorithms(True)
         link, study = self.config.link, self.study
         metrics = SiteMetrics(site=self.config.site.name, version=version("polyclinic"), study=study.digest[:SHOWN])
@@ -151,6 +152,7 @@ class Deployment:
         return replace(
             agent,
             guard=replace(agent.guard, audit=guard.audit, key=guard.key),
+            coordinator=self.study.approval.invitation.signing,
             approval=Approval.APPROVED,
             store=store,
             intake=Intake(store=store, limits=limits, initial=initial, wire=wire, folder=folder / "models"),

@@ -44,13 +44,14 @@ from shared.messages import (
     TrainReply,
     TrainTask,
     encode_answer,
+    renewed_answer,
 )
 from shared.packing import same_form
 from shared.parameters import NamedArrays, Wire
 from shared.released_flow import Count, ReleasedFlow
-from shared.signing import SigningKey
+from shared.signing import Purpose, SigningKey, signed_frames
 from shared.split import Split
-from shared.wire import to_frames
+from shared.wire import from_frames
 
 log = logging.getLogger("polyclinic.site")
 
@@ -100,8 +101,10 @@ class EgressGuard:
     key: SigningKey | None = None
     digest: Digest = sha256_of
 
-    def release(self, task: Task, reply: Reply) -> list[bytes]:
+    def release(self, task: Task, reply: Reply, *, request: str = "") -> list[bytes]:
         """Turn a reply into the frames that leave for this task, recorded with their size and digest.
+
+        `request` is the digest of all that the task asked, and part of what is signed.
 
         Raises:
             EgressError: the reply holds what is not on the list.
@@ -141,18 +144,22 @@ class EgressGuard:
                 released, what = reply, ["digest of the delivered arrays"]
             case _:
                 raise EgressError(f"a {type(reply).__name__} may not answer a {type(task).__name__}.")
-        answer = Answer(task_id=task.header.task_id, reply=released)
+        answer = Answer(task_id=task.header.task_id, request=request, reply=released)
         return self._record(answer.task_id, self._frames(answer), kind=task.header.kind, what=what)
 
-    def release_again(self, task: Task, frames: list[bytes]) -> list[bytes]:
-        """Let a stored reply leave once more, byte for byte, recorded like the first time.
+    def release_again(self, task: Task, frames: list[bytes], *, request: str = "") -> list[bytes]:
+        """Let a stored reply leave once more, recorded like the first time.
+
+        It says what it said, byte for byte; only the envelope is of today: its version, the request's digest and the
+        signature, which differ where an older version or an older key stored it.
 
         Raises:
             StorageError: the departure cannot be recorded; then nothing leaves.
         """
-        return self._record(task.header.task_id, frames, kind=task.header.kind, what=["the same reply again"])
+        renewed = signed_frames(renewed_answer(from_frames(frames), request=request), self.key, Purpose.REPLY)
+        return self._record(task.header.task_id, renewed, kind=task.header.kind, what=["the same reply again"])
 
-    def refuse(self, fault: Exception, *, task_id: str) -> list[bytes]:
+    def refuse(self, fault: Exception, *, task_id: str, request: str = "") -> list[bytes]:
         """Turn any exception into a fixed code; what it says stays in this site's log, if it is one of ours.
 
         Another library's message may hold a patient's value: of these the log has the type alone.
@@ -160,7 +167,7 @@ class EgressGuard:
         code = _code_of(fault)
         said = str(fault) if isinstance(fault, PolyclinicError) else type(fault).__name__
         log.error("task %s refused as %s: %s", task_id[:12] or "(no id)", code, said)
-        answer = Answer(task_id=task_id, reply=RefusalReply(code=code))
+        answer = Answer(task_id=task_id, request=request, reply=RefusalReply(code=code))
         return self._record(task_id, self._frames(answer), kind="refusal", what=[str(code)])
 
     def _flow(self, flow: ReleasedFlow) -> ReleasedFlow:
@@ -180,10 +187,7 @@ class EgressGuard:
         )
 
     def _frames(self, answer: Answer) -> list[bytes]:
-        content = encode_answer(answer)
-        if self.key is not None:
-            self.key.sign(content)
-        return list(to_frames(content))
+        return signed_frames(encode_answer(answer), self.key, Purpose.REPLY)
 
     def _record(self, task_id: str, frames: list[bytes], *, kind: str, what: list[str]) -> list[bytes]:
         size, digest = sum(map(len, frames)), self.digest(frames)

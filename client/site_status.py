@@ -53,6 +53,8 @@ def _study_lines(study: ApprovedStudy) -> Iterator[str]:
     trained = [task.round for task in begun if task.kind == "train" and task.when >= study.since]
     name = f"{study.digest[:SHOWN]} “{protocol.study.name}”"
     yield f"{name}, approved by {record.approved_by} at {record.approved_at[:16]}"
+    if study.outdated:
+        yield f"  {study.outdated}"
     yield (
         f"  rounds begun: {len(trained)} of {protocol.federation.rounds}; evaluations: "
         f"{sum(task.kind == 'evaluate' for task in begun)}; test split: "

@@ -18,6 +18,7 @@ from shared.messages import (
     EvaluateReply,
     LandmarksReply,
     MalformedError,
+    OtherVersionError,
     ReadyReply,
     RefusalReply,
     TrainReply,
@@ -27,7 +28,7 @@ from shared.packing import same_form
 from shared.parameters import NamedArrays, Wire, l2_norm
 from shared.refusal_codes import FROM_THE_COURIER
 from shared.released_flow import ReleasedFlow
-from shared.signing import is_signed_by
+from shared.signing import Purpose, signed_digest
 from shared.split import Split
 
 LARGEST_STEP = 1000.0
@@ -43,7 +44,9 @@ class Reason(StrEnum):
     NO_REPLY = "no_reply"
     MALFORMED = "malformed_reply"
     NOT_SIGNED = "not_signed_by_the_site"
+    OTHER_VERSION = "other_version"
     OTHER_TASK = "answers_another_task"
+    OTHER_REQUEST = "answers_another_request"
     WRONG_FORM = "arrays_of_wrong_form"
     NOT_FINITE = "update_not_finite"
     TOO_LARGE = "update_too_large"
@@ -65,26 +68,33 @@ class Admitted:
     norm: float
 
 
-def open_reply(message: Message, *, task_id: str, kind: type[Accepted], key: str | None = None) -> Accepted | Refused:
+def open_reply(
+    message: Message, *, task_id: str, kind: type[Accepted], key: str | None = None, request: str = ""
+) -> Accepted | Refused:
     """Decode a site's reply and check that it answers this task with this kind of reply.
 
-    `key` is the site's enrolled signing key (hexadecimal); None in simulation, where nobody else could have answered.
+    `key` is the site's enrolled signing key (hexadecimal), and `request` the digest of all that was asked: what was
+    changed on the way to the site has another. Without a key nothing but form and task are checked.
     """
     if not message.has_content():
         return Refused(reason=Reason.NO_REPLY)
     try:
         answer: Answer = decode_answer(message.content)
+    except OtherVersionError:
+        return Refused(reason=Reason.OTHER_VERSION)
     except MalformedError:
         return Refused(reason=Reason.MALFORMED)
     # A site that cannot read its task does not know its id.
     refusal = answer.reply if isinstance(answer.reply, RefusalReply) and answer.task_id in (task_id, "") else None
-    unsigned = key is not None and not is_signed_by(message.content, key)
+    unsigned = key is not None and signed_digest(message.content, key, Purpose.REPLY) is None
     if unsigned and not (refusal and refusal.code in FROM_THE_COURIER):
         return Refused(reason=Reason.NOT_SIGNED)
     if refusal:
         return Refused(reason=refusal.code)
     if answer.task_id != task_id:
         return Refused(reason=Reason.OTHER_TASK)
+    if key is not None and answer.request != request:
+        return Refused(reason=Reason.OTHER_REQUEST)
     return answer.reply if isinstance(answer.reply, kind) else Refused(reason=Reason.MALFORMED)
 
 

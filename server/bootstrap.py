@@ -16,6 +16,7 @@ from shared.model import Classifier, build, exchanged, model_spec
 from shared.operating_point import choose
 from shared.parameters import Array, NamedArrays, digest
 from shared.protocol import Federation, StudyProtocol
+from shared.signing import SigningKey
 from shared.weights import WeightsProvenance
 
 
@@ -54,9 +55,10 @@ class Coordinator:
         run_id: str,
         min_sites: int,
         state: RunState,
+        key: SigningKey | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> FederatedStrategy:
-        """Compose the strategy of one run over these sites; `keys` are their signing keys, None in simulation."""
+        """Compose the strategy of one run over these sites; `key` signs its tasks, `keys` are the sites' own."""
         federation = self.protocol.federation
         rules = Rules(
             protocol_digest=self.protocol.digest(),
@@ -71,6 +73,7 @@ class Coordinator:
             bins=self.protocol.evaluation.score_bins,
             wire=federation.wire,
             standard=state.standard,
+            key=key,
             keys=keys,
         )
         return FederatedStrategy(sites=sites, rules=rules, optimiser_state=state.optimiser)

@@ -16,6 +16,7 @@ from server.bundle import build_bundle, bundle_digest
 from server.certificates import make_authority, make_server
 from server.coordinator_config import CoordinatorConfig, read_coordinator
 from server.coordinator_folder import CoordinatorFolder
+from server.coordinator_key import Succession, coordinator_key, draw_key, succession_of
 from server.enrolment import Register
 from server.fleet import Fleet
 from server.run_folder import RunFolder, open_run
@@ -23,6 +24,7 @@ from shared.audit import AuditLog
 from shared.declaration import parse
 from shared.errors import CoordinatorError
 from shared.invitation import BUNDLE, CA, INVITATION, STUDY, Invitation, PublicKeys, write_paper
+from shared.messages import WIRE_VERSION
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
 from shared.storage import atomic_file, private_file
@@ -44,6 +46,7 @@ def make_folder(folder: CoordinatorFolder, settings: dict[str, Any], *, now: dat
     renew_server(folder, config, now=now)
     _keep_private(folder.secret, secrets.token_hex(32).encode())
     _keep(folder.bundle, build_bundle())
+    draw_key(folder)
     _keep(folder.config, tomli_w.dumps(settings).encode())
     AuditLog(folder.audit).append("coordinator made", host=config.address.host)
     return config
@@ -64,16 +67,31 @@ def renew_server(folder: CoordinatorFolder, config: CoordinatorConfig, *, now: d
     _keep(folder.server_certificate, certificate)
 
 
+def new_key(folder: CoordinatorFolder) -> Succession:
+    """Draw a new key to sign tasks with; sites refuse them until they have approved a new invitation.
+
+    Raises:
+        CoordinatorError: there is no coordinator.
+    """
+    if not folder.config.exists():
+        raise CoordinatorError(f"{folder.path} holds no coordinator. Name its folder with --folder.")
+    drawn = draw_key(folder)
+    AuditLog(folder.audit).append("signing key drawn", key=drawn.key, before=drawn.before)
+    return drawn
+
+
 def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: Path) -> Invitation:
     """Write the folder that a site gets: the study, the invitation to it, the authority's certificate, the bundle.
 
     Raises:
-        CoordinatorError: the site is not in coordinator.toml.
+        CoordinatorError: the site is not in coordinator.toml, or there is no key to sign tasks with.
         WeightsError: the pretrained weights are missing or contradict the study.
     """
     config = read_coordinator(folder.config)
     if site not in config.sites.names:
         raise CoordinatorError(f"{site}: not in [sites] names of {folder.config}. Add it there, and invite it again.")
+    keys = succession_of(folder)
+    _keep(folder.bundle, build_bundle())  # an older version's names another encoding
     coordinator, _ = compose(protocol, weights_file=config.pretrained.file)
     invitation = Invitation(
         site=site,
@@ -85,6 +103,10 @@ def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: P
         weights=coordinator.provenance.sha256 or "",
         bundle=bundle_digest(folder.bundle.read_bytes()),
         ca=hashlib.sha256(folder.ca.read_bytes()).hexdigest(),
+        wire=WIRE_VERSION,
+        signing=keys.key,
+        signing_before=keys.before,
+        endorsement=keys.endorsement,
     )
     _keep(out / STUDY, protocol.to_toml().encode())
     _keep(out / CA, folder.ca.read_bytes())
@@ -129,10 +151,11 @@ def begin_run(folder: CoordinatorFolder, protocol: StudyProtocol) -> RunFolder:
     """Make the folder of a study's run, or find the one that is there.
 
     Raises:
-        CoordinatorError: a site in coordinator.toml is not enrolled.
+        CoordinatorError: a site in coordinator.toml is not enrolled, or there is no key to sign tasks with.
         StorageError: a run of another study is in the way.
     """
     Register(folder.sites).of(read_coordinator(folder.config).sites.names)
+    coordinator_key(folder)
     path = folder.runs / run_name(protocol)
     run = open_run(path, protocol, resume=(path / "protocol.toml").exists())
     if not run.order.exists():

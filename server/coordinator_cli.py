@@ -57,10 +57,30 @@ def invite(
     """Write the folder that a site gets: study, invitation, certificate and bundle. No secret is in it."""
     from server import coordinator
     from shared.protocol import read_protocol
+    from shared.signing import fingerprint
 
     invitation = coordinator.invite(_at(folder), site, read_protocol(study), out)
     typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
+    typer.echo(f"Fingerprint of the key that signs tasks, to be read out to {site}: {fingerprint(invitation.signing)}")
     typer.echo(f"Next: send the folder to {site}. It approves it, and sends back its public keys, which you `enroll`.")
+
+
+@app.command()
+def key(
+    new: Annotated[bool, typer.Option("--new", help="Draw a new one: to rotate it, or because it is lost.")] = False,
+    folder: FolderOption = HERE,
+) -> None:
+    """Show the fingerprint of the key that signs this coordinator's tasks; with --new, draw another in its place."""
+    from server import coordinator
+    from server.coordinator_key import succession_of
+    from shared.signing import fingerprint
+
+    place = _at(folder)
+    found = coordinator.new_key(place) if new else succession_of(place)
+    typer.echo(f"Fingerprint {fingerprint(found.key)}")
+    if new:
+        signed = "The old key has signed it." if found.endorsement else "No earlier key has signed it."
+        typer.echo(f"{signed} Sites refuse tasks until they have approved a new invitation: `invite` each of them.")
 
 
 @app.command()

@@ -42,6 +42,16 @@ class CoordinatorFolder:
         return self.private / "server.key"
 
     @property
+    def signing_key(self) -> Path:
+        """The key that signs each task; its public half is in each invitation."""
+        return self.private / "signing.key"
+
+    @property
+    def succession(self) -> Path:
+        """The signing key's public half, and the word of the key before it, where that was not lost."""
+        return self.path / "signing.toml"
+
+    @property
     def server_certificate(self) -> Path:
         """The server's certificate."""
         return self.path / "server.pem"

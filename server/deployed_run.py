@@ -19,6 +19,7 @@ from server.asking import Desk
 from server.bootstrap import compose
 from server.coordinator_config import CoordinatorConfig, read_coordinator
 from server.coordinator_folder import CoordinatorFolder
+from server.coordinator_key import coordinator_key
 from server.enrolment import Register
 from server.finish import write_findings
 from server.model_file import write_model
@@ -75,6 +76,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         min_sites=protocol.federation.min_sites,
         folder=run.path,
         deadline_seconds=60 * config.deadlines.round_minutes,
+        key=coordinator_key(folder),
         keys={site: record.keys.signing for site, record in records.items()},
     )
     flows = _readiness(study, run, config, board)

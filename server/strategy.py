@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.admission import Admitted, Reason, Refused, admit_evidence, admit_update, open_reply
+from server.admission import Accepted, Admitted, Reason, Refused, admit_evidence, admit_update, open_reply
 from server.aggregation import ServerOptimiser, capped_shares
 from server.combining import Combine, Part
 from server.kept_updates import KeptUpdates
@@ -17,6 +17,7 @@ from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.packing import pack
 from shared.parameters import Array, NamedArrays, Wire, cast
+from shared.signing import Purpose, SigningKey
 from shared.split import Split
 from shared.wire import arrays_from_record, record_of
 
@@ -39,7 +40,8 @@ class Rules:
     `combine` makes one update of a round's; `norm_multiple` and `norm_bound` say how far each may go
     (server/update_bound.py).
     `standard` is the scale that sites bring their images to, where the study harmonises.
-    `keys` has every site's signing key; None in simulation, where replies are not signed.
+    `key` signs what is asked, `keys` has every site's own, by which its replies are known. Without them nothing is
+    signed, and nothing checked.
     """
 
     protocol_digest: str
@@ -54,6 +56,7 @@ class Rules:
     bins: int
     wire: Wire
     standard: Standard = ()
+    key: SigningKey | None = None
     keys: Mapping[str, str] | None = None
 
 
@@ -96,6 +99,7 @@ class FederatedStrategy(Strategy):
         self._shares = capped_shares({site.name: site.weight for site in self.sites}, cap=rules.weight_cap)
         self._by_node = {site.node_id: site for site in self.sites}
         self._asked: dict[str, Header] = {}
+        self._requests: dict[str, str] = {}
         self._model: NamedArrays = {}
         self._counted = False
         self.bound: dict[tuple[str, ...], float] = {}
@@ -154,7 +158,7 @@ class FederatedStrategy(Strategy):
         self.outcome.evaluation = {site.name: Refused(reason=Reason.NO_REPLY) for site in self.sites}
         for message in replies:
             site = self._by_node[message.metadata.src_node_id]
-            reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=EvaluateReply, key=self._key(site))
+            reply = self._opened(message, site, EvaluateReply)
             if isinstance(reply, EvaluateReply):
                 rules = self._rules
                 reply = admit_evidence(reply, targets=len(rules.targets), bins=rules.bins, counted=self._counted)
@@ -176,7 +180,10 @@ class FederatedStrategy(Strategy):
                 standard=self._rules.standard,
             )
             self._asked[site.name] = header
-            yield Message(encode_task(task(header), arrays=record), site.node_id, str(kind), group_id=str(number))
+            content = encode_task(task(header), arrays=record)
+            if self._rules.key is not None:
+                self._requests[site.name] = self._rules.key.sign(content, Purpose.TASK)
+            yield Message(content, site.node_id, str(kind), group_id=str(number))
 
     def _keep(self, kept: KeptUpdates, message: Message, site: Site) -> SiteRound:
         """Keep one site's update on disk if it is admitted; nothing of its arrays stays in memory."""
@@ -202,10 +209,12 @@ class FederatedStrategy(Strategy):
         self.bound = {} if bound is None else {names: bound}
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
-        reply = open_reply(message, task_id=self._asked[site.name].task_id, kind=TrainReply, key=self._key(site))
+        reply = self._opened(message, site, TrainReply)
         if isinstance(reply, Refused):
             return reply
         return admit_update(reply, model=self._model, wire=self._rules.wire)
 
-    def _key(self, site: Site) -> str | None:
-        return self._rules.keys[site.name] if self._rules.keys is not None else None
+    def _opened(self, message: Message, site: Site, kind: type[Accepted]) -> Accepted | Refused:
+        key = self._rules.keys[site.name] if self._rules.keys is not None else None
+        task_id, request = self._asked[site.name].task_id, self._requests.get(site.name, "")
+        return open_reply(message, task_id=task_id, kind=kind, key=key, request=request)

@@ -37,6 +37,7 @@ from shared.operating_point import OperatingPoint, choose
 from shared.own_settings import own_to_list
 from shared.parameters import NamedArrays, cast, digest
 from shared.released_flow import ReleasedFlow
+from shared.signing import Purpose, SigningKey
 from shared.split import Split
 from shared.wire import record_of
 
@@ -65,8 +66,8 @@ class Conclusion:
 class StudyRun:
     """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
 
-    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key (None in simulation). `begin` is
-    where a run without checkpoints starts; None is before round 1.
+    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key; `key` is the coordinator's own,
+    which signs each task. `begin` is where a run without checkpoints starts; None is before round 1.
     """
 
     coordinator: Coordinator
@@ -78,6 +79,7 @@ class StudyRun:
     min_sites: int
     folder: Path
     deadline_seconds: float
+    key: SigningKey | None = None
     keys: Mapping[str, str] | None = None
     begin: RunState | None = None
 
@@ -114,7 +116,7 @@ class StudyRun:
             state.landmarks, state.no_landmarks = self._landmarks([site.name for site in roster])
             checkpoints.save(state)  # a scale that was sent once must not change, whoever answers after a restart
         strategy = coordinator.strategy(
-            roster, run_id=self.run_id, min_sites=self.min_sites, state=state, keys=self.keys
+            roster, run_id=self.run_id, min_sites=self.min_sites, state=state, key=self.key, keys=self.keys
         )
         plan = coordinator.plan(deadline_seconds=self.deadline_seconds)
 
@@ -208,13 +210,18 @@ class StudyRun:
         deadline_seconds: float,
     ) -> Iterator[tuple[str, Accepted | Refused]]:
         """Send each site its task, and give what each answered, as answers come; who says nothing is not in it."""
+        requests = {site: self.key.sign(contents[site], Purpose.TASK) if self.key else "" for site in headers}
         messages = [
             Message(contents[site], self.nodes[site], str(header.kind), group_id=group)
             for site, header in headers.items()
         ]
         for message in self.desk.ask(messages, deadline_seconds):
             site = self._site(message)
-            yield site, open_reply(message, task_id=headers[site].task_id, kind=kind, key=self._key(site))
+            key = self.keys[site] if self.keys is not None else None
+            yield (
+                site,
+                open_reply(message, task_id=headers[site].task_id, kind=kind, key=key, request=requests[site]),
+            )
 
     def _conclude(self, state: RunState, checkpoints: CheckpointFolder) -> Conclusion:
         protocol = self.coordinator.protocol
@@ -288,7 +295,9 @@ class StudyRun:
 
     def _strategy(self, sites: Iterable[str], state: RunState) -> FederatedStrategy:
         roster = [Site(name=site, node_id=self.nodes[site], weight=1.0) for site in sites]
-        return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, keys=self.keys)
+        return self.coordinator.strategy(
+            roster, run_id=self.run_id, min_sites=1, state=state, key=self.key, keys=self.keys
+        )
 
     def _about(self, site: str, kind: Kind, conclusion: Conclusion) -> Header:
         """Head a task about the chosen model, with the images as that was trained on."""
@@ -300,6 +309,3 @@ class StudyRun:
 
     def _site(self, message: Message) -> str:
         return next(site for site, node in self.nodes.items() if node == message.metadata.src_node_id)
-
-    def _key(self, site: str) -> str | None:
-        return self.keys[site] if self.keys is not None else None

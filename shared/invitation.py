@@ -1,13 +1,14 @@
 """The papers that site and coordinator exchange before a study: the invitation, and the site's public keys."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import FederationError, SiteError
+from shared.messages import WIRE_VERSION
 from shared.storage import atomic_file
 
 INVITATION = "invitation.toml"
@@ -19,6 +20,9 @@ BUNDLE = "polyclinic.fab"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")]
+BEFORE_KEYS = "2"
+"""The version of the encoding whose invitations did not say theirs."""
+
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\[\]:-]{1,253}:[0-9]{1,5}$")]
 
 
@@ -28,6 +32,9 @@ class Invitation(Declaration):
     `site` is the name under which the site is enrolled. `bundle` is the SHA-256 of the courier's bundle (the FAB),
     `ca` that of ca.crt. `initial` is the digest of all arrays of the model before round 1 (`parameters.digest`), which
     the agent computes for itself, and `weights` the SHA-256 of the pretrained weights file, "" where there is none.
+    `wire` is the version of the encoding that coordinator and site will speak. `signing` is the coordinator's public
+    Ed25519 key in hexadecimal, by which the agent knows its tasks; `endorsement` is the word of the coordinator's key
+    before it (`signing_before`), "" where there was none or it was lost. Before version 3 there were no such keys.
     """
 
     site: SiteName
@@ -39,6 +46,21 @@ class Invitation(Declaration):
     weights: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     bundle: Sha256
     ca: Sha256
+    wire: Annotated[str, Field(pattern=r"^[0-9]{1,4}$")] = BEFORE_KEYS
+    signing: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    signing_before: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    endorsement: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.wire != BEFORE_KEYS and not self.signing:
+            raise ValueError("'signing' is missing: the coordinator's key, by which its tasks are known.")
+        return self
+
+    @property
+    def current(self) -> bool:
+        """True when it was written for the version of the encoding that this program speaks."""
+        return self.wire == WIRE_VERSION
 
 
 class PublicKeys(Declaration):
@@ -57,9 +79,16 @@ def read_invitation(folder: Path) -> Invitation:
     """Read the invitation in a folder.
 
     Raises:
-        SiteError: it is missing or not of this form; every fault is named.
+        SiteError: it is missing or not of this form, or was written for another version; every fault is named.
     """
-    return read_toml(folder / INVITATION, Invitation, error=SiteError)
+    invitation = read_toml(folder / INVITATION, Invitation, error=SiteError)
+    if not invitation.current:
+        raise SiteError(
+            f"{folder}: the invitation is for version {invitation.wire} of the encoding, and this Polyclinic speaks "
+            f"{WIRE_VERSION}. Ask the coordinator to invite this site again, with the version of Polyclinic that this "
+            "site has."
+        )
+    return invitation
 
 
 def read_keys(path: Path) -> PublicKeys:

@@ -27,8 +27,8 @@ from shared.tasks import Task as Task
 from shared.tasks import TrainTask as TrainTask
 from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
 
-WIRE_VERSION = "2"
-"""Changes whenever a message of one version could be misread by another."""
+WIRE_VERSION = "3"
+"""Changes whenever a message of one version could be misread by another. Since 3 both sides sign what they send."""
 
 PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})")
 """A version of this package (PEP 440, in short): no site can write a sentence there."""
@@ -111,10 +111,11 @@ Reply = ReadyReply | LandmarksReply | TrainReply | EvaluateReply | DescribeReply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A reply and the task it answers."""
+    """A reply and the task it answers: `request` is the digest of all that was asked, "" where that is not known."""
 
     task_id: str
     reply: Reply
+    request: str = ""
     version: str = field(default=WIRE_VERSION)
 
 
@@ -156,6 +157,20 @@ def encode_task(task: Task, *, arrays: ArrayRecord | None = None) -> RecordDict:
     return content
 
 
+def check_version(content: RecordDict) -> None:
+    """Check that a task speaks this version, before anything else of it is read.
+
+    Raises:
+        OtherVersionError: it speaks another one.
+        MalformedError: it does not say.
+    """
+    version = records_of(content, ConfigRecord).get("task", ConfigRecord()).get("version")
+    if version is None:
+        raise MalformedError("version")
+    if version != WIRE_VERSION:
+        raise OtherVersionError("version")
+
+
 def decode_task(content: RecordDict) -> Task:
     """Decode a task, checking every field.
 
@@ -163,9 +178,8 @@ def decode_task(content: RecordDict) -> Task:
         MalformedError: a field is missing, of the wrong type or contradicts another.
     """
     try:
+        check_version(content)
         config = records_of(content, ConfigRecord)["task"]
-        if config["version"] != WIRE_VERSION:
-            raise OtherVersionError("version")
         header = Header(
             protocol_digest=_text(config, "protocol"),
             run_id=_matching(config, "run", RUN_ID),
@@ -214,7 +228,11 @@ def _text(config: ConfigRecord, key: str) -> str:
 
 def encode_answer(answer: Answer) -> RecordDict:
     """Encode a reply with the id of its task."""
-    state: dict[str, str | list[str]] = {"version": answer.version, "task_id": answer.task_id}
+    state: dict[str, str | list[str]] = {
+        "version": answer.version,
+        "task_id": answer.task_id,
+        "request": answer.request,
+    }
     content = RecordDict()
     match answer.reply:
         case RefusalReply(code=code):
@@ -252,6 +270,17 @@ def encode_answer(answer: Answer) -> RecordDict:
     return content
 
 
+def renewed_answer(content: RecordDict, *, request: str) -> RecordDict:
+    """Put today's envelope around a reply as it was stored: this version, and the digest of the request at hand.
+
+    What it says stays as it is. One that an older version stored is read by this one where the kind of reply is the
+    same, and refused by the coordinator where it is not.
+    """
+    state = records_of(content, ConfigRecord)["state"]
+    state["version"], state["request"] = WIRE_VERSION, request
+    return content
+
+
 def decode_answer(content: RecordDict) -> Answer:
     """Decode a reply, checking every field.
 
@@ -262,7 +291,8 @@ def decode_answer(content: RecordDict) -> Answer:
         state = records_of(content, ConfigRecord)["state"]
         if state["version"] != WIRE_VERSION:
             raise OtherVersionError("version")
-        return Answer(task_id=_text(state, "task_id"), reply=_reply(content, _text(state, "kind"), state))
+        reply = _reply(content, _text(state, "kind"), state)
+        return Answer(task_id=_text(state, "task_id"), request=_text(state, "request"), reply=reply)
     except MalformedError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as fault:

@@ -9,6 +9,7 @@ class Refusal(StrEnum):
     UNKNOWN_PROTOCOL = "unknown_protocol"
     OTHER_VERSION = "other_version"
     MALFORMED = "malformed"
+    NOT_SIGNED = "not_signed_by_the_coordinator"
     ID_REUSED = "task_id_reused"
     WRONG_SITE = "wrong_site"
     WRONG_FORM = "arrays_of_wrong_form"

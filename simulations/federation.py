@@ -26,6 +26,7 @@ from shared.description import Description
 from shared.protocol import StudyProtocol
 from shared.released_flow import ReleasedFlow
 from shared.scores import Floats, ScoredUnits
+from shared.signing import SigningKey
 from shared.split import Split
 from simulations.baselines import POOLED, pool
 from simulations.in_process_grid import InProcessGrid
@@ -126,6 +127,7 @@ class Federation:
         """
         coordinator, model = compose(self.protocol, weights_file=self.weights_file)
         bench = Workbench(model, device=self.device, precision=self.protocol.training.precision)
+        key = SigningKey.draw()
         agents, test_units = {}, dict[str, tuple[ScoredUnits, ...]]()
         for site in self.sites:
             inputs = site_inputs(site, self.protocol, bench, progress=self.progress)
@@ -140,6 +142,11 @@ class Federation:
         if POOLED in train_on:
             agents[POOLED] = pool(list(agents.values()), folder=self.folder / "sites" / POOLED)
             nodes[POOLED] = len(nodes) + 1
+        keys = {name: SigningKey.draw() for name in agents}
+        agents = {
+            name: replace(agent, coordinator=key.public, guard=replace(agent.guard, key=keys[name]))
+            for name, agent in agents.items()
+        }
         study = StudyRun(
             coordinator=coordinator,
             desk=Desk(InProcessGrid({nodes[name]: agent.handle for name, agent in agents.items()})),
@@ -150,6 +157,8 @@ class Federation:
             min_sites=min_sites,
             folder=folder,
             deadline_seconds=NO_DEADLINE,
+            key=key,
+            keys={name: own.public for name, own in keys.items()},
             begin=begin,
         )
         flows = study.flows()

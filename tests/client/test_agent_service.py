@@ -21,6 +21,7 @@ from client.task_store import TaskStore
 from shared.audit import now, verify
 from shared.errors import StorageError
 from shared.messages import (
+    WIRE_VERSION,
     Answer,
     EvaluateTask,
     Header,
@@ -244,7 +245,7 @@ def bad_requests(protocol: Any) -> list[tuple[str, list[bytes], str]]:
         ("another dtype", changed('"float32"', '"object"'), "malformed"),
         ("a pickle", changed('"numpy.ndarray"', '"pickle"'), "malformed"),
         ("another shape", changed("[1,512]", "[512,512]"), "malformed"),
-        ("the version before", changed('"version": "2"', '"version": "1"'), "other_version"),
+        ("the version before", changed(f'"version": "{WIRE_VERSION}"', '"version": "1"'), "other_version"),
         ("another task id", changed(head.task_id, other), "malformed"),
         ("a path for a run", changed('"run": "run"', '"run": "../../run"'), "malformed"),
         ("a round that is no number", changed('"round": 1', '"round": "1; DROP"'), "malformed"),

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from client.approval import Approvals, Invited, read_invited
-from client.approval_words import explain
+from client.approval_words import explain, key_words
 from shared.errors import SiteError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, write_paper
+from shared.messages import WIRE_VERSION
 from shared.protocol import StudyProtocol
+from shared.signing import SigningKey, fingerprint
 
+KEY = SigningKey.draw()
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -32,6 +35,8 @@ def invite(folder: Path, protocol: StudyProtocol, **changes: str) -> Path:
         "weights": "",
         "bundle": hashlib.sha256(b"bundle").hexdigest(),
         "ca": hashlib.sha256(b"a certificate").hexdigest(),
+        "wire": WIRE_VERSION,
+        "signing": KEY.public,
     }
     write_paper(Invitation(**named | changes), folder / INVITATION)
     return folder
@@ -126,6 +131,49 @@ def words(tiny: Any, folder: Path, **sections: Any) -> str:
     invited: Invited = read_invited(invite(folder, protocol), site="north")
     update = {"fc.weight": np.zeros((1000, 500), np.float32)}
     return "\n".join(explain(invited, min_cell=7, update=update, rounds_per_day=3))
+
+
+def invitation_of(tiny: Any, folder: Path, key: SigningKey, **changes: str) -> Invitation:
+    return read_invited(invite(folder, tiny.protocol(), signing=key.public, **changes), site="north").invitation
+
+
+def test_the_coordinators_key_is_told_apart_from_another(tiny: Any, tmp_path: Path) -> None:
+    """New, the one approved before, one that this one has signed, and one that nobody vouches for."""
+    first, second = SigningKey.draw(), SigningKey.draw()
+    known = [invitation_of(tiny, tmp_path / "known", first)]
+    word = {"signing_before": first.public, "endorsement": first.endorse(second.public)}
+    followed = invitation_of(tiny, tmp_path / "followed", second, **word)
+    unknown = invitation_of(tiny, tmp_path / "unknown", second)
+    elsewhere = {"coordinator": "Other office", "address": "other.example.org:443", "digest": "0" * 64}
+    other = unknown.model_copy(update=elsewhere)
+    assert "has approved no key" in key_words(known[0], [])
+    assert "has approved before" in key_words(known[0], known)
+    assert "has signed it" in key_words(followed, known)
+    assert "ANOTHER" in key_words(unknown, known)
+    assert "has approved no key" in key_words(other, known)
+    for one in (known[0], followed, unknown):
+        assert fingerprint(one.signing) in key_words(one, known)
+
+
+def test_a_forged_word_for_a_new_key_is_refused(tiny: Any, tmp_path: Path) -> None:
+    """Who claims that the old key vouches for the new one must have its signature."""
+    first, second = SigningKey.draw(), SigningKey.draw()
+    forged = {"signing_before": first.public, "endorsement": SigningKey.draw().endorse(second.public)}
+    with pytest.raises(SiteError, match="has not signed the new one"):
+        invitation_of(tiny, tmp_path, second, **forged)
+
+
+def test_an_invitation_of_an_earlier_version_is_refused(tiny: Any, tmp_path: Path) -> None:
+    """It has no key to pin: what to ask for is said. One of this version cannot leave the key out."""
+    folder = invite(tmp_path, tiny.protocol())
+    lines = (folder / INVITATION).read_text().splitlines()
+    earlier = [line for line in lines if not line.startswith(("wire", "signing", "endorsement"))]
+    (folder / INVITATION).write_text("\n".join(earlier))
+    with pytest.raises(SiteError, match="for version 2 of the encoding"):
+        read_invited(folder, site="north")
+    (folder / INVITATION).write_text("\n".join([*earlier, f'wire = "{WIRE_VERSION}"']))
+    with pytest.raises(SiteError, match="'signing' is missing"):
+        read_invited(folder, site="north")
 
 
 def test_a_private_study_is_asked_for_with_its_promise_and_its_prices(tiny: Any, tmp_path: Path) -> None:

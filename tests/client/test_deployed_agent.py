@@ -28,6 +28,7 @@ from shared.messages import (
     Refusal,
     RefusalReply,
     Task,
+    TrainReply,
     TrainTask,
     decode_answer,
     encode_task,
@@ -37,20 +38,25 @@ from shared.own_settings import OwnSettings
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
 from shared.saved_model import open_model
-from shared.signing import SigningKey, is_signed_by
+from shared.signing import RECORD, Purpose, SigningKey, content_digest, signed_digest, signed_frames
 from shared.wire import from_frames, to_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-KEY = SigningKey.draw()
+KEY, COORDINATOR = SigningKey.draw(), SigningKey.draw()
 
 
 def header(protocol: StudyProtocol, kind: Kind, number: int = 1) -> Header:
     return Header(protocol_digest=protocol.digest(), run_id="run", round=number, site="north", kind=kind)
 
 
+def sign(task: Task, key: SigningKey = COORDINATOR) -> list[bytes]:
+    """Give a task's frames as a coordinator sends them."""
+    return signed_frames(encode_task(task), key, Purpose.TASK)
+
+
 def ask(agent: Agent, task: Task) -> list[bytes]:
-    return list(agent.handle(to_frames(encode_task(task))))
+    return list(agent.handle(sign(task)))
 
 
 def reply(frames: list[bytes]) -> Any:
@@ -66,6 +72,7 @@ def deploy(tiny: Any, tmp_path: Path) -> Callable[..., Agent]:
         return replace(
             agent,
             guard=replace(agent.guard, key=KEY),
+            coordinator=COORDINATOR.public,
             approval=Approval.APPROVED,
             store=TaskStore(tmp_path / "tasks", now=now),
             deliveries=Deliveries(site="north", folder=tmp_path / "model", protocol=protocol),
@@ -189,13 +196,55 @@ def test_every_reply_is_signed_refusals_too(tiny: Any, deploy: Any, tmp_path: Pa
     ready = ask(agent, ReadyTask(header=header(agent.protocol, Kind.READY)))
     refusal = ask(agent, ReadyTask(header=replace(header(agent.protocol, Kind.READY), protocol_digest="e")))
     for frames in (ready, refusal):
-        assert is_signed_by(from_frames(frames), KEY.public)
+        assert signed_digest(from_frames(frames), KEY.public, Purpose.REPLY)
     lines = list(verify(tmp_path / "sites" / "north" / "audit.jsonl"))
     assert [line["bytes"] for line in lines] == [len(b"".join(frames)) for frames in (ready, refusal)]
     told = reply(ready)
     assert isinstance(told, ReadyReply)
     assert (told.approval, told.package[0].isdigit()) == (Approval.APPROVED, True)
     assert reply(refusal).code == "unknown_protocol"
+
+
+def test_a_reply_names_all_that_was_asked(tiny: Any, deploy: Any) -> None:
+    """The digest of the request is in what the site signs: the coordinator's own, and for a refusal too."""
+    agent = deploy(tiny.protocol())
+    asked = [
+        TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent)),
+        ReadyTask(header=header(agent.protocol, Kind.READY)),
+        ReadyTask(header=replace(header(agent.protocol, Kind.READY), site="south")),
+    ]
+    for task in asked:
+        assert decode_answer(from_frames(ask(agent, task))).request == content_digest(encode_task(task))
+
+
+def test_what_was_changed_on_the_way_is_not_trained(tiny: Any, deploy: Any) -> None:
+    """Arrays that somebody between coordinator and agent changed get a code, and nothing is begun or counted."""
+    agent = deploy(tiny.protocol())
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+    content = encode_task(replace(task, arrays={name: array + 1 for name, array in task.arrays.items()}))
+    content[RECORD] = from_frames(sign(task))[RECORD]
+    assert reply(list(agent.handle(to_frames(content)))).code == "not_signed_by_the_coordinator"
+    assert agent.store.begun == ()
+    assert isinstance(reply(ask(agent, task)), TrainReply)
+
+
+def test_an_approved_agent_without_a_coordinators_key_answers_nothing(tiny: Any, deploy: Any) -> None:
+    """No key in the approval means no task, signed or not: there is no way to leave the check out."""
+    agent = replace(deploy(tiny.protocol()), coordinator=None)
+    task = ReadyTask(header=header(agent.protocol, Kind.READY))
+    for frames in (sign(task), list(to_frames(encode_task(task)))):
+        assert reply(list(agent.handle(frames))).code == "not_signed_by_the_coordinator"
+
+
+def test_a_stored_reply_is_signed_with_todays_key(tiny: Any, deploy: Any) -> None:
+    """A site that has rotated its keys sends a finished round again so that the coordinator can know it."""
+    agent = deploy(tiny.protocol())
+    task = TrainTask(header=header(agent.protocol, Kind.TRAIN), arrays=head_of(agent))
+    first, rotated = ask(agent, task), SigningKey.draw()
+    again = ask(replace(agent, guard=replace(agent.guard, key=rotated)), task)
+    assert again[1:] == first[1:]
+    assert signed_digest(from_frames(again), rotated.public, Purpose.REPLY)
+    assert signed_digest(from_frames(again), KEY.public, Purpose.REPLY) is None
 
 
 def test_the_finished_model_and_the_report_stay_at_the_hospital(tiny: Any, deploy: Any, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ from shared.wire import from_frames
 NAME = "DOE^JOHN"
 
 MAY_LEAVE = {
-    "Answer": {"task_id", "reply", "version"},
+    "Answer": {"task_id", "request", "reply", "version"},
     "ReadyReply": {"flow", "package", "approval"},
     "ReleasedFlow": {"found", "excluded", "splits"},
     "SplitCounts": {"patients", "exams", "classes"},

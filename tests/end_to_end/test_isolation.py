@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import RecordDict
 from flwr.cli.build import build_fab_from_files
 
 from client.site_keys import SiteKeys
 from server import coordinator
+from server.coordinator_key import coordinator_key
 from server.fleet import fleet
 from server.playing import Player
 from server.round_records import read_rounds
@@ -34,6 +36,7 @@ from shared.messages import (
     EvaluateTask,
     Header,
     Kind,
+    ReadyTask,
     RefusalReply,
     Task,
     TrainReply,
@@ -43,9 +46,9 @@ from shared.messages import (
 )
 from shared.model import build, exchanged, model_spec
 from shared.protocol import StudyProtocol
-from shared.signing import is_signed_by
+from shared.signing import Purpose, SigningKey, signed_digest, signed_frames
 from shared.split import Split
-from shared.wire import from_frames, to_frames
+from shared.wire import from_frames
 from simulations.local_federation import LocalFederation
 from simulations.namespaces import LINK_INSIDE, Namespaces, obstacle
 
@@ -133,7 +136,7 @@ RELAY = """
 import base64, json, sys
 from pathlib import Path
 from client.courier import relay
-from shared.wire import from_frames, to_frames
+from shared.wire import from_frames
 
 answers = {}
 for name, frames in json.loads(Path(sys.argv[2]).read_text()):
@@ -449,8 +452,12 @@ def answers(scene: Scene) -> dict[str, tuple[Answer, list[bytes]]]:
         "score the test split a second time": score(initial, Split.TEST, run_id="again", detail="test"),
         "speak to another site": TrainTask(header=replace(first, site="south"), arrays=initial),
     }
-    tasks = [(name, framed(task)) for name, task in (approved | more).items()]
-    tasks.append(("ask by a kind of task that there is not", kindless(tasks[0][1])))
+    key = coordinator_key(scene.federation.place)
+    tasks = [(name, framed(encode_task(task), key)) for name, task in (approved | more).items()]
+    tasks.append(("ask by a kind of task that there is not", framed(kindless(first, initial), key)))
+    tasks.append(("ask without the coordinator's key", framed(encode_task(ReadyTask(header=header(Kind.READY))), None)))
+    foreign = encode_task(ReadyTask(header=header(Kind.READY)))
+    tasks.append(("ask with a key of somebody else's", framed(foreign, SigningKey.draw())))
     file = scene.folder / "hostile" / "tasks.json"
     file.write_text(json.dumps(tasks))
     socket = str(scene.config("north").link.agent_socket)
@@ -472,21 +479,23 @@ def exchanged_names(protocol: StudyProtocol) -> list[str]:
     return exchanged(model, protocol.model.trains_from(1), local_norm=False)
 
 
-def framed(task: Task) -> list[str]:
-    return [base64.b64encode(frame).decode() for frame in to_frames(encode_task(task))]
+def framed(content: RecordDict, key: SigningKey | None) -> list[str]:
+    return [base64.b64encode(frame).decode() for frame in signed_frames(content, key, Purpose.TASK)]
 
 
-def kindless(frames: list[str]) -> list[str]:
+def kindless(head: Header, arrays: Any) -> RecordDict:
     """Make a task of a kind that there is not."""
-    head = base64.b64decode(frames[0]).decode()
-    assert '"kind": "train"' in head
-    return [base64.b64encode(head.replace('"kind": "train"', '"kind": "images"').encode()).decode(), *frames[1:]]
+    content = encode_task(TrainTask(header=head, arrays=arrays))
+    content.config_records["task"]["kind"] = "images"
+    return content
 
 
 REASONS = {
     "ask for an unapproved study": "unknown_protocol",
     "ask for raw images": "arrays_of_wrong_form",
     "ask by a kind of task that there is not": "malformed",
+    "ask without the coordinator's key": "not_signed_by_the_coordinator",
+    "ask with a key of somebody else's": "not_signed_by_the_coordinator",
     "provoke an exception with weights that are no numbers": "data_unusable",
     "provoke an exception with a bad count of thresholds": "malformed",
     "the same task id with other weights": "task_id_reused",
@@ -512,7 +521,7 @@ def test_a_coordinator_that_asks_for_more_gets_a_code(attempted: str, answers: d
     assert len(frames) == 1
     said = json.loads(frames[0])
     assert said["configs"].keys() == {"state", "signature"}
-    assert said["configs"]["state"].keys() == {"version", "task_id", "kind", "code"}
+    assert said["configs"]["state"].keys() == {"version", "task_id", "request", "kind", "code"}
     assert said["arrays"] == []
     assert said["metrics"] == {}
 
@@ -521,7 +530,7 @@ def test_every_answer_is_signed_by_the_agent(answers: dict[str, Any], scene: Sce
     """Refusals too: the coordinator can tell the agent's word from its courier's."""
     public = SiteKeys(scene.config("north").link.keys).public("north").signing
     for _, frames in answers.values():
-        assert is_signed_by(from_frames(iter(frames)), public)
+        assert signed_digest(from_frames(iter(frames)), public, Purpose.REPLY)
 
 
 def test_the_audit_log_has_a_line_for_each(answers: dict[str, Any], scene: Scene) -> None:

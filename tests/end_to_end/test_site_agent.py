@@ -33,6 +33,7 @@ from client.workbench import Workbench
 from shared.errors import PolyclinicError, PrivacyError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
 from shared.messages import (
+    WIRE_VERSION,
     Answer,
     Approval,
     DeliverReply,
@@ -54,13 +55,15 @@ from shared.messages import (
 from shared.model import build, exchanged, model_spec
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
-from shared.signing import is_signed_by
+from shared.signing import Purpose, SigningKey, signed_digest
 from shared.split import Split
 from shared.wire import from_frames, to_frames
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a deployed site runs on Linux")
 
 PATIENCE_SECONDS = 120.0
+
+COORDINATOR = SigningKey.draw()
 
 SERVE = """
 import sys
@@ -121,6 +124,8 @@ class Site:
             "weights": "",
             "bundle": hashlib.sha256(b"a bundle").hexdigest(),
             "ca": hashlib.sha256(b"a certificate\n").hexdigest(),
+            "wire": WIRE_VERSION,
+            "signing": COORDINATOR.public,
         }
         write_paper(Invitation(**named | changes), folder / INVITATION)
         return folder
@@ -171,12 +176,15 @@ class Site:
     def ask(self, task: Task) -> Answer:
         """Send a task as the courier does, and check that the agent's own key signed the reply."""
         socket = self.config.link.agent_socket.resolve()
-        content = relay(encode_task(task), socket=socket, wait_seconds=PATIENCE_SECONDS)
+        asked = encode_task(task)
+        request = COORDINATOR.sign(asked, Purpose.TASK)
+        content = relay(asked, socket=socket, wait_seconds=PATIENCE_SECONDS)
         answer = decode_answer(content)
         if answer.reply == RefusalReply(code=Refusal.PREPARING):
             time.sleep(0.2)
             return self.ask(task)
-        assert is_signed_by(content, read_keys(self.folder / "north.keys.toml").signing), answer
+        assert signed_digest(content, read_keys(self.folder / "north.keys.toml").signing, Purpose.REPLY), answer
+        assert answer.request == request
         return answer
 
     def simulated(self, task: Task) -> Any:

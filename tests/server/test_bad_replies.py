@@ -28,7 +28,7 @@ from shared.messages import (
 )
 from shared.operating_point import choose
 from shared.refusal_codes import Refusal
-from shared.signing import SigningKey
+from shared.signing import Purpose, SigningKey
 from shared.wire import from_frames, to_frames
 from simulations.in_process_grid import InProcessGrid
 
@@ -45,7 +45,7 @@ def train_reply(update: dict[str, Any], **figures: Any) -> TrainReply:
 
 def answer(task: Task, reply: Reply, *, key: SigningKey, task_id: str | None = None) -> RecordDict:
     content = encode_answer(Answer(task_id=task_id or task.header.task_id, reply=reply))
-    key.sign(content)
+    key.sign(content, Purpose.REPLY)
     return content
 
 
@@ -118,7 +118,7 @@ def tampered(change: Callable[[RecordDict], None], *, signed: bool = True) -> Ca
         content = honest("west", task)
         change(content)
         if signed:
-            KEYS["west"].sign(content)
+            KEYS["west"].sign(content, Purpose.REPLY)
         return content
 
     return reply
@@ -201,7 +201,7 @@ BAD = {
     "a pickled array": (tampered(bad_array(stype="pickle", data=b"cos\nsystem\n(S'true'\ntR.")), "malformed_reply"),
     "a loss that is no number": (tampered(set_metric(loss_by_epoch=[float("nan")])), "malformed_reply"),
     "no metrics": (tampered(lambda content: content.pop("metrics") and None), "malformed_reply"),
-    "a version of another encoding": (tampered(set_state(version="0")), "malformed_reply"),
+    "a version of another encoding": (tampered(set_state(version="0")), "other_version"),
     "a kind that there is not": (tampered(set_state(kind="own")), "malformed_reply"),
     "an answer to another task": (
         lambda task: answer(task, train_reply({"fc.weight": HONEST}), key=KEYS["west"], task_id="0" * 64),

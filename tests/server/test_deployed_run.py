@@ -2,23 +2,29 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 from flwr.app import Message
 
+from client.agent import Agent
 from server import coordinator
 from server.coordinator_folder import CoordinatorFolder
+from server.coordinator_key import coordinator_key
 from server.deployed_run import run_study
 from server.enrolment import SiteRecord
+from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from server.run_status import read_status
 from shared.errors import FederationError
 from shared.invitation import PublicKeys
-from shared.signing import SigningKey
+from shared.signing import SigningKey, content_digest
 from shared.wire import from_frames, to_frames
 from simulations.in_process_grid import InProcessGrid
 
@@ -26,15 +32,9 @@ KEYS = {"north": SigningKey.draw(), "south": SigningKey.draw()}
 NODES = {"north": 1, "south": 2}
 
 
-def signed(handle: Callable[..., Iterator[bytes]], key: SigningKey) -> Callable[..., Iterator[bytes]]:
-    """Sign what an agent answers, as a deployed one does."""
-
-    def answer(frames: Iterable[bytes]) -> Iterator[bytes]:
-        content = from_frames(handle(frames))
-        key.sign(content)
-        yield from to_frames(content)
-
-    return answer
+def deployed(agent: Agent, key: SigningKey, coordinator: str) -> Agent:
+    """Let an agent sign with this key, and take tasks of this coordinator alone, as a deployed one does."""
+    return replace(agent, coordinator=coordinator, guard=replace(agent.guard, key=key))
 
 
 class Deployment:
@@ -53,7 +53,9 @@ class Deployment:
             (self.place.sites / f"{site}.toml").write_text(tomli_w.dumps(record.model_dump()))
         self.run = coordinator.begin_run(self.place, self.protocol)
         agents = {site: tiny.agent(self.protocol, folder, name=site) for site in KEYS}
-        self.handlers = {NODES[site]: signed(agent.handle, (keys or KEYS)[site]) for site, agent in agents.items()}
+        public = coordinator_key(self.place).public
+        agents = {site: deployed(agent, (keys or KEYS)[site], public) for site, agent in agents.items()}
+        self.handlers = {NODES[site]: agent.handle for site, agent in agents.items()}
 
     def play(self, grid: InProcessGrid | None = None) -> RunFolder:
         run_study(self.place, self.run.path.name, grid or InProcessGrid(self.handlers))
@@ -127,6 +129,33 @@ def test_replies_signed_with_another_key_do_not_take_part(deployment: Any) -> No
     assert outcome["exit_code"] == 16
     assert "0 of 2 sites can take part" in outcome["failed"]
     assert not swapped.run.ready.exists()
+
+
+@pytest.mark.parametrize(
+    ("gullible", "reason"), [(False, "not_signed_by_the_coordinator"), (True, "answers_another_request")]
+)
+def test_arrays_that_were_changed_on_the_way_enter_nowhere(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch, gullible: bool, reason: str
+) -> None:
+    """The site refuses them; and what a site that took them would sign names another request than the coordinator's."""
+    one = deployment()
+    honest = one.handlers[1]
+
+    def tampering(frames: Iterable[bytes]) -> Iterator[bytes]:
+        content = from_frames(frames)
+        if content.config_records["task"]["kind"] == "train":
+            (block,) = content.array_records["arrays"].values()
+            block.data = block.data[:-4] + np.float32(9).tobytes()
+        yield from honest(to_frames(content))
+
+    if gullible:
+        monkeypatch.setattr("client.opening.signed_digest", lambda content, *_: content_digest(content))
+    one.handlers[1] = tampering
+    with suppress(FederationError):  # no round has as many sites as the study needs
+        one.play()
+    records = read_rounds(one.run.path)
+    assert [record["sites"]["north"]["refusal"] for record in records] == [reason] * 2
+    assert all(record["lost"] for record in records)
 
 
 def test_a_dropped_site_is_not_asked(deployment: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from shared.errors import FederationError, SiteError
 from shared.invitation import INVITATION, Invitation, PublicKeys, read_invitation, read_keys, write_paper
+from shared.messages import WIRE_VERSION
 
 INVITED: dict[str, Any] = {
     "site": "north",
@@ -18,6 +19,8 @@ INVITED: dict[str, Any] = {
     "weights": "",
     "bundle": "c" * 64,
     "ca": "d" * 64,
+    "wire": WIRE_VERSION,
+    "signing": "f" * 64,
 }
 KEYS = {"site": "north", "node": f"ecdsa-sha2-nistp384 {'A' * 184} north", "signing": "e" * 64}
 

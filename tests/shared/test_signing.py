@@ -1,5 +1,6 @@
 """A signature holds for exactly what was signed, however a transport orders it, and for nothing else."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from shared.errors import StorageError
 from shared.messages import Answer, TrainReply, decode_answer, encode_answer
-from shared.signing import RECORD, SigningKey, is_signed_by
+from shared.signing import RECORD, Purpose, SigningKey, fingerprint, is_endorsed, signed_digest
 from shared.wire import from_frames, to_frames
 
 
@@ -21,8 +22,12 @@ def signed(key: SigningKey, *, task_id: str = "t") -> RecordDict:
         update=update, loss_by_epoch=(0.1 + 0.2, 1e-300), update_norm=3.0, images_per_second=1, seconds=2
     )
     content = encode_answer(Answer(task_id=task_id, reply=reply))
-    key.sign(content)
+    key.sign(content, Purpose.REPLY)
     return content
+
+
+def is_signed_by(content: RecordDict, public: str) -> bool:
+    return signed_digest(content, public, Purpose.REPLY) is not None
 
 
 def test_what_was_signed_is_known_after_frames_and_flowers_own_encoding() -> None:
@@ -72,6 +77,43 @@ def test_what_is_no_signature_is_refused(signature: dict[str, str] | None) -> No
         content[RECORD] = ConfigRecord(signature)  # type: ignore[arg-type]
     assert not is_signed_by(content, key.public)
     assert not is_signed_by(signed(key), "not a key")
+
+
+def test_a_signature_means_one_thing() -> None:
+    """What was signed as a task is no reply, and the other way round: nothing that was signed can be sent back."""
+    key = SigningKey.draw()
+    content = signed(key)
+    assert signed_digest(content, key.public, Purpose.REPLY)
+    assert signed_digest(content, key.public, Purpose.TASK) is None
+    key.sign(content, Purpose.TASK)
+    assert signed_digest(content, key.public, Purpose.REPLY) is None
+
+
+def test_both_sides_find_the_same_digest() -> None:
+    """What the signer is told of its content is what the reader finds, and the earlier signature is not part of it."""
+    key = SigningKey.draw()
+    content = signed(key)
+    digest = key.sign(content, Purpose.TASK)
+    arrived = from_frames(to_frames(content))
+    assert signed_digest(arrived, key.public, Purpose.TASK) == digest
+    assert SigningKey.draw().sign(arrived, Purpose.REPLY) == digest
+
+
+def test_a_key_names_its_successor() -> None:
+    """The word holds for that key, from that key; a signature over something else is none."""
+    old, new, other = SigningKey.draw(), SigningKey.draw(), SigningKey.draw()
+    word = old.endorse(new.public)
+    assert is_endorsed(new.public, by=old.public, signature=word)
+    assert not is_endorsed(other.public, by=old.public, signature=word)
+    assert not is_endorsed(new.public, by=other.public, signature=word)
+    assert not is_endorsed(new.public, by="", signature="")
+
+
+def test_a_fingerprint_is_of_the_whole_key() -> None:
+    """Five groups of four; another key has another, also where both begin and end alike."""
+    key = "ab" * 32
+    assert re.fullmatch(r"[0-9a-f]{4}( [0-9a-f]{4}){4}", fingerprint(key))
+    assert fingerprint(key[:32] + "ac" + key[34:]) != fingerprint(key)
 
 
 def test_a_key_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""What a hospital has of an earlier version: it is told what to do, and what was counted stays counted.
+
+The files in tests/golden/encoding_2 were written by commit f6741bd, the last that spoke version 2 of the encoding: an
+approved study with one trained round, and a private one with one charged round.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from client.approval import Approvals, ApprovedStudy
+from client.deployment import Deployment
+from client.intake import Intake, Limits
+from client.privacy_ledger import PrivacyLedger
+from client.site import read_site
+from client.site_status import status_lines
+from client.task_store import TaskStore
+from shared.audit import AuditLog
+from shared.errors import SiteError
+from shared.messages import Approval, Header, Kind, TrainReply, TrainTask, decode_answer, encode_task
+from shared.signing import Purpose, SigningKey, signed_digest
+from shared.split import Split
+from shared.wire import from_frames, to_frames
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WRITTEN = Path(__file__).parents[1] / "golden" / "encoding_2"
+AT = datetime(2026, 3, 1, 9, tzinfo=UTC)
+COORDINATOR, SITE = SigningKey.draw(), SigningKey.draw()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Give a copy of what the earlier version left in [link] state."""
+    shutil.copytree(WRITTEN, tmp_path / "state")
+    return tmp_path / "state"
+
+
+def plain(state: Path) -> ApprovedStudy:
+    (found,) = (study for study in Approvals(state / "studies").all() if study.protocol.privacy is None)
+    return found
+
+
+def private(state: Path) -> ApprovedStudy:
+    (found,) = (study for study in Approvals(state / "studies").all() if study.protocol.privacy is not None)
+    return found
+
+
+def test_an_earlier_approval_says_what_to_do(state: Path, tmp_path: Path) -> None:
+    """`site status` lists it with one message; `site serve` ends with the same, and opens no socket."""
+    lines = ['[site]\nname = "north"', '[data]\ndicom = "dicom"\nlabels = "labels.csv"\njoin = "path"']
+    (tmp_path / "site.toml").write_text("\n".join([*lines, '[data.findings]\nopacity = "opacity"']))
+    config = read_site(tmp_path / "site.toml")
+    study = plain(state)
+    told = "\n".join(status_lines(config))
+    assert told.count("was approved under version 2 of the encoding") == 2
+    assert "rounds begun: 1 of 2" in told
+    for word in ("new invitation", "polyclinic site approve SITE.toml FOLDER", "polyclinic site bundle FOLDER"):
+        assert word in study.outdated
+    assert "stays counted" in study.outdated
+    deployment = Deployment(config=config, study=study, weights_file=None, progress=lambda *_: None)
+    with pytest.raises(SiteError, match="was approved under version 2 of the encoding"):
+        deployment.serve(None)  # type: ignore[arg-type]  # it never gets to wait
+    assert not config.link.agent_socket.exists()
+
+
+def test_a_trained_round_is_answered_again_in_todays_words(state: Path, tiny: Any, tmp_path: Path) -> None:
+    """The reply that the earlier version stored says what it said, in this version, signed over today's request."""
+    study = plain(state)
+    store = TaskStore(study.folder / "tasks", now=lambda: AT)
+    sent = load_file(study.folder / "models" / "run" / "last_trained.safetensors")
+    arrays = {name: sent[name] for name in ("fc.weight", "fc.bias")}
+    intake = Intake(
+        store=store,
+        limits=Limits(rounds=2, since=study.since, rounds_per_day=None, max_change=100.0),
+        initial=arrays,
+        wire="fp32",
+        folder=study.folder / "models",
+    )
+    agent = tiny.agent(study.protocol, tmp_path)
+    agent = replace(
+        agent,
+        guard=replace(agent.guard, key=SITE),
+        coordinator=COORDINATOR.public,
+        approval=Approval.APPROVED,
+        store=store,
+        intake=intake,
+    )
+    header = Header(protocol_digest=study.digest, run_id="run", round=1, site="north", kind=Kind.TRAIN)
+    content = encode_task(TrainTask(header=header, arrays=arrays))
+    request = COORDINATOR.sign(content, Purpose.TASK)
+    arrived = from_frames(agent.handle(to_frames(content)))
+    assert signed_digest(arrived, SITE.public, Purpose.REPLY)
+    answer = decode_answer(arrived)
+    assert (answer.task_id, answer.request) == (header.task_id, request)
+    assert isinstance(answer.reply, TrainReply)
+    (kept,) = (study.folder / "tasks" / "replies").glob("*.reply")
+    assert all(np.ascontiguousarray(array).tobytes() in kept.read_bytes() for array in answer.reply.update.values())
+    assert [(begun.kind, begun.round) for begun in store.begun] == [("train", 1)]
+
+
+def test_what_was_charged_stays_charged(state: Path) -> None:
+    """The privacy ledger of the earlier version has the study, its plan and its one round; the same task is free."""
+    study = private(state)
+    ledger = PrivacyLedger(folder=state, limit=None)
+    account = ledger.find(study.digest)
+    assert account is not None
+    assert account.charged[Split.TRAIN] == account.rounds == 1
+    assert account.epsilon == pytest.approx(2.1, abs=0.9)
+    begun = json.loads((study.folder / "tasks" / "tasks.jsonl").read_text())
+    assert (begun["kind"], begun["round"]) == ("train", 1)
+    charge = next(json.loads(line) for line in (state / "audit.jsonl").read_text().splitlines() if "charge" in line)
+    again = {"number": 1, "task_id": charge["task"], "arrays": charge["request"]}
+    ledger.charge(study.digest, **again, audit=AuditLog(state / "audit.jsonl"))
+    found = ledger.find(study.digest)
+    assert found is not None
+    assert found.rounds == 1
