@@ -190,7 +190,7 @@ BAD: dict[str, tuple[Callable[[Task], RecordDict], str]] = {
         lambda _: encode_answer(Answer(task_id="of an earlier round", reply=reply(model(9)))),
         "answers_another_task",
     ),
-    "another version": (lambda task: own(task, reply(model(9)), version="0"), "malformed_reply"),
+    "another version": (lambda task: own(task, reply(model(9)), version="0"), "other_version"),
     "another kind": (lambda task: own(task, EvaluateReply(evidence=())), "malformed_reply"),
     "garbage": (lambda _: RecordDict({"state": ConfigRecord({"name": "DOE^JOHN"})}), "malformed_reply"),
     "nothing": (lambda _: RecordDict(), "malformed_reply"),
