@@ -11,12 +11,12 @@ from server.aggregation import ServerOptimiser
 from server.checkpoint import CheckpointFolder, RunState
 from server.combining import Combine, median, trimmed_mean, weighted_mean
 from server.rounds import RoundPlan, initial_state
+from server.seals import UNSEALED, Seals
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.model import Classifier, build, exchanged, model_spec
 from shared.operating_point import choose
 from shared.parameters import Array, NamedArrays, digest
 from shared.protocol import Federation, StudyProtocol
-from shared.signing import SigningKey
 from shared.weights import WeightsProvenance
 
 
@@ -55,10 +55,9 @@ class Coordinator:
         run_id: str,
         min_sites: int,
         state: RunState,
-        key: SigningKey | None = None,
-        keys: Mapping[str, str] | None = None,
+        seals: Seals = UNSEALED,
     ) -> FederatedStrategy:
-        """Compose the strategy of one run over these sites; `key` signs its tasks, `keys` are the sites' own."""
+        """Compose the strategy of one run over these sites."""
         federation = self.protocol.federation
         rules = Rules(
             protocol_digest=self.protocol.digest(),
@@ -73,8 +72,7 @@ class Coordinator:
             bins=self.protocol.evaluation.score_bins,
             wire=federation.wire,
             standard=state.standard,
-            key=key,
-            keys=keys,
+            seals=seals,
         )
         return FederatedStrategy(sites=sites, rules=rules, optimiser_state=state.optimiser)
 

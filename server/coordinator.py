@@ -16,14 +16,14 @@ from server.bundle import build_bundle, bundle_digest
 from server.certificates import make_authority, make_server
 from server.coordinator_config import CoordinatorConfig, read_coordinator
 from server.coordinator_folder import CoordinatorFolder
-from server.coordinator_key import Succession, coordinator_key, draw_key, succession_of
+from server.coordinator_key import coordinator_key, draw_key, succession_of
 from server.enrolment import Register
 from server.fleet import Fleet
 from server.run_folder import RunFolder, open_run
 from shared.audit import AuditLog
 from shared.declaration import parse
 from shared.errors import CoordinatorError
-from shared.invitation import BUNDLE, CA, INVITATION, STUDY, Invitation, PublicKeys, write_paper
+from shared.invitation import BUNDLE, CA, INVITATION, STUDY, Invitation, PublicKeys, Succession, write_paper
 from shared.messages import WIRE_VERSION
 from shared.parameters import digest
 from shared.protocol import StudyProtocol

@@ -1,28 +1,16 @@
 """The coordinator's signing key: every task is signed with it, and every site pins it with its approval."""
 
-from typing import Annotated
-
-import tomli_w
-from pydantic import Field
-
 from server.coordinator_folder import CoordinatorFolder
-from shared.declaration import Declaration, read_toml
+from shared.declaration import read_toml
 from shared.errors import CoordinatorError, StorageError
+from shared.invitation import Succession, write_paper
 from shared.signing import SigningKey
-from shared.storage import atomic_file, private_file
+from shared.storage import private_file
 
 HINT = (
     "Restore it from a backup, or draw a new one with `polyclinic coordinator key --new`; then `invite` each site "
     "again, and have it approve that."
 )
-
-
-class Succession(Declaration):
-    """Which key follows which: `before` has signed `key`, where there was one and it was at hand (else both are "")."""
-
-    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    before: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    endorsement: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
 
 def draw_key(folder: CoordinatorFolder) -> Succession:
@@ -44,8 +32,7 @@ def draw_key(folder: CoordinatorFolder) -> Succession:
         before=before.public if before else "",
         endorsement=before.endorse(new.public) if before else "",
     )
-    with atomic_file(folder.succession) as part:
-        part.write_text(tomli_w.dumps(succession.model_dump()), encoding="utf-8")
+    write_paper(succession, folder.succession)
     with private_file(folder.signing_key) as part:
         part.write_bytes(new.pem())
     return succession

@@ -25,6 +25,7 @@ from server.finish import write_findings
 from server.model_file import write_model
 from server.run_folder import RunFolder
 from server.run_status import StatusBoard
+from server.seals import Seals
 from server.study_run import StudyRun
 from shared.errors import FederationError, PolyclinicError
 from shared.messages import ReadyReply
@@ -76,8 +77,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         min_sites=protocol.federation.min_sites,
         folder=run.path,
         deadline_seconds=60 * config.deadlines.round_minutes,
-        key=coordinator_key(folder),
-        keys={site: record.keys.signing for site, record in records.items()},
+        seals=Seals(key=coordinator_key(folder), sites={site: record.keys.signing for site, record in records.items()}),
     )
     flows = _readiness(study, run, config, board)
     board.stage("rounds", number=0)

@@ -1,23 +1,23 @@
 """Flower Strategy: what to ask of each site and how replies change the model."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.admission import Accepted, Admitted, Reason, Refused, admit_evidence, admit_update, open_reply
+from server.admission import Accepted, Admitted, Reason, Refused, admit_evidence, admit_update
 from server.aggregation import ServerOptimiser, capped_shares
 from server.combining import Combine, Part
 from server.kept_updates import KeptUpdates
+from server.seals import UNSEALED, Seals
 from server.update_bound import round_bound, shrunk_to
 from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.packing import pack
 from shared.parameters import Array, NamedArrays, Wire, cast
-from shared.signing import Purpose, SigningKey
 from shared.split import Split
 from shared.wire import arrays_from_record, record_of
 
@@ -40,8 +40,6 @@ class Rules:
     `combine` makes one update of a round's; `norm_multiple` and `norm_bound` say how far each may go
     (server/update_bound.py).
     `standard` is the scale that sites bring their images to, where the study harmonises.
-    `key` signs what is asked, `keys` has every site's own, by which its replies are known. Without them nothing is
-    signed, and nothing checked.
     """
 
     protocol_digest: str
@@ -56,8 +54,7 @@ class Rules:
     bins: int
     wire: Wire
     standard: Standard = ()
-    key: SigningKey | None = None
-    keys: Mapping[str, str] | None = None
+    seals: Seals = UNSEALED
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,8 +178,7 @@ class FederatedStrategy(Strategy):
             )
             self._asked[site.name] = header
             content = encode_task(task(header), arrays=record)
-            if self._rules.key is not None:
-                self._requests[site.name] = self._rules.key.sign(content, Purpose.TASK)
+            self._requests[site.name] = self._rules.seals.seal(content)
             yield Message(content, site.node_id, str(kind), group_id=str(number))
 
     def _keep(self, kept: KeptUpdates, message: Message, site: Site) -> SiteRound:
@@ -215,6 +211,5 @@ class FederatedStrategy(Strategy):
         return admit_update(reply, model=self._model, wire=self._rules.wire)
 
     def _opened(self, message: Message, site: Site, kind: type[Accepted]) -> Accepted | Refused:
-        key = self._rules.keys[site.name] if self._rules.keys is not None else None
-        task_id, request = self._asked[site.name].task_id, self._requests.get(site.name, "")
-        return open_reply(message, task_id=task_id, kind=kind, key=key, request=request)
+        task_id, request = self._asked[site.name].task_id, self._requests[site.name]
+        return self._rules.seals.opened(message, site=site.name, task_id=task_id, request=request, kind=kind)

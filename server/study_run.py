@@ -7,13 +7,14 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from server.admission import Accepted, Reason, Refused, admit_description, admit_flow, open_reply
+from server.admission import Accepted, Reason, Refused, admit_description, admit_flow
 from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState
 from server.own_settings import OwnResults, own_results, to_apply
 from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
+from server.seals import UNSEALED, Seals
 from server.strategy import FederatedStrategy, Site
 from server.validation import Evaluations, merged_histogram, repetition
 from shared.description import Description
@@ -37,7 +38,6 @@ from shared.operating_point import OperatingPoint, choose
 from shared.own_settings import own_to_list
 from shared.parameters import NamedArrays, cast, digest
 from shared.released_flow import ReleasedFlow
-from shared.signing import Purpose, SigningKey
 from shared.split import Split
 from shared.wire import record_of
 
@@ -66,8 +66,8 @@ class Conclusion:
 class StudyRun:
     """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
 
-    `nodes` maps every site to its Flower node, `keys` to its enrolled signing key; `key` is the coordinator's own,
-    which signs each task. `begin` is where a run without checkpoints starts; None is before round 1.
+    `nodes` maps every site to its Flower node. `begin` is where a run without checkpoints starts; None is before
+    round 1.
     """
 
     coordinator: Coordinator
@@ -79,8 +79,7 @@ class StudyRun:
     min_sites: int
     folder: Path
     deadline_seconds: float
-    key: SigningKey | None = None
-    keys: Mapping[str, str] | None = None
+    seals: Seals = UNSEALED
     begin: RunState | None = None
 
     def flows(self) -> dict[str, ReleasedFlow | Refused]:
@@ -116,7 +115,7 @@ class StudyRun:
             state.landmarks, state.no_landmarks = self._landmarks([site.name for site in roster])
             checkpoints.save(state)  # a scale that was sent once must not change, whoever answers after a restart
         strategy = coordinator.strategy(
-            roster, run_id=self.run_id, min_sites=self.min_sites, state=state, key=self.key, keys=self.keys
+            roster, run_id=self.run_id, min_sites=self.min_sites, state=state, seals=self.seals
         )
         plan = coordinator.plan(deadline_seconds=self.deadline_seconds)
 
@@ -210,18 +209,15 @@ class StudyRun:
         deadline_seconds: float,
     ) -> Iterator[tuple[str, Accepted | Refused]]:
         """Send each site its task, and give what each answered, as answers come; who says nothing is not in it."""
-        requests = {site: self.key.sign(contents[site], Purpose.TASK) if self.key else "" for site in headers}
+        requests = {site: self.seals.seal(contents[site]) for site in headers}
         messages = [
             Message(contents[site], self.nodes[site], str(header.kind), group_id=group)
             for site, header in headers.items()
         ]
         for message in self.desk.ask(messages, deadline_seconds):
             site = self._site(message)
-            key = self.keys[site] if self.keys is not None else None
-            yield (
-                site,
-                open_reply(message, task_id=headers[site].task_id, kind=kind, key=key, request=requests[site]),
-            )
+            task_id, request = headers[site].task_id, requests[site]
+            yield site, self.seals.opened(message, site=site, task_id=task_id, request=request, kind=kind)
 
     def _conclude(self, state: RunState, checkpoints: CheckpointFolder) -> Conclusion:
         protocol = self.coordinator.protocol
@@ -295,9 +291,7 @@ class StudyRun:
 
     def _strategy(self, sites: Iterable[str], state: RunState) -> FederatedStrategy:
         roster = [Site(name=site, node_id=self.nodes[site], weight=1.0) for site in sites]
-        return self.coordinator.strategy(
-            roster, run_id=self.run_id, min_sites=1, state=state, key=self.key, keys=self.keys
-        )
+        return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, seals=self.seals)
 
     def _about(self, site: str, kind: Kind, conclusion: Conclusion) -> Header:
         """Head a task about the chosen model, with the images as that was trained on."""

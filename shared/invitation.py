@@ -75,6 +75,14 @@ class PublicKeys(Declaration):
     signing: Sha256
 
 
+class Succession(Declaration):
+    """A coordinator's signing key, and the one before it, with whose word, where that was at hand (else both "")."""
+
+    key: Sha256
+    before: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    endorsement: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
+
+
 def read_invitation(folder: Path) -> Invitation:
     """Read the invitation in a folder.
 
@@ -100,8 +108,8 @@ def read_keys(path: Path) -> PublicKeys:
     return read_toml(path, PublicKeys, error=FederationError)
 
 
-def write_paper(paper: Invitation | PublicKeys, path: Path) -> None:
-    """Write either of them as TOML; the file is there whole or not at all.
+def write_paper(paper: Invitation | PublicKeys | Succession, path: Path) -> None:
+    """Write any of them as TOML; the file is there whole or not at all.
 
     Raises:
         StorageError: it cannot be written.

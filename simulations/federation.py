@@ -20,6 +20,7 @@ from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.checkpoint import RunState
 from server.rounds import Progress as RoundProgress
+from server.seals import Seals
 from server.study_run import Conclusion, StudyRun
 from shared.audit import AuditLog
 from shared.description import Description
@@ -157,8 +158,7 @@ class Federation:
             min_sites=min_sites,
             folder=folder,
             deadline_seconds=NO_DEADLINE,
-            key=key,
-            keys={name: own.public for name, own in keys.items()},
+            seals=Seals(key=key, sites={name: own.public for name, own in keys.items()}),
             begin=begin,
         )
         flows = study.flows()

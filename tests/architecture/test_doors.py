@@ -24,6 +24,7 @@ DOORS = {
         "server/deployed_run.py",
         "server/fleet.py",
         "server/rounds.py",
+        "server/seals.py",
         "server/strategy.py",
         "server/study_run.py",
         "shared/messages.py",

@@ -12,6 +12,7 @@ from server.aggregation import ServerOptimiser
 from server.asking import Desk
 from server.combining import weighted_mean
 from server.rounds import RoundPlan, initial_state, run_rounds
+from server.seals import Seals
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.evidence import Withheld
 from shared.messages import (
@@ -85,7 +86,7 @@ def one_round(
         "targets": ("opacity",),
         "bins": 8,
         "wire": "fp32",
-        "keys": {name: key.public for name, key in KEYS.items()},
+        "seals": Seals(sites={name: key.public for name, key in KEYS.items()}),
     }
     sites = [Site(name=name, node_id=node, weight=weights[name]) for node, name in enumerate(handlers, start=1)]
     state = run_rounds(
