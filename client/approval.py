@@ -63,8 +63,8 @@ class ApprovedStudy:
             return ""
         return (
             f"{self.digest[:SHOWN]} “{self.protocol.study.name}” was approved under version "
-            f"{self.approval.invitation.wire} of the encoding, and this Polyclinic speaks {WIRE_VERSION}: nothing is "
-            "answered for it. Ask the coordinator for a new invitation, then run `polyclinic site approve SITE.toml "
+            f"{self.approval.invitation.encoding} of the encoding, and this Polyclinic speaks {WIRE_VERSION}: nothing "
+            "is answered for it. Ask the coordinator for a new invitation, then run `polyclinic site approve SITE.toml "
             "FOLDER` and `polyclinic site bundle FOLDER`. What was trained, released and spent stays counted."
         )
 

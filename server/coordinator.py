@@ -103,7 +103,7 @@ def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: P
         weights=coordinator.provenance.sha256 or "",
         bundle=bundle_digest(folder.bundle.read_bytes()),
         ca=hashlib.sha256(folder.ca.read_bytes()).hexdigest(),
-        wire=WIRE_VERSION,
+        encoding=WIRE_VERSION,
         signing=keys.key,
         signing_before=keys.before,
         endorsement=keys.endorsement,

@@ -32,9 +32,9 @@ class Invitation(Declaration):
     `site` is the name under which the site is enrolled. `bundle` is the SHA-256 of the courier's bundle (the FAB),
     `ca` that of ca.crt. `initial` is the digest of all arrays of the model before round 1 (`parameters.digest`), which
     the agent computes for itself, and `weights` the SHA-256 of the pretrained weights file, "" where there is none.
-    `wire` is the version of the encoding that coordinator and site will speak. `signing` is the coordinator's public
-    Ed25519 key in hexadecimal, by which the agent knows its tasks; `endorsement` is the word of the coordinator's key
-    before it (`signing_before`), "" where there was none or it was lost. Before version 3 there were no such keys.
+    `encoding` is the version of what coordinator and site will speak. `signing` is the coordinator's public Ed25519 key
+    in hexadecimal, by which the agent knows its tasks; `endorsement` is the word of the coordinator's key before it
+    (`signing_before`), "" where there was none or it was lost. Before version 3 there were no such keys.
     """
 
     site: SiteName
@@ -46,21 +46,21 @@ class Invitation(Declaration):
     weights: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     bundle: Sha256
     ca: Sha256
-    wire: Annotated[str, Field(pattern=r"^[0-9]{1,4}$")] = BEFORE_KEYS
+    encoding: Annotated[str, Field(pattern=r"^[0-9]{1,4}$")] = BEFORE_KEYS
     signing: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     signing_before: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     endorsement: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
     @model_validator(mode="after")
     def _signed(self) -> Self:
-        if self.wire != BEFORE_KEYS and not self.signing:
+        if self.encoding != BEFORE_KEYS and not self.signing:
             raise ValueError("'signing' is missing: the coordinator's key, by which its tasks are known.")
         return self
 
     @property
     def current(self) -> bool:
         """True when it was written for the version of the encoding that this program speaks."""
-        return self.wire == WIRE_VERSION
+        return self.encoding == WIRE_VERSION
 
 
 class PublicKeys(Declaration):
@@ -92,9 +92,8 @@ def read_invitation(folder: Path) -> Invitation:
     invitation = read_toml(folder / INVITATION, Invitation, error=SiteError)
     if not invitation.current:
         raise SiteError(
-            f"{folder}: the invitation is for version {invitation.wire} of the encoding, and this Polyclinic speaks "
-            f"{WIRE_VERSION}. Ask the coordinator to invite this site again, with the version of Polyclinic that this "
-            "site has."
+            f"{folder}: the invitation is for version {invitation.encoding} of the encoding, and this Polyclinic "
+            f"speaks {WIRE_VERSION}. Ask the coordinator to invite this site again, by the version that it has."
         )
     return invitation
 

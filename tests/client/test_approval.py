@@ -35,7 +35,7 @@ def invite(folder: Path, protocol: StudyProtocol, **changes: str) -> Path:
         "weights": "",
         "bundle": hashlib.sha256(b"bundle").hexdigest(),
         "ca": hashlib.sha256(b"a certificate").hexdigest(),
-        "wire": WIRE_VERSION,
+        "encoding": WIRE_VERSION,
         "signing": KEY.public,
     }
     write_paper(Invitation(**named | changes), folder / INVITATION)
@@ -167,11 +167,11 @@ def test_an_invitation_of_an_earlier_version_is_refused(tiny: Any, tmp_path: Pat
     """It has no key to pin: what to ask for is said. One of this version cannot leave the key out."""
     folder = invite(tmp_path, tiny.protocol())
     lines = (folder / INVITATION).read_text().splitlines()
-    earlier = [line for line in lines if not line.startswith(("wire", "signing", "endorsement"))]
+    earlier = [line for line in lines if not line.startswith(("encoding", "signing", "endorsement"))]
     (folder / INVITATION).write_text("\n".join(earlier))
     with pytest.raises(SiteError, match="for version 2 of the encoding"):
         read_invited(folder, site="north")
-    (folder / INVITATION).write_text("\n".join([*earlier, f'wire = "{WIRE_VERSION}"']))
+    (folder / INVITATION).write_text("\n".join([*earlier, f'encoding = "{WIRE_VERSION}"']))
     with pytest.raises(SiteError, match="'signing' is missing"):
         read_invited(folder, site="north")
 

@@ -136,7 +136,7 @@ RELAY = """
 import base64, json, sys
 from pathlib import Path
 from client.courier import relay
-from shared.wire import from_frames
+from shared.wire import from_frames, to_frames
 
 answers = {}
 for name, frames in json.loads(Path(sys.argv[2]).read_text()):

@@ -124,7 +124,7 @@ class Site:
             "weights": "",
             "bundle": hashlib.sha256(b"a bundle").hexdigest(),
             "ca": hashlib.sha256(b"a certificate\n").hexdigest(),
-            "wire": WIRE_VERSION,
+            "encoding": WIRE_VERSION,
             "signing": COORDINATOR.public,
         }
         write_paper(Invitation(**named | changes), folder / INVITATION)

@@ -19,7 +19,7 @@ INVITED: dict[str, Any] = {
     "weights": "",
     "bundle": "c" * 64,
     "ca": "d" * 64,
-    "wire": WIRE_VERSION,
+    "encoding": WIRE_VERSION,
     "signing": "f" * 64,
 }
 KEYS = {"site": "north", "node": f"ecdsa-sha2-nistp384 {'A' * 184} north", "signing": "e" * 64}
