@@ -146,7 +146,7 @@ def _times(folder: Path, *, rounds: int) -> dict[str, list[float]]:
         for hospital in federation.sites.values():
             (hospital.home / "apps").chmod(0o755)
             install_bundle(bundle, hospital.home)
-        with fleet(federation.place, federation.config) as superlink:
+        with fleet(federation.place) as superlink:
             records = Register(federation.place.sites).of(SITES)
             facts = {
                 "digest": federation.protocol.digest(),

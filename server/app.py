@@ -7,9 +7,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.coordinator_folder import CoordinatorFolder
+from server.coordinator_folder import COORDINATOR_VARIABLE, CoordinatorFolder
 from server.deployed_run import run_study
-from server.fleet import COORDINATOR_VARIABLE
 
 app = ServerApp()  # a plain assignment: Flower's own check reads the source, and does not see an annotated one
 

@@ -44,7 +44,8 @@ def make_folder(folder: CoordinatorFolder, settings: dict[str, Any], *, now: dat
     _keep_private(folder.ca_key, ca_key)
     _keep(folder.ca, ca)
     renew_server(folder, config, now=now)
-    _keep_private(folder.secret, secrets.token_hex(32).encode())
+    for secret in (folder.secret, folder.control_secret):
+        _keep_private(secret, secrets.token_hex(32).encode())
     _keep(folder.bundle, build_bundle())
     draw_key(folder)
     _keep(folder.config, tomli_w.dumps(settings).encode())

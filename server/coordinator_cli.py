@@ -5,7 +5,6 @@ Each imports what it needs, so that help is there at once.
 
 import os
 import signal
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -90,12 +89,11 @@ def enroll(
 ) -> None:
     """Take in a site's public keys, in place of older ones. Check their digests with the site by telephone."""
     from server import coordinator
-    from server.coordinator_config import read_coordinator
     from server.fleet import fleet
     from shared.invitation import read_keys
 
     read = read_keys(keys)
-    with fleet(_at(folder), read_coordinator(_at(folder).config)) as superlink:
+    with fleet(_at(folder)) as superlink:
         done = coordinator.enroll(_at(folder), read, superlink)
     typer.echo(f"{read.site}: {done}. Signing key {read.signing[:16]}...")
 
@@ -106,10 +104,9 @@ def revoke(
 ) -> None:
     """Take a site's keys back: its link is refused at once. The site makes new keys to come back."""
     from server import coordinator
-    from server.coordinator_config import read_coordinator
     from server.fleet import fleet
 
-    with fleet(_at(folder), read_coordinator(_at(folder).config)) as superlink:
+    with fleet(_at(folder)) as superlink:
         coordinator.revoke(_at(folder), site, superlink)
     typer.echo(f"{site}: revoked.")
 
@@ -135,28 +132,27 @@ def serve(
 ) -> None:
     """Run the coordinator's programs until stopped; with a name, become that one program (for units and containers)."""
     from server.coordinator_config import read_coordinator
-    from server.fleet import environment
-    from server.programs import Programs, commands, only
+    from server.programs import Programs
+    from server.serving import how_to_start, prepare
 
     place = _at(folder)
-    found = commands(place, read_coordinator(place.config), path=os.environ.get("PATH", ""))
-    inherited = environment(place, os.environ)
+    config = read_coordinator(place.config)
     if program is not None:
-        command = found[only(program)]
-        os.execve(command[0], command, inherited)  # noqa: S606  # the unit's supervisor watches this very process
-    programs = Programs(place.logs, inherited)
-    ended: list[int] = []
+        start = how_to_start(place, config, program, os.environ)
+        for file in start.held:
+            os.set_inheritable(file, True)
+        os.execve(start.command[0], start.command, start.variables)  # noqa: S606  # the unit watches this very process
+    serving, programs, ended = prepare(place, config, os.environ), Programs(place.logs, {}), Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: ended.append(number))
+        signal.signal(number, lambda *_: ended.set())
     try:
-        for name, command in found.items():
-            programs.start(name, command)
-        typer.echo(f"Serving at port {read_coordinator(place.config).address.port}. Logs: {place.logs}. Stop: Ctrl-C.")
-        while not ended:
+        serving.start(programs)
+        typer.echo(f"Serving at port {config.address.port}. Logs: {place.logs}. Stop: Ctrl-C.\n{serving.words()}")
+        while not ended.wait(0.5):
             programs.revive(typer.echo)
-            time.sleep(0.5)
     finally:
         programs.stop()
+        serving.close()
 
 
 @app.command()
@@ -183,13 +179,12 @@ def resume(run: RunOption = None, folder: FolderOption = HERE) -> None:
 def stop(run: RunOption = None, folder: FolderOption = HERE) -> None:
     """Stop a run. What is finished is kept; `resume` goes on."""
     from server import coordinator
-    from server.coordinator_config import read_coordinator
     from server.fleet import fleet
     from server.playing import stop as stop_run
 
     place = _at(folder)
     found = coordinator.find_run(place, run)
-    with fleet(place, read_coordinator(place.config)) as superlink:
+    with fleet(place) as superlink:
         stop_run(found, superlink)
     typer.echo(f"{found.path.name}: stopped.")
 
@@ -224,7 +219,7 @@ def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
     config = read_coordinator(place.config)
     typer.echo(f"certificate valid until {expires(place.server_certificate):%Y-%m-%d}")
     try:
-        with fleet(place, config) as superlink:
+        with fleet(place) as superlink:
             online = {node.node_id for node in superlink.nodes() if node.online}
     except FederationError as fault:
         typer.echo(str(fault))
@@ -291,11 +286,10 @@ def _until_stopped() -> None:
 
 
 def _play(place: "CoordinatorFolder", found: "RunFolder") -> None:
-    from server.coordinator_config import read_coordinator
     from server.fleet import fleet
     from server.playing import Player
 
-    with fleet(place, read_coordinator(place.config)) as superlink:
+    with fleet(place) as superlink:
         try:
             Player(place, found, superlink, say=typer.echo).play()
         except KeyboardInterrupt:

@@ -5,13 +5,17 @@ from pathlib import Path
 
 from shared.invitation import BUNDLE
 
+COORDINATOR_VARIABLE = "POLYCLINIC_COORDINATOR"
+"""Tells the programs that are started from elsewhere, as ServerApps by Flower, where the coordinator's folder is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorFolder:
     """Names the files of one coordinator.
 
-    `private` holds what must never be copied elsewhere but by `backup`: the authority's key, the server's key and the
-    secret of the process that runs the rounds. `state` is Flower's, and can be made again from `sites`.
+    `private` holds what must never be copied elsewhere but by `backup`: the authority's key, the server's key, and the
+    secrets of the process that runs the rounds and of the coordinator's commands. `state` is Flower's, and can be made
+    again from `sites`.
     """
 
     path: Path
@@ -62,6 +66,11 @@ class CoordinatorFolder:
         return self.private / "superexec.secret"
 
     @property
+    def control_secret(self) -> Path:
+        """What the coordinator's own commands show to the SuperLink."""
+        return self.private / "control.secret"
+
+    @property
     def bundle(self) -> Path:
         """The manifest that travels to the sites (a FAB without code)."""
         return self.path / BUNDLE
@@ -90,6 +99,11 @@ class CoordinatorFolder:
     def state(self) -> Path:
         """The SuperLink's database."""
         return self.path / "state" / "superlink.db"
+
+    @property
+    def own_socket(self) -> Path:
+        """Where the coordinator's own commands reach the SuperLink, through the proxy."""
+        return self.state.parent / "own.sock"
 
     @property
     def proxy(self) -> Path:

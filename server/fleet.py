@@ -1,7 +1,9 @@
 """SuperLink and its nodes: how they are started, which keys they know, and Flower's runs."""
 
+import os
+import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,12 @@ from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 
 from server.bundle import bundle_digest
 from server.coordinator_config import CoordinatorConfig
-from server.coordinator_folder import CoordinatorFolder
+from server.coordinator_folder import COORDINATOR_VARIABLE, CoordinatorFolder
+from server.listening import short_name
 from shared.direct import no_proxies, without_proxies
 from shared.errors import CoordinatorError, FederationError
 
@@ -42,8 +45,10 @@ QUIET = {
 }
 """Nothing is reported, looked up or installed by any program that the coordinator starts."""
 
-COORDINATOR_VARIABLE = "POLYCLINIC_COORDINATOR"
-"""Tells the ServerApp, which Flower starts, where the coordinator's folder is."""
+NO_ANSWER = "the SuperLink does not answer ({fault}). Start it with `polyclinic coordinator serve`."
+
+NOBODY_BEHIND = (502, 504)
+"""What the proxy says where the SuperLink does not answer it (RFC 9110, 15.6.3 and 15.6.5)."""
 
 
 class RefusedBySuperLinkError(FederationError):
@@ -87,7 +92,7 @@ def environment(folder: CoordinatorFolder, inherited: Mapping[str, str]) -> dict
 def superlink_command(folder: CoordinatorFolder, config: CoordinatorConfig) -> list[str]:
     """Say how the SuperLink is started: only enrolled keys, its state on disk, and no process of its own."""
     return [
-        str(Path(sys.executable).parent / "flower-superlink"),
+        *(sys.executable, "-m", "server.superlink"),
         *("--ssl-ca-certfile", str(folder.ca.resolve())),
         *("--ssl-certfile", str(folder.server_certificate.resolve())),
         *("--ssl-keyfile", str(folder.server_key.resolve())),
@@ -194,19 +199,58 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: CoordinatorFolder, config: CoordinatorConfig) -> Iterator[Fleet]:
-    """Connect to the coordinator's SuperLink."""
-    with no_proxies():
-        client = ControlHttpClient.from_server_address(
-            server_address=f"{config.superlink.host}:{config.superlink.port}",
-            insecure=False,
-            root_certificates=folder.ca.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _OneAnswer()],
-        )
-    try:
-        yield Fleet(client)
-    finally:
-        client.close()
+def fleet(folder: CoordinatorFolder) -> Iterator[Fleet]:
+    """Connect to the coordinator's SuperLink, by the socket that only the coordinator's own user may open.
+
+    Raises:
+        CoordinatorError: this user may not.
+    """
+    if not os.access(folder.private, os.X_OK):
+        raise CoordinatorError(f"{folder.private} is another user's. Run this command as the coordinator's own user.")
+    secret = folder.control_secret.read_text(encoding="ascii") if folder.control_secret.exists() else ""
+    with short_name(folder.own_socket) as name:
+        version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
+        client = _BySocket(name, [version, _Secret(secret), _OneAnswer(), _Knock(name)])
+        try:
+            yield Fleet(client)
+        finally:
+            client.close()
+
+
+class _BySocket(ControlHttpClient):
+    """Flower's client over a unix socket, which no web proxy of the environment is asked for."""
+
+    def __init__(self, name: str, interceptors: Sequence[ProtobufClientInterceptor]) -> None:
+        with no_proxies():
+            super().__init__("http://superlink", interceptors=interceptors)
+            self._client.close()
+            self._client = httpx.Client(transport=httpx.HTTPTransport(uds=name), timeout=30.0)
+
+
+class _Knock:
+    """Finds out whether anybody listens before httpx does: where nobody does, it leaves a socket open (httpcore 1.0)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        with socket.socket(socket.AF_UNIX) as knock:
+            try:
+                knock.connect(self._name)
+            except OSError as fault:
+                raise httpx.ConnectError(str(fault), request=context.request) from None
+        return call_next(context)
+
+
+class _Secret:
+    """Shows the coordinator's secret with each request."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers["authorization"] = f"Bearer {self._secret}"
+        return call_next(context)
 
 
 class _OneAnswer:
@@ -226,12 +270,12 @@ def _spoken() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as fault:
+        if fault.response.status_code in NOBODY_BEHIND:
+            raise FederationError(NO_ANSWER.format(fault=f"the proxy says {fault.response.status_code}")) from None
         said = fault.response.text[:200]
         told = FlowerError.from_json(fault.response.text)
         raise RefusedBySuperLinkError(
             f"the SuperLink refused ({fault.response.status_code}: {said}).", code=told.code if told else None
         ) from None
     except httpx.HTTPError as fault:
-        raise FederationError(
-            f"the SuperLink does not answer ({type(fault).__name__}). Start it with `polyclinic coordinator serve`."
-        ) from None
+        raise FederationError(NO_ANSWER.format(fault=type(fault).__name__)) from None

@@ -1,7 +1,6 @@
-"""The coordinator's long-lived programs: proxy, SuperLink, and the process that starts ServerApps; kept running."""
+"""Long-lived programs of one owner, kept running: what dies is started again, and ends where its owner does."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -10,13 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.coordinator_config import CoordinatorConfig
-from server.coordinator_folder import CoordinatorFolder
 from server.dead_mans_switch import DeadMansSwitch
-from server.fleet import superexec_command, superlink_command
-from server.proxy import command, configuration
-from shared.errors import CoordinatorError, MissingPartError
-from shared.storage import atomic_file
 
 STOP_SECONDS = 15.0
 """How long a program may take to end before it is killed."""
@@ -27,29 +20,8 @@ link (exit 305) that comes back within a minute of its crash."""
 
 YOUNG_SECONDS = 60.0
 
-NAMES = ("superlink", "superexec", "proxy")
-
-
-def commands(folder: CoordinatorFolder, config: CoordinatorConfig, *, path: str) -> dict[str, list[str]]:
-    """Say how each program is started, by its name; the proxy's configuration is written anew.
-
-    Raises:
-        MissingPartError: nginx is not installed.
-        StorageError: the proxy's configuration cannot be written.
-    """
-    for needed in (folder.proxy, folder.logs, folder.state.parent, folder.flower_home):
-        needed.mkdir(parents=True, exist_ok=True)
-    nginx = shutil.which("nginx", path=f"{path}:/usr/sbin:/usr/local/sbin")
-    if nginx is None:
-        raise MissingPartError("the proxy needs nginx, which is not installed. On Debian: apt-get install nginx-light")
-    file = folder.proxy / "nginx.conf"
-    with atomic_file(file) as part:
-        part.write_text(configuration(folder, config), encoding="utf-8")
-    return {
-        "superlink": superlink_command(folder, config),
-        "superexec": superexec_command(folder, config),
-        "proxy": command(nginx, file.resolve()),
-    }
+LAST_BYTES = 2000
+"""How far from a log's end its last line is looked for."""
 
 
 @dataclass(slots=True)
@@ -67,11 +39,18 @@ class Programs:
     _born: dict[str, float] = field(default_factory=dict)
     _pause: dict[str, float] = field(default_factory=dict)
     _own: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    _held: dict[str, Sequence[int]] = field(default_factory=dict)
     _switch: DeadMansSwitch | None = None
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        """Start a program under a name; what it says goes to its log."""
-        self._commands[name], self._own[name] = command, environment or self.environment
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        held: Sequence[int] = (),
+    ) -> None:
+        """Start a program under a name; what it says goes to its log, and `held` are open files that it is given."""
+        self._commands[name], self._own[name], self._held[name] = command, environment or self.environment, held
         self._born[name] = time.monotonic()
         self.logs.mkdir(parents=True, exist_ok=True)
         self._switch = self._switch or DeadMansSwitch(patience_seconds=STOP_SECONDS)
@@ -83,6 +62,7 @@ class Programs:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=held,
             )
         self._switch.hold(self.running[name].pid)
 
@@ -96,11 +76,11 @@ class Programs:
                 young = time.monotonic() - self._born[name] < YOUNG_SECONDS
                 pause = min(2 * self._pause.get(name, 0.0), LONGEST_PAUSE_SECONDS) if young else 0.0
                 self._pause[name] = max(pause, FIRST_PAUSE_SECONDS)
-                say(f"{name} ended with {process.returncode}; it is started again. See {self.logs / name}.log")
+                say(f"{name} ended with {process.returncode}; it is started again.{self._last_words(name)}")
                 self._again_at[name] = time.monotonic() + self._pause[name]
             elif time.monotonic() >= self._again_at[name]:
                 del self._again_at[name]
-                self.start(name, self._commands[name], self._own[name])
+                self.start(name, self._commands[name], self._own[name], self._held[name])
 
     def stop(self, names: Iterable[str] | None = None) -> None:
         """Stop these programs, or all, with what they started; the last first, and killed if they do not listen."""
@@ -118,20 +98,18 @@ class Programs:
             self._switch.close()
             self._switch = None
 
+    def _last_words(self, name: str) -> str:
+        """Give the last line that a program said: mostly the reason why it ended."""
+        log = self.logs / f"{name}.log"
+        with suppress(OSError):
+            lines = log.read_bytes()[-LAST_BYTES:].decode(errors="replace").split("\n")
+            if said := next((line.strip() for line in reversed(lines) if line.strip()), ""):
+                return f" It said last: {said} (in {log})"
+        return f" It said nothing in {log}."
+
     def _end_group(self, process: subprocess.Popen[bytes]) -> None:
         """Kill what is left of a program: each has a group of its own, with its children."""
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         if self._switch:
             self._switch.release(process.pid)
-
-
-def only(name: str) -> str:
-    """Check a program's name.
-
-    Raises:
-        CoordinatorError: there is no such program.
-    """
-    if name not in NAMES:
-        raise CoordinatorError(f"{name}: there is no such program. Known: {', '.join(NAMES)}, or none of them for all.")
-    return name

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from server.coordinator_config import CoordinatorConfig
 from server.coordinator_folder import CoordinatorFolder
+from server.listening import Doors
 
 FLEET_PATHS = (
     "activate-node",
@@ -53,6 +54,12 @@ http {{
     server {superlink};
     keepalive 32;
   }}
+  proxy_http_version 1.1;
+  proxy_set_header Connection "";
+  proxy_set_header Host $host;
+  proxy_ssl_trusted_certificate {ca};
+  proxy_ssl_verify on;
+  proxy_ssl_name localhost;
   server {{
     listen {listen} ssl;
     ssl_certificate {certificate};
@@ -64,30 +71,31 @@ http {{
       limit_req zone=site burst=400 nodelay;
       limit_conn connections 64;
       proxy_pass https://superlink;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $host;
-      proxy_ssl_trusted_certificate {ca};
-      proxy_ssl_verify on;
-      proxy_ssl_name localhost;
       # The SuperLink answers 500 where its database was locked for five seconds; told 503, the link tries again.
       proxy_intercept_errors on;
       error_page 500 = @again;
     }}
     location @again {{ return 503; }}
   }}
+  server {{
+    # The coordinator's own commands: a socket in a folder of its user's alone.
+    listen unix:{own};
+    location / {{ return 404; }}
+    location /v1/control/ {{ proxy_pass https://superlink; }}
+  }}
 }}
 """
 
 
-def configuration(folder: CoordinatorFolder, config: CoordinatorConfig) -> str:
-    """Write nginx's configuration for one coordinator."""
+def configuration(folder: CoordinatorFolder, config: CoordinatorConfig, doors: Doors) -> str:
+    """Write nginx's configuration for one coordinator; nginx knows the doors that it takes over by their names."""
     return TEMPLATE.format(
         scratch=folder.proxy.resolve(),
         logs=folder.logs.resolve(),
         largest=LARGEST_REQUEST,
         superlink=f"{config.superlink.host}:{config.superlink.port}",
-        listen=f"{config.address.listen}:{config.address.port}",
+        listen=doors.listen,
+        own=doors.own_name,
         certificate=folder.server_certificate.resolve(),
         key=folder.server_key.resolve(),
         ca=folder.ca.resolve(),

@@ -27,8 +27,9 @@ from server.coordinator_config import CoordinatorConfig, read_coordinator
 from server.coordinator_folder import CoordinatorFolder
 from server.fleet import Fleet, environment, fleet
 from server.playing import Player
-from server.programs import Programs, commands
+from server.programs import Programs
 from server.run_folder import RunFolder
+from server.serving import Serving, prepare
 from shared.declaration import load_toml
 from shared.direct import without_proxies
 from shared.errors import FederationError, SiteError
@@ -74,6 +75,7 @@ class LocalFederation:
         self.protocol = protocol
         self.sites: dict[str, Hospital] = {}
         self.programs = Programs(folder / "logs", {})
+        self.serving: Serving | None = None
         self._hospitals, self._compartments, self._settings, self._say = hospitals, compartments, settings, say
         self._variables = without_proxies({**os.environ, **variables})  # all that is called is on this machine
         self._sockets = Path(tempfile.mkdtemp(prefix="pc"))  # a socket's path has at most 107 bytes
@@ -105,23 +107,23 @@ class LocalFederation:
             PolyclinicError: the run failed; finished rounds are kept.
         """
         found = coordinator.begin_run(self.place, self.protocol)
-        with fleet(self.place, self.config) as superlink:
+        with fleet(self.place) as superlink:
             Player(self.place, found, superlink, say=say).play()
         return found
 
     def start_coordinator(self) -> None:
         """Start the coordinator's programs; the one that starts ServerApps comes when there is a SuperLink to ask."""
         self.programs.environment = environment(self.place, self._variables)
-        found = commands(self.place, self.config, path=self._variables.get("PATH", ""))
-        for name in ("superlink", "proxy"):
-            self.programs.start(name, found[name])
-        with fleet(self.place, self.config) as superlink:
+        self.serving = prepare(self.place, self.config, self._variables)
+        self.serving.start(self.programs, ("superlink", "proxy"))
+        with fleet(self.place) as superlink:
             await_superlink(superlink)
-        self.programs.start("superexec", found["superexec"])
+        self.serving.start(self.programs, ("superexec",))
 
     def stop_coordinator(self) -> None:
         """Stop the coordinator's programs; the hospitals' go on."""
         self.programs.stop(("superlink", "proxy", "superexec"))
+        self._close_serving()
 
     def stop_site(self, name: str) -> None:
         """Stop a hospital's programs; its folder stays."""
@@ -156,7 +158,9 @@ class LocalFederation:
         self._compartments.make(names)
         self._keeper.start()
         self.start_coordinator()
-        with fleet(self.place, self.config) as superlink:
+        if self.serving is not None:
+            self._say(self.serving.words())
+        with fleet(self.place) as superlink:
             for file in sorted(self._hospitals.glob("*/site.toml")):
                 self._join(file, superlink)
         for name in self.sites:
@@ -210,8 +214,14 @@ class LocalFederation:
         if self._keeper.is_alive():
             self._keeper.join()
         self.programs.stop()
+        self._close_serving()
         self._compartments.remove()
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _close_serving(self) -> None:
+        if self.serving is not None:
+            self.serving.close()
+            self.serving = None
 
 
 def await_superlink(superlink: Fleet) -> None:

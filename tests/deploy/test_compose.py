@@ -79,6 +79,12 @@ def test_a_service_that_is_not_confined_is_caught(deploy: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", [CLIENT, SERVER])
+def test_every_service_has_a_limit_of_memory(deploy: Path, name: str) -> None:
+    """What unpacks to more than the machine has ends one container, and not the machine."""
+    assert [name for name, one in read(deploy, name)["services"].items() if "mem_limit" not in one] == []
+
+
 def test_a_site_publishes_no_port(deploy: Path) -> None:
     """Nobody can call a site; `expose` is not needed either."""
     for service in read(deploy, CLIENT)["services"].values():

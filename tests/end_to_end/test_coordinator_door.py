@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import ssl
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import flwr
 import httpx
@@ -27,6 +29,7 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
@@ -37,9 +40,10 @@ from server import coordinator
 from server.coordinator_config import CoordinatorConfig
 from server.coordinator_folder import CoordinatorFolder
 from server.enrolment import Register
-from server.fleet import Fleet, environment, fleet
-from server.programs import Programs, commands
+from server.fleet import Fleet, fleet
+from server.programs import Programs
 from server.proxy import FLEET_PATHS
+from server.serving import Serving, prepare
 from shared.errors import CoordinatorError, FederationError
 from shared.invitation import PublicKeys
 from shared.signing import SigningKey
@@ -58,15 +62,16 @@ class Door:
     place: CoordinatorFolder
     config: CoordinatorConfig
     programs: Programs
+    serving: Serving
 
     @property
     def outside(self) -> str:
         return f"localhost:{self.config.address.port}"
 
-    def answers(self, method: str, path: str, address: str | None = None) -> int:
+    def answers(self, method: str, path: str) -> int:
         """Give the status with which a path answers an empty request."""
         context = ssl.create_default_context(cafile=str(self.place.ca))
-        url = f"https://{address or self.outside}{path}"
+        url = f"https://{self.outside}{path}"
         protobuf = {"Content-Type": PROTOBUF_MEDIA_TYPE}
         request = urllib.request.Request(url, method=method, data=b"", headers=protobuf)
         try:
@@ -74,6 +79,47 @@ class Door:
                 return int(reply.status)
         except urllib.error.HTTPError as fault:
             return fault.code
+
+    def offered(self) -> dict[str, Any]:
+        """List all paths of the SuperLink, each with its methods."""
+        return dict(json.loads(self._inside("GET", ["/openapi.json"])["/openapi.json"][1])["paths"])
+
+    def answers_inside(self, method: str, paths: list[str]) -> dict[str, int]:
+        """Give the statuses with which the SuperLink itself answers empty requests on its own network."""
+        return {path: status for path, (status, _) in self._inside(method, paths).items()}
+
+    def _inside(self, method: str, paths: list[str]) -> dict[str, Any]:
+        port, network = self.config.superlink.port, self.serving.network
+        words = [sys.executable, "-c", ASK, str(self.place.ca), str(port), method, *paths]
+        held = () if isinstance(network, str) else network.held
+        command = words if isinstance(network, str) else network.inside(words)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, pass_fds=held)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+
+ASK = """
+import json, ssl, sys, urllib.error, urllib.request
+ca, port, method, *paths = sys.argv[1:]
+context, found = ssl.create_default_context(cafile=ca), {}
+for path in paths:
+    url = f"https://127.0.0.1:{port}{path.replace('{', 'x').replace('}', 'x')}"
+    body = b"" if method == "POST" else None
+    request = urllib.request.Request(url, method=method, data=body, headers={"Content-Type": "application/protobuf"})
+    try:
+        with urllib.request.urlopen(request, context=context, timeout=10) as reply:
+            found[path] = reply.status, reply.read().decode(errors="replace")
+    except urllib.error.HTTPError as fault:
+        found[path] = fault.code, ""
+print(json.dumps(found))
+"""
+"""Asks the SuperLink for some paths, from its own network."""
+
+
+def outside_client(door: Door) -> ControlHttpClient:
+    """Make the client that the coordinator uses, for the sites' address."""
+    interceptors = [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
+    return ControlHttpClient.from_server_address(door.outside, False, door.place.ca.read_bytes(), interceptors)
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +132,20 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         "superlink": {"port": free_port()},
     }
     config = coordinator.make_folder(place, settings, now=datetime.now(UTC))
-    programs = Programs(place.logs, environment(place, os.environ))
-    found = commands(place, config, path=os.environ["PATH"])
+    programs, serving = Programs(place.logs, {}), prepare(place, config, os.environ)
     try:
-        for name in ("superlink", "proxy"):
-            programs.start(name, found[name])
-        with fleet(place, config) as superlink:
+        serving.start(programs, ("superlink", "proxy"))
+        with fleet(place) as superlink:
             await_superlink(superlink)
-        yield Door(place, config, programs)
+        yield Door(place, config, programs, serving)
     finally:
         programs.stop()
+        serving.close()
 
 
 @pytest.fixture
 def superlink(door: Door) -> Iterator[Fleet]:
-    with fleet(door.place, door.config) as found:
+    with fleet(door.place) as found:
         yield found
 
 
@@ -157,10 +202,7 @@ def test_the_paths_are_those_that_flowers_link_calls() -> None:
 @needs_nginx
 def test_only_the_ten_paths_answer_from_outside(door: Door) -> None:
     """Of all that the SuperLink offers, ten paths reach it, by POST alone; each of the others is not there."""
-    inside = f"127.0.0.1:{door.config.superlink.port}"
-    context = ssl.create_default_context(cafile=str(door.place.ca))
-    with urllib.request.urlopen(f"https://{inside}/openapi.json", context=context) as reply:
-        offered = json.load(reply)["paths"]
+    offered = door.offered()
     assert len(offered) > 50
     reached = set()
     for path, methods in offered.items():
@@ -188,10 +230,8 @@ def test_only_the_ten_paths_answer_from_outside(door: Door) -> None:
 @needs_nginx
 def test_a_run_can_neither_be_started_nor_stopped_nor_listed_from_outside(door: Door) -> None:
     """The very client that the coordinator uses, with the right certificate, finds nothing at the sites' address."""
-    outside = door.config.model_copy(
-        update={"superlink": door.config.superlink.model_copy(update={"port": door.config.address.port})}
-    )
-    with fleet(door.place, outside) as found:
+    with outside_client(door) as client:
+        found = Fleet(client)
         for attempt in (
             lambda: found.start(door.place.bundle.read_bytes(), "x"),
             lambda: found.stop(1),
@@ -206,8 +246,18 @@ def test_a_run_can_neither_be_started_nor_stopped_nor_listed_from_outside(door: 
 @needs_nginx
 def test_who_starts_server_apps_must_know_the_secret(door: Door) -> None:
     """Even beside the SuperLink, behind the proxy, nobody takes a run's task without the superexec's secret."""
-    assert door.answers("POST", "/v1/runtime/acquire-task", f"127.0.0.1:{door.config.superlink.port}") == 401
+    assert door.answers_inside("POST", ["/v1/runtime/acquire-task"]) == {"/v1/runtime/acquire-task": 401}
     assert door.answers("POST", "/v1/runtime/acquire-task") == 404
+
+
+@needs_nginx
+def test_behind_the_proxy_no_path_is_open_without_a_key_or_a_secret(door: Door) -> None:
+    """Beside the SuperLink, too, one is asked who one is: only its health and its manual answer anybody."""
+    answered = door.answers_inside("POST", list(door.offered())) | door.answers_inside("GET", ["/health", "/docs"])
+    assert {path for path, status in answered.items() if status < 400} == {"/health", "/docs"}
+    control = {path: status for path, status in answered.items() if path.startswith("/v1/control/")}
+    assert len(control) > 20
+    assert {status for path, status in control.items() if "auth" not in path and "login" not in path} == {401}
 
 
 @needs_nginx

@@ -263,7 +263,7 @@ def scene(hospitals_on_disk: Path, tiny: Any) -> Iterator[Scene]:
         ) as federation:
             scene = Scene(federation, compartments, folder, protocol)
             unlock(federation.sites["south"].home / "apps", compartments.user("south", "courier"))
-            with fleet(federation.place, federation.config) as superlink:
+            with fleet(federation.place) as superlink:
                 await_that(lambda: all(node.online for node in superlink.nodes()), "both links are there", scene)
             agents = [scene.config(name).link.agent_socket for name in ("north", "south")]
             await_that(lambda: all(socket.exists() for socket in agents), "both agents are up", scene)
@@ -300,7 +300,7 @@ def hostile_bundle(scene: Scene) -> dict[str, Any]:
     orders = {scene.node(name): scene.attempts(name, other) for name, other in others.items()}
     (scene.folder / "hostile" / "orders.json").write_text(json.dumps(orders))
     replies = scene.folder / "hostile" / "replies.json"
-    with fleet(scene.federation.place, scene.federation.config) as superlink:
+    with fleet(scene.federation.place) as superlink:
         superlink.start(bundle, "hostile")
     await_that(replies.exists, "the hostile bundle's replies are there", scene)
     said = json.loads(replies.read_text())
@@ -353,7 +353,7 @@ def test_the_approved_bundle_brings_no_study_that_was_not_approved(scene: Scene)
     run, before = coordinator.begin_run(place, other), {name: len(scene.departures(name)) for name in names}
     refused = r"0 of 2 sites can take part.*\(north: unknown_protocol; south: unknown_protocol\)"
     with (
-        fleet(place, scene.federation.config) as superlink,
+        fleet(place) as superlink,
         pytest.raises(FederationError, match=refused),
     ):
         Player(place, run, superlink, say=lambda _: None).play()
@@ -375,9 +375,20 @@ def test_code_that_runs_in_the_courier_reaches_nothing(hostile_bundle: dict[str,
 
 
 def test_without_a_compartment_each_of_these_attempts_succeeds(scene: Scene) -> None:
-    """The same words, run beside the compartments: what refuses them is the compartment, and nothing else."""
-    found = {name: attempt(*words) for name, words in scene.attempts("south", "north").items()}
+    """The same words, run beside the compartments: what refuses them is the compartment, and nothing else.
+
+    The SuperLink is in a network of its own, which refuses root on this machine as well; there it answers.
+    """
+    attempts = scene.attempts("south", "north")
+    beside = attempts.pop("dial the SuperLink")
+    found = {name: attempt(*words) for name, words in attempts.items()}
     assert set(found.values()) == {"done"}, found
+    assert attempt(*beside).startswith("ConnectionRefusedError")
+    code = f"{PROBE}\nimport json, sys\nprint(attempt(*json.loads(sys.argv[1])))"
+    network = scene.federation.serving.network
+    command = network.inside([sys.executable, "-c", code, json.dumps(beside)])
+    inside = subprocess.run(command, capture_output=True, text=True, timeout=60, pass_fds=network.held)
+    assert inside.stdout == "done\n", inside.stderr
 
 
 def test_what_a_courier_needs_it_reaches(scene: Scene) -> None:
