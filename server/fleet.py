@@ -228,7 +228,7 @@ class _BySocket(ControlHttpClient):
 
 
 class _Knock:
-    """Finds out whether anybody listens before httpx does: where nobody does, it leaves a socket open (httpcore 1.0)."""
+    """Finds out whether anybody listens before httpx does, which leaves a socket open if not (httpcore 1.0)."""
 
     def __init__(self, name: str) -> None:
         self._name = name

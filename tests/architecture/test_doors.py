@@ -27,6 +27,7 @@ DOORS = {
         "server/seals.py",
         "server/strategy.py",
         "server/study_run.py",
+        "server/superlink.py",
         "shared/messages.py",
         "shared/signing.py",
         "shared/wire.py",
