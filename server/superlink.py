@@ -37,7 +37,7 @@ class OwnCommandsOnly(ControlAuthnPlugin):
 
     def get_login_details(self) -> AccountAuthLoginDetails | None:
         """Offer no login: there is one secret, and who has it needs none."""
-        return None
+        self._refuse()
 
     def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
         """Give nobody a token."""

@@ -2,15 +2,15 @@
 
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 import pytest
@@ -124,7 +124,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def superlink(tmp_path: Path) -> Iterator[tuple[CoordinatorFolder, CoordinatorConfig]]:
-    """Give a coordinator's folder, and something that answers at its SuperLink's port."""
+    """Give a coordinator's folder, and something that answers at the socket of its commands."""
 
     class Empty(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the name that http.server looks for
@@ -139,17 +139,11 @@ def superlink(tmp_path: Path) -> Iterator[tuple[CoordinatorFolder, CoordinatorCo
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Empty)
     folder = CoordinatorFolder(path=tmp_path / "coordinator")
-    settings = {
-        "address": {"host": "localhost", "port": 443},
-        "sites": {"names": ["north"]},
-        "superlink": {"port": server.server_address[1]},
-    }
+    settings = {"address": {"host": "localhost", "port": 443}, "sites": {"names": ["north"]}}
     config = make_folder(folder, settings, now=datetime.now(UTC))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder.server_certificate, folder.server_key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    folder.own_socket.parent.mkdir()
+    server = ThreadingUnixStreamServer(str(folder.own_socket), Empty)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield folder, config
@@ -197,7 +191,7 @@ def test_the_coordinator_asks_its_superlink_directly(
     for name, value in hostile(web_proxy, scheme).items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with fleet(*superlink) as asked:
+    with fleet(superlink[0]) as asked:
         assert asked.nodes() == []
     assert web_proxy.lines == []
     assert dict(os.environ) == before
@@ -209,7 +203,7 @@ def test_no_variable_alone_moves_the_coordinators_question(
 ) -> None:
     """Each of them for itself, in either case."""
     monkeypatch.setenv(name, f"http://127.0.0.1:{web_proxy.port}")
-    with fleet(*superlink) as asked:
+    with fleet(superlink[0]) as asked:
         assert asked.nodes() == []
     assert web_proxy.lines == []
 
