@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from server import wording
 from server.figures_calibration import CalibrationPoint
 from shared.intervals import wilson
 from shared.metrics import Count, ScoreHistogram
@@ -36,5 +37,6 @@ def _point(
     if share is None:
         return None
     score = float(counts @ middles[bins] / counts.sum())
-    tip = f"{name}: scores around {score:.0%}, {share.k} of {share.n} ({share.value:.0%}) have it"
+    of = f"{share.k} of {share.n} ({wording.percent(share.value)})"
+    tip = f"{name}: scores around {wording.percent(score)}, {of} have it"
     return CalibrationPoint(score=score, share=share.value, low=share.low, high=share.high, tip=tip)

@@ -37,7 +37,7 @@ def _of_evidence(item: Evidence | Withheld, *, known: bool, wish: Evaluation) ->
     at = item.confusion if known else None
     ppv, npv = predictive_values([item] if at else [], wish)
     return finding_result(
-        exams=item.units,
+        units=item.units,
         patients=item.patients,
         sensitivity=proportion(at.sensitivity, item.positive_patients, wish) if at else None,
         specificity=proportion(at.specificity, item.negative_patients, wish) if at else None,
@@ -72,7 +72,7 @@ def _pooled(items: list[Evidence], known: bool, protocol: StudyProtocol) -> Find
     at: Confusion | None = sum(counts[1:], start=counts[0]) if counts and known else None
     ppv, npv = predictive_values(full if at else [], wish)
     return finding_result(
-        exams=sum(item.units for item in full),
+        units=sum(item.units for item in full),
         patients=sum(item.patients for item in full),
         sensitivity=proportion(at.sensitivity, sum(one.positive_patients for one in full), wish) if at else None,
         specificity=proportion(at.specificity, sum(one.negative_patients for one in full), wish) if at else None,

@@ -6,11 +6,11 @@ from enum import StrEnum
 
 import numpy as np
 
+from server.comparisons import SHARE, Comparisons
 from shared.case_mix import CaseMix, case_mix
-from shared.domain_shift import holm, site_differences
 from shared.evidence import Evidence
 from shared.gap import Gap, Measure, Side, split_gap
-from shared.metrics import Confusion, Count
+from shared.metrics import Confusion
 from shared.scores import lower_edges
 
 MEASURES: tuple[Measure, ...] = ("sensitivity", "specificity")
@@ -44,7 +44,8 @@ class Explanation:
 
     `case_mix` splits the difference in AUC; the pattern does not rest on it.
 
-    `p` is adjusted for all sites and for the three comparisons of each (sensitivity, specificity, share of positives).
+    `p` is the smallest of its comparisons (sensitivity, specificity, share of positives), adjusted over the study's one
+    family of hypotheses (server/family.py).
     """
 
     pattern: Pattern
@@ -55,47 +56,35 @@ class Explanation:
     case_mix: CaseMix | None = None
 
 
-def explanations(
-    test: Mapping[str, Evidence], *, threshold: float, min_positives: int, confidence: float, seed: int
-) -> dict[str, Explanation]:
+def explanations(compared: Comparisons, *, threshold: float, confidence: float, seed: int) -> dict[str, Explanation]:
     """Explain every site of which there is evidence on one finding.
 
-    A site is compared with at least `min_positives` positives, and a negative. What differs is decided by permutation
-    tests, held together by Holm over sites and comparisons; a part of the gap counts where its interval, not adjusted,
-    lies on the gap's side of 0.
+    What differs is decided by the comparisons' adjusted p (server/family.py); a part of the gap counts where its
+    interval, not adjusted, lies on the gap's side of 0.
     """
-    known = {site: item for site, item in sorted(test.items()) if item.units and item.confusion}
-    ranked = [
-        site for site, item in known.items() if item.histogram.n_pos >= min_positives and item.histogram.n_neg > 0
-    ]
-    raw = {
-        (one.site, name): one.p
-        for name, counts in _counts(known).items()
-        for one in site_differences(counts, confidence=confidence, seed=seed)
-        if one.site in ranked
-    }
-    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
     alpha = round(1 - confidence, 12)
+    p = {(one.site, name): one.adjusted_p for name, ones in compared.differences.items() for one in ones}
     found = {}
-    for site in known:
-        others = [item for other, item in known.items() if other != site]
-        if site not in ranked or not others:
+    for site, item in compared.known.items():
+        others = [other for name, other in compared.known.items() if name != site]
+        own = {name: p[site, name] for name in (*MEASURES, SHARE) if (site, name) in p}
+        if not own:
             found[site] = Explanation(pattern=Pattern.NOT_COMPARED, measure=None, p=None, gaps={}, shares=None)
             continue
-        place = int(np.searchsorted(lower_edges(bins=len(known[site].histogram.positives)), threshold))
-        here, there = _side([known[site]]), _side(others)
+        place = int(np.searchsorted(lower_edges(bins=len(item.histogram.positives)), threshold))
+        here, there = _side([item]), _side(others)
         gaps = _gaps(here, there, place=place, confidence=confidence, seed=seed)
-        p = {name: adjusted[site, name] for name in ("sensitivity", "specificity", "prevalence")}
-        told = _explain(p, gaps, _shares(known[site], others), alpha=alpha)
+        told = _explain(own, gaps, _shares(item, others), alpha=alpha)
         found[site] = replace(told, case_mix=case_mix(here, there, confidence=confidence, seed=seed))
     return found
 
 
 def _explain(p: Mapping[str, float], gaps: Mapping[str, Gap], shares: Shares, *, alpha: float) -> Explanation:
-    measure = min(MEASURES, key=lambda name: p[name])
-    if p[measure] < alpha and measure in gaps:
-        return Explanation(pattern=_pattern(measure, gaps), measure=measure, p=p[measure], gaps=gaps, shares=shares)
-    pattern = Pattern.PREVALENCE if p["prevalence"] < alpha else Pattern.NONE_SHOWN
+    measure = min(MEASURES, key=lambda name: p.get(name, 1.0))
+    if p.get(measure, 1.0) < alpha:
+        pattern = _pattern(measure, gaps) if measure in gaps else Pattern.UNCLEAR
+        return Explanation(pattern=pattern, measure=measure, p=p[measure], gaps=gaps, shares=shares)
+    pattern = Pattern.PREVALENCE if p.get(SHARE, 1.0) < alpha else Pattern.NONE_SHOWN
     return Explanation(pattern=pattern, measure=None, p=min(p.values()), gaps=gaps, shares=shares)
 
 
@@ -119,19 +108,6 @@ def _pattern(measure: Measure, gaps: Mapping[str, Gap]) -> Pattern:
             return Pattern.DISCRIMINATION
         case _:
             return Pattern.UNCLEAR
-
-
-def _counts(known: Mapping[str, Evidence]) -> dict[str, dict[str, Count]]:
-    at = {site: item.confusion for site, item in known.items() if item.confusion}
-    return {
-        "sensitivity": {site: one.sensitivity for site, one in at.items()},
-        "specificity": {site: one.specificity for site, one in at.items()},
-        # A patient's exams mostly share their truth: they count as alike.
-        "prevalence": {
-            site: Count(k=item.histogram.n_pos, n=item.units, design_effect=max(1.0, item.units / item.patients))
-            for site, item in known.items()
-        },
-    }
 
 
 def _gaps(here: Side, there: Side, *, place: int, confidence: float, seed: int) -> dict[str, Gap]:

@@ -19,6 +19,7 @@ from server.figures import (
     board,
     write,
 )
+from shared.bounded import exactly
 
 _ROW = 30
 _NAMES = 104  # pixels kept for the sites' names, left of the plot
@@ -90,7 +91,17 @@ def _ticks(axes: Axes, *, percent: bool) -> None:
 
 def _target(axes: Axes, target: float) -> None:
     axes.axvline(target, color=TARGET, linewidth=1.5, dashes=(4, 3))
-    write(axes, target, -0.5, f"target {target:.0%}", dx=3, dy=6, color=TARGET, fontsize=SMALL_PX, ha="center")
+    write(
+        axes,
+        target,
+        -0.5,
+        f"target {exactly(target * 100)} %",
+        dx=3,
+        dy=6,
+        color=TARGET,
+        fontsize=SMALL_PX,
+        ha="center",
+    )
 
 
 def _row(page: Board, axes: Axes, place: int, row: ForestRow) -> None:
@@ -177,7 +188,16 @@ def roc(
         axes.set_ylabel("sensitivity (found)", color=MUTED, fontsize=SMALL_PX)
         if target is not None:
             axes.axhline(target, color=TARGET, linewidth=1, dashes=(4, 3))
-            write(axes, corner, target, f"target {target:.0%}", dy=-12, color=TARGET, fontsize=SMALL_PX, ha="right")
+            write(
+                axes,
+                corner,
+                target,
+                f"target {exactly(target * 100)} %",
+                dy=-12,
+                color=TARGET,
+                fontsize=SMALL_PX,
+                ha="right",
+            )
         for curve in sorted(curves, key=lambda curve: (curve.mark is None, curve.ranked)):
             _curve(page, axes, curve, corner=corner)
     return page.svg

@@ -34,11 +34,11 @@ class AreaUnderCurve:
 class FindingResult:
     """How well one finding is told on one split, at the shared operating point.
 
-    `exams`, `positives` and `negatives` count the study's unit. `histogram` gives the ROC curve. `ppv` and `npv` hold
+    `units`, `positives` and `negatives` count the study's unit. `histogram` gives the ROC curve. `ppv` and `npv` hold
     at this site's prevalence and no other. None: see `why`.
     """
 
-    exams: int | None
+    units: int | None
     patients: int | None
     positives: int | None
     negatives: int | None
@@ -56,7 +56,7 @@ class FindingResult:
 
 def finding_result(
     *,
-    exams: int,
+    units: int,
     patients: int,
     sensitivity: Proportion | None,
     specificity: Proportion | None,
@@ -74,7 +74,7 @@ def finding_result(
     """
     positives, negatives = histogram.n_pos, histogram.n_neg
     return FindingResult(
-        exams=exams,
+        units=units,
         patients=patients,
         positives=positives,
         negatives=negatives,
@@ -94,7 +94,7 @@ def finding_result(
 def absent(why: Why) -> FindingResult:
     """State that nothing is known of a finding, and why."""
     return FindingResult(
-        exams=None,
+        units=None,
         patients=None,
         positives=None,
         negatives=None,

@@ -7,8 +7,9 @@ from itertools import combinations
 from types import MappingProxyType
 
 from server.admission import Refused
+from server.family import Adjusted, Hypothesis
 from shared.description import Description
-from shared.domain_shift import holm, site_differences
+from shared.domain_shift import site_differences
 from shared.evidence import Evidence
 from shared.feature_summary import LEAST_DIMENSIONS, FeatureSummary, frechet
 from shared.intensity import IntensitySummary, wasserstein
@@ -101,47 +102,64 @@ def compared(one: str, other: str, here: Description, there: Description) -> Sit
     return SitePair(one=one, other=other, brightness=brightness, features=features, dimensions=p)
 
 
-def recognitions(
+def share_hypotheses(
     descriptions: Mapping[str, Description | Refused],
     test: Mapping[str, Mapping[str, Evidence]],
     *,
     confidence: float,
     seed: int,
-    cross_fitted: Mapping[str, Mapping[str, CrossFitted]] = MappingProxyType({}),
-) -> tuple[Recognition, ...]:
-    """Say of every two sites how surely they are told apart, and whether their shares of positives differ.
-
-    `test` is `[finding][site]`; `cross_fitted`, which a simulation has beside it, `[one][other]`.
-    """
-    known = {
-        site: one.features
-        for site, one in sorted(descriptions.items())
-        if isinstance(one, Description) and isinstance(one.features, FeatureSummary)
-    }
-    pairs = [pair for pair in combinations(known, 2) if known[pair[0]].dimensions >= LEAST_DIMENSIONS]
-    raw = {
-        (pair, finding): p
-        for pair in pairs
+) -> dict[Hypothesis, float]:
+    """Test whether any two sites that could be told apart differ in positives; `test` is `[finding][site]`."""
+    return {
+        (finding, "shares", *pair): p
+        for pair in _told_apart(descriptions)[1]
         for finding, items in test.items()
         if (p := _prevalence_p([items[site] for site in pair if site in items], confidence=confidence, seed=seed))
         is not None
     }
-    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+
+
+def recognitions(
+    descriptions: Mapping[str, Description | Refused],
+    family: Adjusted,
+    *,
+    confidence: float,
+    cross_fitted: Mapping[str, Mapping[str, CrossFitted]] = MappingProxyType({}),
+) -> tuple[Recognition, ...]:
+    """Say of every two sites how surely they are told apart, and whether their shares of positives differ.
+
+    `family` has the p of `share_hypotheses`; `cross_fitted`, which a simulation has beside it, is `[one][other]`.
+    """
+    known, pairs = _told_apart(descriptions)
     found = []
     for pair in pairs:
         told = identifiability(known[pair[0]], known[pair[1]], confidence=confidence)
         if told is not None:
-            own = [adjusted[key] for key in adjusted if key[0] == pair]
             found.append(
                 Recognition(
                     one=pair[0],
                     other=pair[1],
                     identifiability=told,
-                    prevalence_p=min(own, default=None),
+                    prevalence_p=min(_shares_p(pair, family), default=None),
                     cross_fitted=cross_fitted.get(pair[0], {}).get(pair[1]),
                 )
             )
     return tuple(found)
+
+
+def _told_apart(
+    descriptions: Mapping[str, Description | Refused],
+) -> tuple[dict[str, FeatureSummary], list[tuple[str, str]]]:
+    known = {
+        site: one.features
+        for site, one in sorted(descriptions.items())
+        if isinstance(one, Description) and isinstance(one.features, FeatureSummary)
+    }
+    return known, [pair for pair in combinations(known, 2) if known[pair[0]].dimensions >= LEAST_DIMENSIONS]
+
+
+def _shares_p(pair: tuple[str, str], family: Adjusted) -> list[float]:
+    return [p for name, p in family.items() if name[1:] == ("shares", *pair)]
 
 
 def _prevalence_p(items: list[Evidence], *, confidence: float, seed: int) -> float | None:

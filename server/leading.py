@@ -7,10 +7,6 @@ from enum import StrEnum
 from server.explanation import Explanation, Pattern
 from server.shortcuts import CornerFinding, CornerFindings, MarkFinding
 
-FAMILIES = 2
-"""Two kinds of tests may raise an alarm, gaps and corners, each adjusted by Holm within itself: adjusted p values are
-doubled, so that the chance of any false alarm of one finding stays what the study's confidence says (Bonferroni)."""
-
 MARK_AREA = 0.65
 """The AUC that what stands out in a corner must reach for sure, by its interval's nearer end, or 1 minus that, to be
 taken for a mark: a mark that nine of ten patients with and one of ten without have gives .9. On three hospitals' real
@@ -37,7 +33,10 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leading:
-    """The leading pattern; `site` and `p` (adjusted for all that was tested) are None where none was shown.
+    """The leading pattern; `site` and `p` (adjusted over the study's one family) are None where none was shown.
+
+    `compared` is at how many sites numbers were compared, `looked_at` at how many corners were tested: where both are 0
+    nothing was tested, which is not the same as nothing shown.
 
     MARKER is a corner that the model was shown to read, MARK one that was shown of the images alone: `area` is then its
     AUC, and `beside` the pattern that leads among the sites' numbers, which such a mark does not call in question.
@@ -49,6 +48,8 @@ class Leading:
     corner: str | None = None
     area: float | None = None
     beside: "Leading | None" = None
+    compared: int = 0
+    looked_at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,13 @@ def leading(told: Mapping[str, Explanation], corners: CornerFindings, *, alpha: 
     """
     first = _first((*_markers(corners.blanked), *_marks(corners.marks)), alpha=alpha)
     gap = _first(_gaps(told), alpha=alpha)
-    if first is None:
-        return gap or Leading(cause=Cause.NONE_SHOWN, site=None, p=None)
-    return replace(first, beside=gap) if first.cause is Cause.MARK else first
+    beside = gap if first is not None and first.cause is Cause.MARK else None
+    return replace(
+        first or gap or Leading(cause=Cause.NONE_SHOWN, site=None, p=None),
+        beside=beside,
+        compared=sum(one.pattern is not Pattern.NOT_COMPARED for one in told.values()),
+        looked_at=len({*corners.blanked, *corners.marks}),
+    )
 
 
 def _first(candidates: Iterable[_Candidate], *, alpha: float) -> Leading | None:
@@ -82,7 +87,7 @@ def _markers(blanked: Mapping[str, tuple[CornerFinding, ...]]) -> Iterator[_Cand
         for one in findings:
             # Extreme logits lose half a logit with any corner; a mark also helps to tell cases apart.
             if one.low > MATERIAL and one.auc_without < one.auc:
-                p = min(1.0, FAMILIES * one.adjusted_p)
+                p = one.adjusted_p
                 lead = Leading(cause=Cause.MARKER, site=site, p=p, corner=one.corner)
                 yield _Candidate(leading=lead, rank=(0, 0, p, -one.value))
 
@@ -91,7 +96,7 @@ def _marks(marks: Mapping[str, tuple[MarkFinding, ...]]) -> Iterator[_Candidate]
     for site, findings in marks.items():
         for one in findings:
             if max(one.low, 1 - one.high) > MARK_AREA:
-                p = min(1.0, FAMILIES * one.adjusted_p)
+                p = one.adjusted_p
                 lead = Leading(cause=Cause.MARK, site=site, p=p, corner=one.corner, area=one.value)
                 yield _Candidate(leading=lead, rank=(1, 0, p, -abs(one.value - 0.5)))
 
@@ -100,12 +105,11 @@ def _gaps(told: Mapping[str, Explanation]) -> Iterator[_Candidate]:
     for site, one in told.items():
         if one.p is None or one.pattern in (Pattern.NONE_SHOWN, Pattern.NOT_COMPARED):
             continue
-        p = min(1.0, FAMILIES * one.p)
-        lead = Leading(cause=Cause(one.pattern.value), site=site, p=p)
+        p, lead = one.p, Leading(cause=Cause(one.pattern.value), site=site, p=one.p)
         if one.pattern is Pattern.PREVALENCE:
             apart = abs(one.shares.here - one.shares.elsewhere) if one.shares else 0.0
             yield _Candidate(leading=lead, rank=(3, 0, p, -apart))
         elif one.measure:
-            gap = one.gaps[one.measure].value
+            gap = one.gaps[one.measure].value if one.measure in one.gaps else 0.0
             better = gap > 0 and one.pattern in (Pattern.DISCRIMINATION, Pattern.BOTH)
             yield _Candidate(leading=lead, rank=(2, float(better), p, -abs(gap)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server import guidance, privacy_words, wording
+from server import guidance, privacy_words, wording, wording_lowest, wording_shift, wording_warnings
 from server.evidence import SIMULATED, Approval, ChainHead, RunEvidence
 from server.report import page_environment
 from server.report_tables import exclusion_reasons
@@ -32,7 +32,10 @@ def render(evidence: RunEvidence) -> str:
         "words": wording,
         "privacy": privacy_words,
         "css": Markup(_CSS.read_text(encoding="utf-8")),  # noqa: S704  # our own file
-        "warnings": wording.warnings(result),
+        "warnings": wording_warnings.warnings(result),
+        "no_warning": wording_warnings.no_warning(result),
+        "lowest": wording_lowest.lowest_lines(result),
+        "images": list(wording_shift.warnings(result)),
         "preprocessing": json.loads(evidence.contract.canonical()),
         "rows": [*result.site_names, None],  # the last is all sites together
         "splits": [str(split) for split in Split],

@@ -15,12 +15,14 @@ from server import (
     wording_drift,
     wording_explanation,
     wording_limits,
+    wording_lowest,
     wording_new_hospital,
     wording_own,
     wording_remedies,
     wording_scale,
     wording_shift,
     wording_summary,
+    wording_warnings,
     wording_worth,
 )
 from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
@@ -41,6 +43,7 @@ from server.report_figures import (
     validation_figure,
 )
 from server.results import StudyResult
+from server.target import Target
 from shared.description import CORNERS
 from shared.storage import atomic_file
 
@@ -51,6 +54,7 @@ _FILTERS = (
     "area_range",
     "code",
     "count",
+    "level",
     "measure",
     "p_number",
     "percent",
@@ -83,6 +87,7 @@ class FindingSection:
     """One finding's figures and rows; `anchor` is its name in the page's addresses."""
 
     name: str
+    target: Target
     anchor: str
     rows: list[report_tables.SiteRow]
     comparisons: list[report_tables.Comparison]
@@ -136,6 +141,8 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "worth": wording_worth,
         "limits": wording_limits,
         "summary": wording_summary,
+        "lowest": wording_lowest,
+        "no_warning": wording_warnings.no_warning(result),
         "elsewhere": wording_new_hospital,
         "remedy": wording_remedies,
         "moves": wording_drift,
@@ -156,10 +163,12 @@ def _context(result: StudyResult) -> dict[str, Any]:
     }
 
 
-def _warnings(result: StudyResult) -> list[wording.Warn]:
+def _warnings(result: StudyResult) -> list[wording_warnings.Warn]:
     """List what limits the numbers' use, what images and corners say included; the grave first."""
-    images = [wording.Warn(headline=head, text=text, grave=False) for head, text in wording_shift.warnings(result)]
-    return sorted([*wording.warnings(result), *images], key=lambda one: not one.grave)
+    images = [
+        wording_warnings.Warn(headline=head, text=text, grave=False) for head, text in wording_shift.warnings(result)
+    ]
+    return sorted([*wording_warnings.warnings(result), *images], key=lambda one: not one.grave)
 
 
 def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
@@ -169,6 +178,7 @@ def _section(result: StudyResult, place: int, marks: Marks) -> FindingSection:
     anchor = f"finding-{place + 1}"  # a finding's own name may hold what an address may not
     return FindingSection(
         name=finding,
+        target=Target(name=finding, exclusive=result.study.exclusive),
         anchor=anchor,
         rows=rows,
         comparisons=report_tables.comparisons(result, finding),

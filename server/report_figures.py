@@ -57,7 +57,7 @@ def _forest_row(name: str, mark: SiteMark | None, test: FindingResult, measure: 
 
 
 def _plain(number: float, measure: Measure) -> str:
-    return f"{number:.3f}" if measure == "auc" else f"{number * 100:.1f}"
+    return wording.area(number) if measure == "auc" else wording.hundred(number)
 
 
 def roc_figure(result: StudyResult, finding: str, *, corner: float, name: str, marks: Marks) -> str:

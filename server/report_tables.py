@@ -80,7 +80,7 @@ def site_rows(result: StudyResult, finding: str) -> list[SiteRow]:
 def _place(row: SiteRow) -> tuple[bool, bool, float, str]:
     """Sort unranked sites after ranked ones, and those without any number last."""
     value = row.test.sensitivity.value if row.test.sensitivity and row.test.ranked else 0.0
-    return (not row.test.ranked, row.test.exams is None, value, row.site)
+    return (not row.test.ranked, row.test.units is None, value, row.site)
 
 
 def comparisons(result: StudyResult, finding: str) -> list[Comparison]:

@@ -23,7 +23,7 @@ from shared.landmarks import Landmarks, Standard
 from shared.operating_point import OperatingPoint
 from shared.released_flow import ReleasedFlow
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the shape of results.json; a reader refuses any other."""
 
 
@@ -132,14 +132,17 @@ class DomainShift:
     """Whether sites differ at the shared operating point, on test patients.
 
     Both hold `[finding][measure]`, the measure being "sensitivity" or "specificity"; heterogeneity is None where it
-    is undefined. `distances` holds every two sites' images without disease, beside the spread within the sites, and
-    `site_identifiability` how surely a patient's site is told from them. `corners` is `[finding][site]`, the effect of
-    blanking each corner, `marks` likewise how well what stands out there tells the classes apart, and
+    is undefined. `targets` is `[finding][site]`: whether a ranked site's sensitivity is the study's target. Every p of
+    a name that says adjusted, that of `targets`, of `leading` and of explanations are of one family
+    (server/family.py). `distances` holds every two sites' images without disease, beside the spread within the sites,
+    and `site_identifiability` how surely a patient's site is told from them. `corners` is `[finding][site]`, the effect
+    of blanking each corner, `marks` likewise how well what stands out there tells the classes apart, and
     `leading[finding]` what the report says first.
     """
 
     heterogeneity: Mapping[str, Mapping[str, Heterogeneity | None]]
     differences: Mapping[str, Mapping[str, tuple[SiteDifference, ...]]]
+    targets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     distances: tuple[SitePair, ...] = ()
     site_identifiability: tuple[Recognition, ...] = ()
     corners: Mapping[str, Mapping[str, tuple[CornerFinding, ...]]] = field(default_factory=dict)
@@ -221,6 +224,7 @@ class StudyResult:
     `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
     compare the federated model with each site's own, `personal` one with each site's own layers with it, `blended` a
     site's own head and the federated one, half and half, with its own. `unseen[site]` was trained without that site.
+    `tested` is how many hypotheses the study's one family has (server/family.py).
     """
 
     schema: int = SCHEMA
@@ -249,6 +253,7 @@ class StudyResult:
     harmonised: Harmonised | None = None
     own: Mapping[str, Mapping[str, OwnResult]] = field(default_factory=dict)
     own_switched_on: tuple[str, ...] = ()
+    tested: int = 0
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -264,12 +269,10 @@ class StudyResult:
         """Give the result of all sites' units together; one that says so where no site sent any."""
         return self.pooled.get(split, {}).get(finding) or absent(Why.NO_REPLY)
 
-    def short_of_target(self, finding: str) -> tuple[str, ...]:
-        """Name the ranked sites whose test sensitivity lies below the target of the shared operating point."""
-        point = self.operating_point.get(finding)
-        tests = {site: self.of_site(site, "test", finding) for site in self.site_names}
-        ranked = {site: one.sensitivity for site, one in tests.items() if one.ranked and one.sensitivity}
-        return tuple(site for site, reached in ranked.items() if point and reached.value < point.target)
+    def compared(self, finding: str) -> set[str]:
+        """Name the sites whose numbers were compared with all others'."""
+        measures = self.domain_shift.differences.get(finding, {})
+        return {one.site for ones in measures.values() for one in ones}
 
     @property
     def standing_out(self) -> tuple[StandingOut, ...]:

@@ -7,7 +7,7 @@ from math import sqrt
 from shared.average_precision import average_precision
 from shared.estimates import Estimate, ScoreQuality
 from shared.evidence import Evidence
-from shared.intervals import clopper_pearson, wilson
+from shared.intervals import clopper_pearson, clopper_pearson_p, wilson, wilson_p
 from shared.metrics import Count, Proportion
 from shared.protocol import Evaluation
 from shared.score_calibration import calibration
@@ -20,9 +20,19 @@ def proportion(count: Count, patients: int, wish: Evaluation) -> Proportion | No
     """
     if wish.claim == "point":
         return wilson(count, confidence=wish.confidence)
+    return clopper_pearson(_by_patient(count, patients), confidence=wish.confidence)
+
+
+def target_p(count: Count, patients: int, wish: Evaluation) -> float:
+    """Test whether a sensitivity is the study's target, by the test that its interval inverts; n is not 0."""
+    if wish.claim == "point":
+        return wilson_p(count, at=wish.target_sensitivity)
+    return clopper_pearson_p(_by_patient(count, patients), at=wish.target_sensitivity)
+
+
+def _by_patient(count: Count, patients: int) -> Count:
     repetition = count.n / patients if patients else 1.0
-    by_patient = replace(count, design_effect=max(count.design_effect, repetition))
-    return clopper_pearson(by_patient, confidence=wish.confidence)
+    return replace(count, design_effect=max(count.design_effect, repetition))
 
 
 def predictive_values(items: Sequence[Evidence], wish: Evaluation) -> tuple[Proportion | None, Proportion | None]:

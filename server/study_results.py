@@ -7,7 +7,6 @@ from server.admission import Refused
 from server.alternatives import Alternatives
 from server.checkpoint import RunState
 from server.evaluated_model import baseline_model, of_pool, of_site
-from server.explanation import explanations
 from server.image_shift import mostly_apart
 from server.new_hospital import new_hospital
 from server.other_thresholds import other_thresholds
@@ -25,9 +24,8 @@ from server.results import (
     ValidationAuc,
     Weights,
 )
-from server.shift_facts import domain_shift
+from server.shift_facts import what_stands_out
 from server.study_run import Conclusion
-from server.subgroup_results import subgroups
 from server.validation import released
 from shared.description import Description
 from shared.protocol import StudyProtocol
@@ -57,17 +55,15 @@ def study_result(
         {target: released(found, place) for place, target in enumerate(protocol.task.targets)}
         for found in (conclusion.validation, conclusion.test)
     )
-    told = {
-        target: explanations(
-            test[target],
-            threshold=conclusion.operating_point[target].threshold,
-            min_positives=protocol.evaluation.min_positives_to_rank,
-            confidence=protocol.evaluation.confidence,
-            seed=protocol.random_seed("explanations"),
-        )
-        for target in protocol.task.targets
-        if target in conclusion.operating_point
-    }
+    found = what_stands_out(
+        test,
+        descriptions,
+        conclusion.operating_point,
+        findings=protocol.task.targets,
+        wish=protocol.evaluation,
+        seed=protocol.random_seed,
+        cross_fitted=alternatives.cross_fitted,
+    )
     others = {
         target: other_thresholds(
             validation[target],
@@ -78,8 +74,7 @@ def study_result(
         )
         for target in protocol.task.targets
     }
-    shift = domain_shift(protocol, conclusion.test, descriptions, told, alternatives.cross_fitted)
-    apart = mostly_apart(shift.distances)
+    apart = mostly_apart(found.shift.distances)
     return StudyResult(
         study=_facts(protocol),
         environment=environment,
@@ -93,7 +88,8 @@ def study_result(
         },
         pooled={split: of_pool(found, conclusion, protocol) for split, found in splits.items()},
         patient_flow={site: flow for site, flow in flows.items() if isinstance(flow, ReleasedFlow)},
-        domain_shift=shift,
+        domain_shift=found.shift,
+        tested=found.tested,
         privacy=site_privacy(protocol, flows, rounds, seeded=seeded),
         baselines=Baselines(
             local={site: baseline_model(model, protocol) for site, model in alternatives.local.items()},
@@ -121,23 +117,19 @@ def study_result(
                 test[target],
                 threshold=conclusion.operating_point[target].threshold,
                 others=others[target],
-                explained=told[target],
+                explained=found.explanations[target],
                 apart=apart,
                 scale=harmonising(protocol.images),
                 min_positives=protocol.evaluation.min_positives_to_rank,
                 confidence=protocol.evaluation.confidence,
             )
-            for target in told
+            for target in found.explanations
         },
         own=conclusion.own,
         own_switched_on=protocol.evaluation.own_settings,
         harmonised=_harmonised(conclusion.state),
-        explanations=told,
-        subgroups={
-            target: subgroups(test[target], wish=protocol.evaluation, seed=protocol.random_seed("subgroups"))
-            for target in told
-            if protocol.evaluation.subgroups
-        },
+        explanations=found.explanations,
+        subgroups=found.subgroups,
     )
 
 

@@ -1,11 +1,12 @@
-"""Subgroups inside each site and over all: counts with intervals, and differences held together by Holm."""
+"""Subgroups inside each site and over all: counts with intervals, and differences between groups."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from server.family import Adjusted, Hypothesis
 from server.score_evidence import proportion
 from server.validation import by_measure
-from shared.domain_shift import SiteDifference, holm, site_differences
+from shared.domain_shift import SiteDifference, site_differences
 from shared.estimates import Estimate
 from shared.evidence import Evidence
 from shared.metrics import Confusion, Proportion
@@ -18,7 +19,7 @@ class SubgroupResult:
     """One group at one site, or over all sites (`site` None), at the shared threshold on test patients.
 
     Differences are to all other shown groups of the axis in the same place; None where there is no other, or too few
-    positives to compare. Their p is adjusted for every such comparison of the finding. AUC is a site's own.
+    positives to compare. Their p is adjusted over the study's one family (server/family.py). AUC is a site's own.
     """
 
     site: str | None
@@ -30,13 +31,41 @@ class SubgroupResult:
     sensitivity_difference: SiteDifference | None
     specificity_difference: SiteDifference | None
 
+    def differences(self) -> Iterator[tuple[str, SiteDifference]]:
+        """Give the differences that were tested, by measure."""
+        for measure in ("sensitivity", "specificity"):
+            if (one := getattr(self, f"{measure}_difference")) is not None:
+                yield measure, one
+
+    def hypothesis(self, measure: str) -> Hypothesis:
+        """Name what was tested of it, but for the finding."""
+        return ("group", measure, self.axis, self.group, *([] if self.site is None else [self.site]))
+
+    def adjusted(self, finding: str, family: Adjusted) -> "SubgroupResult":
+        """Put the family's p in."""
+        own = {
+            measure: replace(one, adjusted_p=family[finding, *self.hypothesis(measure)])
+            for measure, one in self.differences()
+        }
+        return replace(
+            self, sensitivity_difference=own.get("sensitivity"), specificity_difference=own.get("specificity")
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subgroups:
-    """One finding's subgroups; `comparisons` is how many differences were tested, and their p are adjusted for."""
+    """One finding's subgroups; `comparisons` is how many differences were tested."""
 
     rows: tuple[SubgroupResult, ...]
     comparisons: int
+
+    def raw(self, finding: str) -> dict[Hypothesis, float]:
+        """List the hypotheses, each with its p."""
+        return {(finding, *row.hypothesis(measure)): one.p for row in self.rows for measure, one in row.differences()}
+
+    def adjusted(self, finding: str, family: Adjusted) -> "Subgroups":
+        """Put the family's p in."""
+        return replace(self, rows=tuple(row.adjusted(finding, family) for row in self.rows))
 
 
 Places = dict[str | None, list[GroupEvidence]]
@@ -46,9 +75,7 @@ def subgroups(test: Mapping[str, Evidence], *, wish: Evaluation, seed: int) -> S
     """State what the sites released by group, each site by itself and all together."""
     places: Places = {site: list(item.subgroups) for site, item in sorted(test.items()) if item.subgroups}
     places |= {None: _merged([one for groups in places.values() for one in groups])}
-    raw = _differences(places, wish=wish, seed=seed)
-    p = holm([one.p for one in raw.values()])
-    tested = {key: replace(one, adjusted_p=adjusted) for (key, one), adjusted in zip(raw.items(), p, strict=True)}
+    tested = _differences(places, wish=wish, seed=seed)
     rows = tuple(
         SubgroupResult(
             site=site,

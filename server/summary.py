@@ -19,13 +19,19 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stand:
-    """One finding at one site: BELOW the target by what may be chance, SHORT of it with the whole interval."""
+    """One finding at one site: BELOW the target by what may be chance, SHORT of it beyond chance.
+
+    `p` is that of a sensitivity that is the target, adjusted over the study's one family (server/family.py); None where
+    the site is not ranked. `sure` is whether it lies beyond chance, on whichever side.
+    """
 
     finding: str
     site: str
     target: float | None
     test: FindingResult
     standing: Standing
+    p: float | None
+    sure: bool
 
     @property
     def lacking(self) -> float | None:
@@ -34,17 +40,11 @@ class Stand:
             return None
         return self.target - self.test.sensitivity.value
 
-    @property
-    def sure(self) -> bool:
-        """Whether the whole interval reaches the target."""
-        reached = self.test.sensitivity
-        return reached is not None and self.target is not None and reached.low >= self.target
-
 
 def stands(result: StudyResult, finding: str) -> list[Stand]:
     """Give every site's standing, those that lack most first, then those of which too little is known."""
     found = [_stand(result, finding, site) for site in result.site_names]
-    return sorted(found, key=lambda one: (one.lacking is None, -(one.lacking or 0.0), one.test.exams is None, one.site))
+    return sorted(found, key=lambda one: (one.lacking is None, -(one.lacking or 0.0), one.test.units is None, one.site))
 
 
 def least_safe(result: StudyResult) -> Stand | None:
@@ -57,10 +57,13 @@ def least_safe(result: StudyResult) -> Stand | None:
 def _stand(result: StudyResult, finding: str, site: str) -> Stand:
     test, point = result.of_site(site, "test", finding), result.operating_point.get(finding)
     target = point.target if point else None
-    return Stand(finding=finding, site=site, target=target, test=test, standing=_standing(test, target))
+    p = result.domain_shift.targets.get(finding, {}).get(site)
+    sure = p is not None and p < result.study.significance
+    standing = _standing(test, target, sure=sure)
+    return Stand(finding=finding, site=site, target=target, test=test, standing=standing, p=p, sure=sure)
 
 
-def _standing(test: FindingResult, target: float | None) -> Standing:
+def _standing(test: FindingResult, target: float | None, *, sure: bool) -> Standing:
     reached = test.sensitivity
     if reached is None or target is None:
         return Standing.UNKNOWN
@@ -68,4 +71,4 @@ def _standing(test: FindingResult, target: float | None) -> Standing:
         return Standing.TOO_FEW
     if reached.value >= target:
         return Standing.REACHED
-    return Standing.SHORT if reached.high < target else Standing.BELOW
+    return Standing.SHORT if sure else Standing.BELOW

@@ -1,11 +1,10 @@
 """Numbers, absences and warnings as words: the one place where a fact of the study becomes text."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from server.finding_result import AreaUnderCurve, FindingResult, Why
-from server.privacy_words import seeded
-from server.results import StandingOut, StudyResult
+from server.results import StudyResult
+from shared.bounded import apart, exactly
 from shared.domain_shift import Heterogeneity
 from shared.metrics import Proportion
 
@@ -20,6 +19,10 @@ _ABSENCES = {
 }
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
+
+LEVEL = 0.05
+"""What most readers hold a p value against: none is rounded to it from either side."""
+
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -33,29 +36,35 @@ def count(number: int | None) -> str:
     return "suppressed" if number is None else f"{number:,}"
 
 
-def percent(value: float) -> str:
-    """Write a proportion as percent, with one decimal: 94.1 %."""
-    return f"{value * 100:.1f}{NO_BREAK}%"
+def percent(value: float, *, beside: float | None = None) -> str:
+    """Write a proportion as percent, with one decimal: 94.1 %; with more where it would read as 0, 100 or `beside`."""
+    return f"{hundred(value, beside=beside)}{NO_BREAK}%"
+
+
+def hundred(value: float, *, beside: float | None = None) -> str:
+    """Write a proportion as percent without its sign."""
+    others = () if beside is None else (beside * 100,)
+    return apart(value * 100, 1, bounds=(0.0, 100.0, *others))
 
 
 def level(confidence: float) -> str:
-    """Write an interval's confidence: 95 %."""
-    return f"{confidence * 100:g}{NO_BREAK}%"
+    """Write an interval's confidence, or a target, with as many decimals as it was declared with: 95 %, 99.5 %."""
+    return f"{exactly(confidence * 100)}{NO_BREAK}%"
 
 
 def percent_range(low: float | None, high: float | None) -> str:
     """Write an interval of a proportion: 91.8 to 95.8."""
-    return "no interval" if low is None or high is None else f"{low * 100:.1f} to {high * 100:.1f}"
+    return "no interval" if low is None or high is None else f"{hundred(low)} to {hundred(high)}"
 
 
 def area(value: float) -> str:
-    """Write an AUC with three decimals."""
-    return f"{value:.3f}"
+    """Write an AUC, or a Brier score, with three decimals, and with more where it would read as 0 or 1."""
+    return apart(value, 3)
 
 
 def area_range(low: float | None, high: float | None) -> str:
     """Write an interval of an AUC."""
-    return "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return "no interval" if low is None or high is None else f"{area(low)} to {area(high)}"
 
 
 def points(difference: float) -> str:
@@ -70,18 +79,23 @@ def signed(number: float, decimals: int) -> str:
 
 
 def signed_range(low: float, high: float, decimals: int) -> str:
-    """Write an interval of a difference, each end with its sign."""
-    return f"{signed(low, decimals)} to {signed(high, decimals)}"
+    """Write an interval of a difference, each end with its sign; an end that is near 0 and not 0 keeps its side."""
+    return f"{_end(low, decimals)} to {_end(high, decimals)}"
+
+
+def _end(number: float, decimals: int) -> str:
+    text = apart(number, decimals, bounds=(0.0,))
+    return signed(number, len(text.partition(".")[2]))
 
 
 def points_range(low: float, high: float) -> str:
     """Write an interval of a difference of two proportions: -13.5 to -1.4 points, each with its sign."""
-    return f"{signed(low * 100, 1)} to {points(high)}"
+    return f"{signed_range(low * 100, high * 100, 1)}{NO_BREAK}points"
 
 
 def p_number(p: float) -> str:
     """Write a p value: what is below 0.001 only as that."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return "< 0.001" if p < 0.001 else apart(p, 3, bounds=(LEVEL,)) if p < 0.1 else apart(p, 2, bounds=(1.0,))
 
 
 def p_value(p: float) -> str:
@@ -104,102 +118,9 @@ def names(items: tuple[str, ...]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warn:
-    """What a reader must know before using a number: its headline, and a sentence or two; `grave` ones stand first."""
-
-    headline: str
-    text: str
-    grave: bool
-
-
-def warnings(result: StudyResult) -> list[Warn]:
-    """List everything that limits what the numbers may be used for, the grave first."""
-    found = [
-        *_weights(result),
-        *(Warn(headline=one.headline, text=one.text, grave=True) for one in seeded(result)),
-        *(_standing_out(one) for one in result.standing_out),
-        *_short_sites(result),
-        *_missed_on_validation(result),
-        *_withheld(result),
-        *_refused(result),
-        *(Warn(headline="Note", text=note, grave=False) for note in result.notes),
-    ]
-    return sorted(found, key=lambda one: not one.grave)
-
-
-def _weights(result: StudyResult) -> Iterator[Warn]:
-    if result.weights.fell_back:
-        yield Warn(
-            headline="Started from random weights, not pretrained ones", text=result.weights.sentence, grave=True
-        )
-
-
-def _standing_out(one: StandingOut) -> Warn:
-    """Warn of a site that differs; one that is higher than the others may only be the shadow of one that is lower."""
-    there = one.difference
-    lower = there.difference < 0
-    advice = (
-        "Look into this site before the pooled numbers are used there."
-        if lower
-        else "A site that is far lower makes the others look higher: see Domain shift."
-    )
-    return Warn(
-        headline=f"{there.site} stands out: {one.measure} for {one.finding} is {'lower' if lower else 'higher'} "
-        "than elsewhere",
-        text=f"{points(there.difference)} against all other sites together (interval "
-        f"{points_range(there.low, there.high)}; {p_value(there.adjusted_p)}, adjusted for the number of sites). "
-        + advice,
-        grave=lower,
-    )
-
-
-def _short_sites(result: StudyResult) -> Iterator[Warn]:
-    for finding in result.study.findings:
-        if short := result.short_of_target(finding):
-            reached = tuple(f"{site} reached only {_reached(result, site, finding)}" for site in short)
-            yield Warn(
-                headline=f"A pooled operating point hides sites: {finding}",
-                text=f"The threshold was chosen on all sites' validation patients together, for a sensitivity of "
-                f"{percent(result.operating_point[finding].target)}. On test patients {names(reached)}.",
-                grave=True,
-            )
-
-
-def _reached(result: StudyResult, site: str, finding: str) -> str:
-    reached = result.of_site(site, "test", finding).sensitivity
-    return f"{percent(reached.value)} ({reached.k:,} of {reached.n:,})" if reached else absence(None)
-
-
-def _missed_on_validation(result: StudyResult) -> Iterator[Warn]:
-    for finding in result.study.findings:
-        point = result.operating_point.get(finding)
-        if point is None:
-            text = "No site released validation counts for it, so that no threshold could be chosen."
-            yield Warn(headline=f"No operating point: {finding}", text=text, grave=True)
-        elif not point.met:
-            text = f"No threshold reaches {percent(point.target)} on validation; {rate(point.reached)} is the most."
-            yield Warn(headline=f"The target cannot be reached: {finding}", text=text, grave=True)
-
-
-def _withheld(result: StudyResult) -> Iterator[Warn]:
-    """Name the sites that the pooled numbers lack; findings that lack the same ones share a warning."""
-    lacking: dict[tuple[tuple[str, ...], Why], list[str]] = {}
-    for finding in result.study.findings:
-        missing = {site: result.of_site(site, "test", finding).why for site in result.site_names}
-        for why in (Why.SUPPRESSED, Why.NOT_ASSESSED, Why.NO_REPLY):
-            if sites := tuple(site for site, reason in missing.items() if reason is why):
-                lacking.setdefault((sites, why), []).append(finding)
-    for (sites, why), findings in lacking.items():
-        text = f"Those for {names(tuple(findings))} are without {names(sites)}: {absence(why)}."
-        yield Warn(headline="Not every site is in the pooled numbers", text=text, grave=False)
-
-
-def _refused(result: StudyResult) -> Iterator[Warn]:
-    lost = [one.round for one in result.rounds if one.lost]
-    if lost:
-        text = f"Too few sites could be used in {len(lost)} of {len(result.rounds)} rounds; the model stayed as it was."
-        yield Warn(headline="Rounds were lost", text=text, grave=True)
+def all_tests(result: StudyResult) -> str:
+    """Say what a p value is adjusted for: the study's one family (server/family.py)."""
+    return f"adjusted over all {result.tested:,} tests of the study"
 
 
 def rate(proportion: Proportion) -> str:
@@ -209,26 +130,36 @@ def rate(proportion: Proportion) -> str:
 
 
 def headline(result: StudyResult, finding: str) -> str:
-    """Say in one sentence how well a finding is told on all sites' test patients together."""
-    test = result.of_pool("test", finding)
-    unit = result.study.unit
+    """Say in one sentence how well a finding, or a class, is told on all sites' test patients together."""
+    test, unit = result.of_pool("test", finding), result.study.unit
     if test.sensitivity is None or test.specificity is None:
         return f"{finding}: how well it is told on test patients is {absence(test.why)}."
+    found, cleared = percent(test.sensitivity.value), percent(test.specificity.value)
+    if result.study.exclusive:
+        return (
+            f"Of {units(test.positives, unit)} of class {finding}, {found} were called {finding}; "
+            f"of {test.negatives:,} of other classes, {cleared} were not."
+        )
     return (
-        f"Of {test.positives:,} {unit}s with {finding}, the model found {percent(test.sensitivity.value)}; "
-        f"of {test.negatives:,} without, it cleared {percent(test.specificity.value)}."
+        f"Of {units(test.positives, unit)} with {finding}, the model found {found}; "
+        f"of {test.negatives:,} without, it cleared {cleared}."
     )
+
+
+def units(number: int | None, unit: str) -> str:
+    """Write a count of the study's units: 1 exam, 2 exams."""
+    return f"{count(number)} {unit}{'' if number == 1 else 's'}"
 
 
 def heterogeneity(one: Heterogeneity, *, measure: str, significance: float) -> str:
     """Say what a test of equal sites shows, and what it does not."""
-    if one.p < significance:
+    if one.adjusted_p < significance:
         return (
-            f"The sites' {measure} differs by more than chance explains ({p_value(one.p)}). "
+            f"The sites' {measure} differs by more than chance explains ({p_value(one.adjusted_p)}, adjusted). "
             "The test says that they differ, not which site, nor why."
         )
     return (
-        f"No difference in {measure} between sites was shown ({p_value(one.p)}). "
+        f"No difference in {measure} between sites was shown ({p_value(one.adjusted_p)}, adjusted). "
         "That is not proof that they are alike: with few cases, real differences go unseen."
     )
 
@@ -257,7 +188,7 @@ def coefficient(number: float) -> str:
 
 def threshold(value: float) -> str:
     """Write a threshold so that it can be told from its neighbours, however near to 0 or 1."""
-    return "0" if value == 0 else f"{value:.3f}" if 0.01 <= value <= 0.99 else f"{value:.5f}"
+    return "0" if value == 0 else apart(value, 3 if 0.01 <= value <= 0.99 else 5)
 
 
 def per_hundred(value: float) -> str:

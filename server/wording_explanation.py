@@ -10,39 +10,36 @@ from shared.gap import Gap, Part
 def statement(one: Explanation, *, standing_out: Sequence[str] = ()) -> str:
     """Say in two or three sentences what a site's gap to all others is consistent with.
 
-    `standing_out` are its measures that stand out in the part on domain shift, where p is adjusted for the sites alone:
-    one that the pattern is not read off is named, because the reader finds it a page later.
+    `standing_out` are its measures that stand out: one that the pattern is not read off is named too.
     """
     text, more = _statement(one), [measure for measure in standing_out if measure != one.measure]
-    if not more:
-        return text
-    stands = "stand" if len(more) > 1 else "stands"
-    return (
-        f"{text} Its {' and '.join(more)} {stands} out where p is adjusted for the number of sites only (Domain shift)."
-    )
+    return f"{text} Its {' and '.join(more)} {'stand' if len(more) > 1 else 'stands'} out as well." if more else text
 
 
 def _statement(one: Explanation) -> str:
-    gap = one.gaps[one.measure] if one.measure else None
+    gap = one.gaps.get(one.measure) if one.measure else None
     match one.pattern:
         case Pattern.NOT_COMPARED:
             return "Too few cases to compare it with the others: its numbers are shown, and nothing is read from them."
         case Pattern.NONE_SHOWN:
-            return "No difference from the other sites was shown. With few cases, a real one can go unseen."
+            return NONE_SHOWN
         case Pattern.PREVALENCE:
             return _shares(one)
-    if gap is None or one.p is None:
+    if one.p is None:
         return wording.absence(None)
+    p = f"{wording.p_value(one.p)}, adjusted"
+    if gap is None:
+        return f"Its {one.measure} differs from that of all other sites together ({p}); how cannot be told."
     size, direction = wording.points(abs(gap.value)).removeprefix("+"), "lower" if gap.value < 0 else "higher"
-    return (
-        f"{gap.measure.capitalize()} is {size} {direction} than at all other sites together "
-        f"({wording.p_value(one.p)}, adjusted). " + reading(one)
-    )
+    return f"{gap.measure.capitalize()} is {size} {direction} than at all other sites together ({p}). " + reading(one)
+
+
+NONE_SHOWN = "No difference from all other sites together was shown. With few cases, a real one can go unseen."
 
 
 def reading(one: Explanation, *, standing_out: Sequence[str] = ()) -> str:
     """Say what a site's pattern is consistent with, without the size of its gap."""
-    gap = one.gaps[one.measure] if one.measure else None
+    gap = one.gaps.get(one.measure) if one.measure else None
     return statement(one, standing_out=standing_out) if gap is None else _reading(one.pattern, gap)
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 from server import wording
+from server.lowest import Whose, figures
 from server.results import StudyResult
 from server.summary import Standing, stands
+from server.target import Target
 from server.wording_new_hospital import between
 
 
@@ -20,7 +22,7 @@ def _not_for(result: StudyResult) -> Iterator[str]:
     for one in every:
         if one.standing is Standing.SHORT and one.test.sensitivity:
             found = one.test.sensitivity
-            missed = f"it missed {found.n - found.k:,} of {found.n:,}"
+            missed = f"it missed {found.n - found.k:,} of {found.n:,} {_target(result, one.finding).of_it}"
             yield f"At {one.site} for {one.finding}, with this threshold: {missed}."
     for finding in result.study.findings:
         yield from _alarms(result, finding)
@@ -40,15 +42,40 @@ def _not_for(result: StudyResult) -> Iterator[str]:
             if sites:
                 yield f"At {wording.names(sites)} for {finding} before a look at its own cases: {words}."
     for finding in result.study.findings:
-        told = result.new_hospital.get(finding)
-        predicted = told.predictions.get("sensitivity") if told else None
-        yield (
-            f"At any other hospital for {finding} before a look at its own cases: expect a sensitivity between "
-            f"{between(predicted)}."
-            if predicted
-            else f"At any other hospital for {finding}: nothing was measured there."
-        )
+        yield _elsewhere(result, finding)
     yield "For anything but the intended use above."
+
+
+def _elsewhere(result: StudyResult, finding: str) -> str:
+    """Say what is known of hospitals that took no part: a prediction, what was seen at those left out, or nothing."""
+    told = result.new_hospital.get(finding)
+    predicted = told.predictions.get("sensitivity") if told else None
+    before = f"At any other hospital for {finding} before a look at its own cases"
+    left_out = [one for one in figures(result) if one.whose is Whose.UNSEEN and one.finding == finding]
+    seen = ""
+    for measure in ("auc", "sensitivity"):
+        if own := [one for one in left_out if one.measure == measure]:
+            worst = min(own, key=lambda one: (one.value, one.site or ""))
+            value = wording.area(worst.value) if measure == "auc" else wording.percent(worst.value)
+            few = ", with too few cases to conclude from" if worst.few else ""
+            seen = (
+                f" A model that never saw the hospital it was tested at had {_article(measure)} of {value} at "
+                f"{worst.site}, the lowest of {len(own)}{few}."
+            )
+            break
+    if predicted:
+        return f"{before}: expect a sensitivity between {between(predicted)}.{seen}"
+    if seen:
+        return f"{before}: no sensitivity can be predicted.{seen}"
+    return f"At any other hospital for {finding}: nothing was measured there."
+
+
+def _article(measure: str) -> str:
+    return "an AUC" if measure == "auc" else f"a {measure}"
+
+
+def _target(result: StudyResult, finding: str) -> Target:
+    return Target(name=finding, exclusive=result.study.exclusive)
 
 
 def _alarms(result: StudyResult, finding: str) -> Iterator[str]:
@@ -56,5 +83,6 @@ def _alarms(result: StudyResult, finding: str) -> Iterator[str]:
     for one in result.domain_shift.differences.get(finding, {}).get("specificity", ()):
         cleared = result.of_site(one.site, "test", finding).specificity
         if cleared is not None and one.difference < 0 and one.adjusted_p < result.study.significance:
-            alarms = f"{cleared.n - cleared.k:,} of {cleared.n:,} without it were called positive"
+            named = _target(result, finding)
+            alarms = f"{cleared.n - cleared.k:,} of {cleared.n:,} {named.lacking} were {named.called}"
             yield f"At {one.site} for {finding}, where false alarms harm: {alarms}."

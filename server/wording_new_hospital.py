@@ -2,6 +2,7 @@
 
 from server import wording
 from server.new_hospital import NewHospital
+from shared.bounded import apart
 from shared.prediction import MIN_SITES, Prediction
 
 
@@ -28,12 +29,12 @@ def expectation(one: NewHospital, *, measure: str, confidence: float) -> str:
 
 def between(found: Prediction) -> str:
     """Write the interval in percent."""
-    return f"{found.low * 100:.1f} and {found.high * 100:.1f}{wording.NO_BREAK}%"
+    return f"{wording.hundred(found.low)} and {wording.percent(found.high)}"
 
 
 def promise(found: Prediction) -> str:
     """Say how far the interval keeps its promise, by simulation of studies of the same sizes."""
-    low, high = (f"{share * 100:.0f}" for share in (found.lowest_coverage, found.highest_coverage))
+    low, high = (apart(share * 100, 0, bounds=(0, 100)) for share in (found.lowest_coverage, found.highest_coverage))
     return (
         f"In simulated studies of as many hospitals of these sizes, such intervals held {low} to "
         f"{high}{wording.NO_BREAK}% of new hospitals, by how far hospitals lie apart."

@@ -53,7 +53,7 @@ def brier(one: OwnCalibration) -> str:
     fitted = one.fitted
     change = wording.signed(fitted.after - fitted.before, 3)
     return (
-        f"Brier score {fitted.before:.3f} to {fitted.after:.3f}, difference {change} "
+        f"Brier score {wording.area(fitted.before)} to {wording.area(fitted.after)}, difference {change} "
         f"({wording.signed_range(fitted.low, fitted.high, 3)}): {verdict(fitted)}."
     )
 

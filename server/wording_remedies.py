@@ -3,18 +3,31 @@
 from collections.abc import Iterator
 
 from server import wording
+from server.finding_result import FindingResult
 from server.receipt import Receipt, Worth
 from server.remedies import OwnPoint, Recalibrated, Remedies, Scale
+from server.target import Target
 
 
-def sentences(one: Remedies, *, finding: str, unit: str, layers: Receipt | None) -> list[str]:
-    """Say what a site's evidence gives a reason to try; `layers` is what its own layers gave where they were tried."""
-    return list(_sentences(one, finding, unit, layers)) or ["Nothing is asked for by its validation patients."]
+def sentences(
+    one: Remedies, *, target: Target, unit: str, layers: Receipt | None, validation: FindingResult
+) -> list[str]:
+    """Say what a site's evidence gives a reason to try; `layers` is what its own layers gave where they were tried.
+
+    `validation` is its result on validation units: where that is not there, nothing was looked for.
+    """
+    return list(_sentences(one, target, unit, layers)) or [_nothing(validation)]
 
 
-def _sentences(one: Remedies, finding: str, unit: str, layers: Receipt | None) -> Iterator[str]:
+def _nothing(validation: FindingResult) -> str:
+    if validation.units is None:
+        return f"Not known: of its validation patients there is no evidence ({wording.absence(validation.why)})."
+    return "Its validation patients gave no reason to try something, which with few of them says little."
+
+
+def _sentences(one: Remedies, target: Target, unit: str, layers: Receipt | None) -> Iterator[str]:
     if one.own_point:
-        yield _own_point(one.own_point, finding, unit)
+        yield _own_point(one.own_point, target, unit)
     if one.recalibrated:
         yield _recalibrated(one.recalibrated, unit)
     if one.own_layers:
@@ -41,10 +54,12 @@ _SCALES = {
 }
 
 
-def _own_point(one: OwnPoint, finding: str, unit: str) -> str:
+def _own_point(one: OwnPoint, target: Target, unit: str) -> str:
     more, alarms = one.found_after - one.found_before, one.alarms_after - one.alarms_before
-    gain = f"{abs(more):,} {'more' if more >= 0 else 'fewer'} of {one.positives:,} {unit}s with {finding}"
-    price = f"{abs(alarms):,} {'more' if alarms >= 0 else 'fewer'} false alarms among {one.negatives:,} without"
+    gain = f"{abs(more):,} {'more' if more >= 0 else 'fewer'} of {one.positives:,} {unit}s {target.of_it}"
+    price = (
+        f"{abs(alarms):,} {'more' if alarms >= 0 else 'fewer'} false alarms among {one.negatives:,} {target.of_others}"
+    )
     return (
         f"Its own threshold, {wording.threshold(one.threshold)}: on its test {unit}s it would find {gain}, and raise "
         f"{price}. Then its numbers are no longer those of one shared operating point."
@@ -52,10 +67,11 @@ def _own_point(one: OwnPoint, finding: str, unit: str) -> str:
 
 
 def _recalibrated(one: Recalibrated, unit: str) -> str:
+    briers = f"Brier score {wording.area(one.before)} to {wording.area(one.after)}"
     return (
         f"Its own calibration (intercept {wording.coefficient(one.intercept)}, slope {wording.coefficient(one.slope)} "
-        f"on the logit): probabilities on its test {unit}s would be {verdict(one)} (Brier score {one.before:.3f} to "
-        f"{one.after:.3f}, difference {wording.signed(one.after - one.before, 3)}, interval "
+        f"on the logit): probabilities on its test {unit}s would be {verdict(one)} ({briers}, "
+        f"difference {wording.signed(one.after - one.before, 3)}, interval "
         f"{wording.signed_range(one.low, one.high, 3)}). No AUC changes."
     )
 

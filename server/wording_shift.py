@@ -14,7 +14,7 @@ from server.shortcuts import CornerFinding, MarkFinding
 def leading_sentence(one: Leading) -> str:
     """Say what stands out of one finding, and what it is consistent with."""
     if one.site is None or one.p is None:
-        return "No site stands out: neither a gap nor a corner of the images was shown to differ from chance."
+        return _nothing_shown(one)
     p = f"{wording.p_value(one.p)}, adjusted for all that was tested"
     match one.cause:
         case Cause.MARK:
@@ -42,6 +42,22 @@ def leading_sentence(one: Leading) -> str:
         case _:
             return f"{one.site} differs from the others ({p}), with too few cases to say how."
     return f"{one.site} stands out ({p}). This is consistent with {reading}."
+
+
+def _nothing_shown(one: Leading) -> str:
+    """Say how little it means that nothing leads: of what was not tested, nothing."""
+    numbers = (
+        f"at none of {one.compared} sites compared were numbers shown to differ from the others'"
+        if one.compared > 1
+        else "no site's numbers could be compared with others'"
+    )
+    images = (
+        f"in the corners of the images of {one.looked_at} site{'s' if one.looked_at != 1 else ''} no mark was shown"
+        if one.looked_at
+        else "no corner of the images was tested"
+    )
+    start = "No site was shown to stand out" if one.compared > 1 or one.looked_at else "What stands out is not known"
+    return f"{start}: {numbers}, and {images}. With few cases, real differences go unseen."
 
 
 def _goes_with(one: Leading) -> str:
@@ -126,6 +142,11 @@ def apart(result: StudyResult) -> Iterator[str]:
         ]
         if told:
             yield f"{site}'s images without disease lie apart {', and '.join(told)}."
+
+
+def any_distance(shift: DomainShift) -> bool:
+    """Tell whether any two sites' images could be compared at all."""
+    return any(one.brightness or one.features for one in shift.distances)
 
 
 def warnings(result: StudyResult) -> Iterator[tuple[str, str]]:

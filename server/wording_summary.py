@@ -9,6 +9,7 @@ from server.leading import Cause, Leading
 from server.receipt import Receipt, Worth
 from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
+from server.target import Target
 from server.wording_explanation import reading
 from server.wording_shift import consistent_with
 from server.wording_worth import SHORT
@@ -44,20 +45,43 @@ def answers(result: StudyResult) -> list[Answer]:
 
 def _least_safe(result: StudyResult, worst: Stand | None) -> Answer:
     question = "Where is it least safe?"
+    unknown = _unknown(result)
     if worst is None or worst.target is None or worst.test.sensitivity is None:
         text = "No hospital has enough test patients, or released enough, for a sensitivity that could be compared."
-        return Answer(question=question, short="Not known", text=text)
+        return Answer(question=question, short="Not known", text=" ".join((text, *_lowest_of_few(result))))
     reached, unit = worst.test.sensitivity, result.study.unit
     missed = reached.n - reached.k
+    named = Target(name=worst.finding, exclusive=result.study.exclusive).of_it
     facts = (
-        f"It missed {missed:,} of {reached.n:,} {unit}s with {worst.finding}: a sensitivity of "
-        f"{wording.percent(reached.value)}, where {wording.percent(worst.target)} was wished."
+        f"It missed {missed:,} of {wording.units(reached.n, unit)} {named}: a sensitivity of "
+        f"{wording.percent(reached.value, beside=worst.target)}, where {wording.level(worst.target)} was wished."
     )
-    if worst.standing is Standing.REACHED:
-        return Answer(
-            question=question, short="No hospital is below the target", text=f"Lowest at {worst.site}. {facts}"
-        )
-    return Answer(question=question, short=f"At {worst.site}", text=facts)
+    if worst.standing is not Standing.REACHED:
+        return Answer(question=question, short=f"At {worst.site}", text=" ".join((facts, *unknown)))
+    short = "None that could be judged is below the target" if unknown else "No hospital is below the target"
+    return Answer(question=question, short=short, text=" ".join((f"Lowest at {worst.site}. {facts}", *unknown)))
+
+
+def _unknown(result: StudyResult) -> Iterator[str]:
+    """Name the hospitals of which nobody can say how they stand, on one finding at least."""
+    every = (one for finding in result.study.findings for one in stands(result, finding))
+    left = sorted({one.site for one in every if one.lacking is None})
+    if left:
+        yield f"Of {wording.names(tuple(left))} it cannot be said: too few cases, or held back."
+
+
+def _lowest_of_few(result: StudyResult) -> Iterator[str]:
+    """Say what was seen with too few cases, so that it is not passed over."""
+    every = [one for finding in result.study.findings for one in stands(result, finding) if one.test.sensitivity]
+    if every:
+        least = min(every, key=lambda one: (one.test.sensitivity.value if one.test.sensitivity else 1.0, one.site))
+        named = Target(name=least.finding, exclusive=result.study.exclusive).of_it
+        found = least.test.sensitivity
+        if found:
+            yield (
+                f"The lowest that was seen: {found.k:,} of {wording.units(found.n, result.study.unit)} {named} found "
+                f"at {least.site}."
+            )
 
 
 def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
@@ -69,12 +93,23 @@ def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
     between = f"{wording.level(result.study.confidence)} interval there: {ends}"
     match worst.standing:
         case Standing.SHORT:
-            short, text = "Sure that it falls short", f"{between}, all of it below the target."
+            p = wording.p_value(worst.p or 0.0)
+            short, text = "Sure that it falls short", f"{between}, all of it below the target ({p}, adjusted)."
         case Standing.REACHED:
             short, text = "As sure as the interval is narrow", f"{between}."
+        case _ if reached.high < worst.target:
+            short, text = "Not sure that it falls short", f"{between}, {_by_itself(result, worst)}."
         case _:
             short, text = "Not sure that it falls short", f"{between}; the target lies within."
     return Answer(question=question, short=short, text=f"{text} {_difference(result, worst)}")
+
+
+def _by_itself(result: StudyResult, worst: Stand) -> str:
+    p = "" if worst.p is None else f" ({wording.p_value(worst.p)}, adjusted)"
+    return (
+        f"below the target if it were the only one; among {result.tested:,} tests of this study one such interval is "
+        f"not beyond chance{p}"
+    )
 
 
 def _difference(result: StudyResult, worst: Stand) -> str:
@@ -82,20 +117,23 @@ def _difference(result: StudyResult, worst: Stand) -> str:
     one = next((one for one in known if one.site == worst.site), None)
     if one is None:
         return "It could not be compared with other hospitals."
-    p = f"{wording.p_value(one.adjusted_p)}, adjusted for the number of hospitals"
+    p = f"{wording.p_value(one.adjusted_p)}, {wording.all_tests(result)}"
     if one.adjusted_p < result.study.significance:
-        return f"It differs from all others together by more than chance explains ({p})."
-    return f"A difference from all others together was not shown ({p})."
+        return f"Its sensitivity differs from that of all others together by more than chance explains ({p})."
+    return f"That its sensitivity differs from that of all others together was not shown ({p})."
 
 
 def _why(result: StudyResult, worst: Stand | None) -> Answer:
     question = "Why?"
     told = result.explanations.get(worst.finding, {}).get(worst.site) if worst else None
-    if told is None:
+    if worst is None or told is None or told.pattern is Pattern.NOT_COMPARED:
         text = "There is not enough evidence to compare hospitals."
         return Answer(question=question, short="Not known", text=" ".join((text, *_stands_out(result, worst))))
-    standing_out = result.measures_standing_out(worst.site, worst.finding) if worst else ()
-    text = " ".join((reading(told, standing_out=standing_out), *_stands_out(result, worst), "Patterns, not causes."))
+    standing_out = result.measures_standing_out(worst.site, worst.finding)
+    read = [reading(told, standing_out=standing_out)]
+    if told.pattern is Pattern.NONE_SHOWN and worst.standing is Standing.SHORT:
+        read.append("That others do better was not shown: they may fall short as well.")
+    text = " ".join((*read, *_stands_out(result, worst), "Patterns, not causes."))
     return Answer(question=question, short=_pattern(told), text=text)
 
 
@@ -105,7 +143,8 @@ def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
     untold = {finding: lead for finding, lead in leads.items() if lead.site and not _told(lead, finding, worst)}
     shown = sorted(untold, key=lambda finding: (untold[finding].p or 0.0, finding))
     if leads and not shown:
-        yield "Nothing else stands out."
+        tested = any(lead.compared > 1 or lead.looked_at for lead in leads.values())
+        yield "Nothing else was shown to stand out." if tested else "Nothing else was tested."
     elif shown:
         several = len(result.study.findings) > 1
         named = [consistent_with(untold[finding], finding=finding if several else None) for finding in shown]
@@ -121,14 +160,15 @@ def _told(lead: Leading, finding: str, worst: Stand | None) -> bool:
 
 def _pattern(told: Explanation) -> str:
     """Name what was measured, which is all that a few words can say; the sentence says what it is consistent with."""
-    worse = told.measure is None or told.gaps[told.measure].value < 0
+    gap = told.gaps.get(told.measure) if told.measure else None
+    worse = gap is None or gap.value < 0
     return {
         Pattern.THRESHOLD: "The shared threshold does not suit it",
         Pattern.DISCRIMINATION: f"Cases are told apart {'less well' if worse else 'better'} there",
         Pattern.BOTH: "Two things at once",
         Pattern.UNCLEAR: "It cannot be told",
         Pattern.PREVALENCE: "Another share of positives",
-        Pattern.NONE_SHOWN: "No difference to explain was shown",
+        Pattern.NONE_SHOWN: "It was not shown to differ from the others",
         Pattern.NOT_COMPARED: "Too few cases to compare",
     }[told.pattern]
 
@@ -140,8 +180,7 @@ def _worth(result: StudyResult) -> Answer:
         for site, one in result.receipts.get(finding, {}).items():
             verdicts.setdefault(one.worth, {}).setdefault(site, []).append(finding)
     if not verdicts:
-        text = "No model was trained on a hospital's patients alone. A simulation with local baselines measures it."
-        return Answer(question=question, short="Not measured", text=text)
+        return Answer(question=question, short="Not measured", text=_no_receipt(result))
     times = {worth: sum(map(len, sites.values())) for worth, sites in verdicts.items()}
     place = "at {} of {} hospitals" if len(result.study.findings) == 1 else "in {} of {} comparisons"
     if times.keys() <= {Worth.NOT_SHOWN, Worth.TOO_FEW}:
@@ -160,6 +199,16 @@ def _worth(result: StudyResult) -> Answer:
         f"{words} {_places(verdicts[worth], result)}." for worth, words in named.items() if worth in verdicts
     )
     return Answer(question=question, short=short, text=text)
+
+
+def _no_receipt(result: StudyResult) -> str:
+    """Say why there is no receipt: nothing was trained alone, or what was could not be compared."""
+    if alone := tuple(sorted(result.baselines.local)):
+        return (
+            f"Models were trained at {wording.names(alone)} alone, and no hospital released what a comparison needs: "
+            "the evidence of both models. What joining gave is not known."
+        )
+    return "There is no model of a hospital's patients alone. A simulation with local baselines measures it."
 
 
 def _places(sites: Mapping[str, list[str]], result: StudyResult) -> str:

@@ -6,6 +6,8 @@ from server import wording
 from server.cross_site import GUESSING, Cell, MatrixRow
 from server.finding_result import Why
 from server.receipt import Receipt, Worth
+from server.results import StudyResult
+from server.target import Target
 from shared.paired import Paired
 
 SHORT = {
@@ -20,18 +22,16 @@ FEW_PAIRS = 30
 """Below so many units of a class the intervals of sensitivity and specificity are more cautious than they say."""
 
 
-def receipt(one: Receipt, *, finding: str, unit: str) -> str:
+def receipt(one: Receipt, *, target: Target, unit: str) -> str:
     """Say in one sentence whether joining was worth it at a site.
 
     An AUC is told as what it is: the share of pairs of a positive and a negative that are put in the right order.
     """
     auc = one.auc
     if auc is None:
-        return (
-            f"Whether joining was worth it cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
-        )
+        return f"Whether joining was worth it cannot be said: {one.positives:,} of {one.units:,} {unit}s {target.are}."
     pairs = (
-        f"of 100 pairs of {_article(unit)} {unit} with {finding} and one without, the federated model puts "
+        f"of 100 pairs of {_article(unit)} {unit} {target.of_it} and {target.one_of_others}, the federated model puts "
         f"{_hundred(auc.first)} in the right order, the model trained here alone {_hundred(auc.second)}"
     )
     match one.worth:
@@ -45,35 +45,35 @@ def receipt(one: Receipt, *, finding: str, unit: str) -> str:
                 f"{_hundred(-auc.low)}, or gained it as many as {_hundred(auc.high)}."
             )
         case Worth.TOO_FEW:
-            return f"Too few {unit}s with {finding} ({one.positives:,}) to say whether joining was worth it: {pairs}."
+            return f"Too few {unit}s {target.of_it} ({one.positives:,}) to say whether joining was worth it: {pairs}."
 
 
-def personal(one: Receipt, *, finding: str, unit: str) -> str:
+def personal(one: Receipt, *, target: Target, unit: str) -> str:
     """Say in one sentence whether the site's own normalisation layers (FedBN) would have helped it."""
     words = {
         Worth.BETTER: "would have helped here",
         Worth.WORSE: "would have harmed here",
         Worth.NOT_SHOWN: "neither help nor harm was shown",
     }
-    return _variant(one, words, second="without", finding=finding, unit=unit)
+    return _variant(one, words, second="without", target=target, unit=unit)
 
 
-def blended(one: Receipt, *, finding: str, unit: str) -> str:
+def blended(one: Receipt, *, target: Target, unit: str) -> str:
     """Say in one sentence whether a site's own head and the federated one, half and half, beat its own alone."""
     words = {
         Worth.BETTER: "better than its own alone",
         Worth.WORSE: "worse than its own alone",
         Worth.NOT_SHOWN: "neither better nor worse than its own alone, as far as is shown",
     }
-    return _variant(one, words, second="alone", finding=finding, unit=unit)
+    return _variant(one, words, second="alone", target=target, unit=unit)
 
 
-def _variant(one: Receipt, words: Mapping[Worth, str], *, second: str, finding: str, unit: str) -> str:
+def _variant(one: Receipt, words: Mapping[Worth, str], *, second: str, target: Target, unit: str) -> str:
     """Say what a variant of the model is worth, in `words`, beside what it is compared with, which `second` names."""
     auc = one.auc
     if auc is None:
-        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s have {finding}."
-    said = words.get(one.worth, f"too few {unit}s with {finding} ({one.positives:,}) to say")
+        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s {target.are}."
+    said = words.get(one.worth, f"too few {unit}s {target.of_it} ({one.positives:,}) to say")
     pairs = f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} {second}"
     return f"{said}: {pairs} ({_difference(auc)})."
 
@@ -95,6 +95,12 @@ def rate_cautions(owed: Mapping[str, Receipt]) -> str:
 def models_away(rows: Sequence[MatrixRow]) -> list[tuple[str, str]]:
     """Say of each model that a site trained alone how it does elsewhere: its site, and a sentence."""
     return [(row.home, _away(row)) for row in rows if row.home is not None and row.away]
+
+
+def no_receipt(site: str, result: StudyResult) -> str:
+    """Say why a site has no receipt: it has no model of its own, or what it released of one was held back."""
+    own = result.baselines.local.get(site)
+    return "its own model was trained, and its evidence held back" if own else "no model of its own to compare with"
 
 
 def missing(why: Why | None) -> str:
@@ -133,7 +139,7 @@ def _value(cell: Cell) -> float:
 
 
 def _hundred(share: float) -> str:
-    return f"{share * 100:.1f}"
+    return wording.hundred(share) if 0 <= share <= 1 else f"{share * 100:.1f}"
 
 
 def _difference(auc: Paired) -> str:

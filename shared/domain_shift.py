@@ -33,10 +33,12 @@ class Heterogeneity:
     `p` is that of the permutation test with Pearson's chi-square as its statistic, over `permutations` tables: all
     there are if `exact`, else so many random ones, and the observed. `q` (Cochran, Biometrics 1954;10:101, on the logit
     scale, 1/2 added to each cell) and `i2` (Higgins and Thompson, Stat Med 2002;21:1539) describe and test nothing.
-    `sites` have units; the `left_out` have none.
+    `sites` have units; the `left_out` have none. `adjusted_p` is p until the study's one family of hypotheses is known
+    (server/family.py).
     """
 
     p: float
+    adjusted_p: float
     q: float
     i2: float
     sites: int
@@ -49,8 +51,8 @@ class Heterogeneity:
 class SiteDifference:
     """One site's proportion minus that of all other sites together, with its interval.
 
-    `p` is that of the permutation test of the site against the others; `adjusted_p` that after Holm (Scand J Stat
-    1979;6:65) over all sites. The interval is not adjusted.
+    `p` is that of the permutation test of the site against the others; `adjusted_p` is p until the study's one family
+    of hypotheses is known (server/family.py). The interval is not adjusted.
     """
 
     site: str
@@ -75,6 +77,7 @@ def heterogeneity(counts: Mapping[str, Count], *, seed: int) -> Heterogeneity | 
     i2 = max(0.0, 1 - (len(sites) - 1) / q) if q else 0.0
     return Heterogeneity(
         p=p,
+        adjusted_p=p,
         q=q,
         i2=i2,
         sites=len(sites),
@@ -93,26 +96,31 @@ def site_differences(counts: Mapping[str, Count], *, confidence: float, seed: in
         for site in sites
         if (difference := newcombe(counts[site], others[site], confidence=confidence))
     }
-    p = [_permutation_test(*_effective([counts[site], others[site]]), seed=seed)[0] for site in differences]
+    p = {site: _permutation_test(*_effective([counts[site], others[site]]), seed=seed)[0] for site in differences}
     return tuple(
         SiteDifference(
             site=site,
             difference=difference.value,
             low=difference.low,
             high=difference.high,
-            p=raw,
-            adjusted_p=adjusted,
+            p=p[site],
+            adjusted_p=p[site],
         )
-        for (site, difference), raw, adjusted in zip(differences.items(), p, holm(p), strict=True)
+        for site, difference in differences.items()
     )
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p values for their number, step by step (Holm, Scand J Stat 1979;6:65)."""
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(np.sort(p) * (len(p) - np.arange(len(p))))
+def holm(p: Sequence[float], *, weights: Sequence[float] | None = None) -> list[float]:
+    """Adjust p values for their number, step by step (Holm, Scand J Stat 1979;6:65), each with its own weight or 1.
+
+    With weights (section 4 there) the steps go by p / weight, and each is multiplied by the weight that is left.
+    """
+    own = np.ones(len(p)) if weights is None else np.array(weights, dtype=np.float64)
+    steps = np.array(p, dtype=np.float64) / own
+    order = np.argsort(steps, kind="stable")
+    left = np.cumsum(own[order][::-1])[::-1]
     adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, steps)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps[order] * left)) if len(p) else ()
     return adjusted.tolist()
 
 

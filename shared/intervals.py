@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betaincinv, ndtri
+from scipy.special import betainc, betaincinv, ndtr, ndtri
 
 from shared.metrics import Count, Proportion, ScoreHistogram, full_repetition
 from shared.scores import Floats, ScoredUnits
@@ -62,6 +62,28 @@ def clopper_pearson(count: Count, *, confidence: float) -> Proportion | None:
     low = float(betaincinv(k, n - k + 1, tail)) if count.k else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - tail)) if count.k < count.n else 1.0
     return Proportion(value=value, low=min(value, low), high=max(value, high), k=count.k, n=count.n)
+
+
+def wilson_p(count: Count, *, at: float) -> float:
+    """Test on both sides whether a proportion is `at`; n is not 0.
+
+    It is below 1 - confidence exactly where Wilson's interval does not hold `at`.
+    """
+    value, n = count.k / count.n, count.n / count.design_effect
+    if not 0 < at < 1:
+        return float(value == at)
+    return float(2 * ndtr(-abs(value - at) / sqrt(at * (1 - at) / n)))
+
+
+def clopper_pearson_p(count: Count, *, at: float) -> float:
+    """Test whether a proportion is `at`: twice the smaller tail, so that Clopper and Pearson's interval inverts it.
+
+    n is not 0.
+    """
+    n, k = count.n / count.design_effect, count.k / count.design_effect
+    as_many = float(betainc(k, n - k + 1, at)) if count.k else 1.0
+    as_few = float(1 - betainc(k + 1, n - k, at)) if count.k < count.n else 1.0
+    return min(1.0, 2 * min(as_many, as_few))
 
 
 def newcombe(first: Count, second: Count, *, confidence: float) -> Difference | None:

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from server.explanation import Explanation, explanations
+from server.explanation import Explanation
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
-from server.image_shift import mostly_apart, recognitions, site_pairs
-from server.leading import leading
+from server.image_shift import mostly_apart, site_pairs
 from server.new_hospital import new_hospital
 from server.other_thresholds import OtherThresholds, other_thresholds
 from server.receipt import Receipt
@@ -22,7 +21,6 @@ from server.remedies import Remedies, Scale, remedies
 from server.results import (
     BaselineModel,
     Baselines,
-    DomainShift,
     Environment,
     Harmonised,
     RoundResult,
@@ -34,11 +32,9 @@ from server.results import (
     Weights,
 )
 from server.results_json import write
-from server.shortcuts import corner_findings
-from server.subgroup_results import Subgroups, subgroups
+from server.shift_facts import Judgement, what_stands_out
 from shared.average_precision import average_precision
 from shared.description import CornerEffect, CornerTest, Description, MarkTest
-from shared.domain_shift import heterogeneity, site_differences
 from shared.estimates import ScoreQuality
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import summarise as summarise_features
@@ -117,7 +113,7 @@ def measured(pair: Scores, threshold: float) -> FindingResult:
             called_design_effect=1.0,
             cleared_design_effect=1.0,
         ),
-        exams=len(truth),
+        units=len(truth),
         patients=int(len(truth) * 0.82),
         sensitivity=share(found, len(positives)),
         specificity=share(cleared, len(negatives)),
@@ -310,25 +306,6 @@ def baseline(harder: dict[str, float]) -> BaselineModel:
     return BaselineModel(operating_point=points, sites={site: splits["test"] for site, splits in sites.items()})
 
 
-def shift(sites: dict[str, dict[str, Split]]) -> DomainShift:
-    tests, differences = {}, {}
-    for finding in FINDINGS:
-        results = {site: splits["test"][finding] for site, splits in sites.items()}
-        counts = {
-            measure: {
-                site: Count(k=share.k, n=share.n)
-                for site, one in results.items()
-                if one.ranked and (share := getattr(one, measure))
-            }
-            for measure in ("sensitivity", "specificity")
-        }
-        tests[finding] = {measure: heterogeneity(by_site, seed=0) for measure, by_site in counts.items()}
-        differences[finding] = {
-            measure: site_differences(by_site, confidence=0.95, seed=0) for measure, by_site in counts.items()
-        }
-    return DomainShift(heterogeneity=tests, differences=differences)
-
-
 def elsewhere(sites: dict[str, dict[str, Split]]) -> dict[str, OtherThresholds]:
     """Look at every other threshold, by the histograms that the sites released."""
 
@@ -342,19 +319,6 @@ def elsewhere(sites: dict[str, dict[str, Split]]) -> dict[str, OtherThresholds]:
         )
         for finding in FINDINGS
     }
-
-
-def explained(
-    sites: dict[str, dict[str, Split]], points: dict[str, OperatingPoint]
-) -> dict[str, dict[str, Explanation]]:
-    found = {}
-    for finding in FINDINGS:
-        results = {site: splits["test"][finding] for site, splits in sites.items()}
-        known = {site: evidence(one) for site, one in results.items() if one.histogram}
-        found[finding] = explanations(
-            known, threshold=points[finding].threshold, min_positives=30, confidence=0.95, seed=0
-        )
-    return found
 
 
 def tried(
@@ -385,7 +349,7 @@ def evidence(one: FindingResult) -> Evidence:
     tp, fn = (one.sensitivity.k, one.sensitivity.n - one.sensitivity.k) if one.sensitivity else (0, 0)
     tn, fp = one.specificity.k, one.specificity.n - one.specificity.k
     return Evidence(
-        units=one.exams,
+        units=one.units,
         patients=one.patients,
         positive_patients=one.positives,
         negative_patients=one.negatives,
@@ -449,54 +413,39 @@ def mark_test(site: str, finding: str) -> MarkTest | Withheld:
     return MarkTest(split=Side.TRAIN, positive_patients=64, negative_patients=151, areas=(marked, 0.49, 0.54, 0.5))
 
 
-def of_images(
-    sites: dict[str, dict[str, Split]], told: dict[str, dict[str, Explanation]], measured: DomainShift
-) -> DomainShift:
-    known = descriptions()
+def standing_out(sites: dict[str, dict[str, Split]], points: dict[str, OperatingPoint]) -> Judgement:
+    """Compare the sites and their images, and adjust all at once."""
     test = {
         finding: {
-            site: evidence(splits["test"][finding])
+            site: by_sex(site, splits["test"][finding])
             for site, splits in sites.items()
             if splits["test"][finding].histogram
         }
         for finding in FINDINGS
     }
-    corners = {finding: corner_findings(known, place, confidence=0.95) for place, finding in enumerate(FINDINGS)}
-    return replace(
-        measured,
-        distances=site_pairs(known),
-        site_identifiability=recognitions(known, test, confidence=0.95, seed=0),
-        corners={finding: one.blanked for finding, one in corners.items()},
-        marks={finding: one.marks for finding, one in corners.items()},
-        leading={finding: leading(told[finding], corners[finding], alpha=0.05) for finding in FINDINGS},
-    )
+    wish = Evaluation(subgroups=("sex",), target_sensitivity=TARGET)
+    return what_stands_out(test, descriptions(), points, findings=FINDINGS, wish=wish, seed=lambda _purpose: 0)
 
 
-def by_sex(sites: dict[str, dict[str, Split]], finding: str) -> Subgroups:
-    """Divide each site's counts by sex; at st_marys nearly all that are missed are women."""
-    found = {}
-    for site, splits in sites.items():
-        if not splits["test"][finding].histogram:
-            continue
-        whole = evidence(splits["test"][finding])
-        at = whole.confusion
-        share = 0.9 if site == "st_marys" else 0.5
-        missed, alarms = round(at.fn * share), at.fp // 2
-        men = Confusion(tp=at.tp // 2, fn=at.fn - missed, tn=at.tn // 2, fp=alarms)
-        women = Confusion(tp=at.tp - men.tp, fn=missed, tn=at.tn - men.tn, fp=at.fp - alarms)
-        groups = tuple(
-            GroupEvidence(
-                axis="sex",
-                group=group,
-                positive_patients=one.sensitivity.n,
-                negative_patients=one.specificity.n,
-                confusion=one,
-                auc=None,
-            )
-            for group, one in (("female", women), ("male", men))
+def by_sex(site: str, one: FindingResult) -> Evidence:
+    """Divide a site's counts by sex; at st_marys nearly all that are missed are women."""
+    whole = evidence(one)
+    at = whole.confusion
+    missed, alarms = round(at.fn * (0.9 if site == "st_marys" else 0.5)), at.fp // 2
+    men = Confusion(tp=at.tp // 2, fn=at.fn - missed, tn=at.tn // 2, fp=alarms)
+    women = Confusion(tp=at.tp - men.tp, fn=missed, tn=at.tn - men.tn, fp=at.fp - alarms)
+    groups = tuple(
+        GroupEvidence(
+            axis="sex",
+            group=group,
+            positive_patients=counts.sensitivity.n,
+            negative_patients=counts.specificity.n,
+            confusion=counts,
+            auc=None,
         )
-        found[site] = replace(whole, subgroups=groups)
-    return subgroups(found, wish=Evaluation(), seed=0)
+        for group, counts in (("female", women), ("male", men))
+    )
+    return replace(whole, subgroups=groups)
 
 
 def study_result() -> StudyResult:
@@ -504,6 +453,7 @@ def study_result() -> StudyResult:
     points, sites, pool = evaluated({}, scored)
     local = {site: alone(site, scored, points) for site in SITES}
     unseen = {site: left_out(site) for site in SITES}
+    found = standing_out(sites, points)
     study = StudyFacts(
         name="Chest films of five hospitals",
         intended_use="Marks chest films that a radiologist should read first. Research only: not for diagnosis.",
@@ -537,12 +487,13 @@ def study_result() -> StudyResult:
         sites=sites,
         pooled=pool,
         patient_flow={site: flow(place) for place, site in enumerate(SITES)},
-        domain_shift=of_images(sites, explained(sites, points), shift(sites)),
+        domain_shift=found.shift,
+        tested=found.tested,
         privacy={},
         baselines=Baselines(
             local={site: model for site, (model, _) in local.items()}, pooled=baseline(dict.fromkeys(SITES, -0.1))
         ),
-        remedies=tried(sites, points, explained(sites, points)),
+        remedies=tried(sites, points, found.explanations),
         harmonised=harmonised(),
         personal=own_layers(scored, points),
         unseen=unseen,
@@ -554,8 +505,8 @@ def study_result() -> StudyResult:
             finding: {site: own[finding] for site, (_, own) in local.items() if finding in own} for finding in FINDINGS
         },
         other_thresholds=elsewhere(sites),
-        explanations=explained(sites, points),
-        subgroups={finding: by_sex(sites, finding) for finding in FINDINGS},
+        explanations=found.explanations,
+        subgroups=found.subgroups,
         notes=("northgate and riverside use the same vendor's scanners.",),
         blended=own_layers(scored, points),
     )

@@ -11,9 +11,13 @@ import pytest
 from scipy.special import expit
 
 from client.evaluation import evidence_on
+from server.comparisons import compare
 from server.explanation import Explanation, Pattern, explanations
+from server.family import Kind, adjusted
 from server.results import StudyResult
 from server.wording_explanation import statement
+from shared.evidence import Evidence
+from shared.protocol import Evaluation
 from shared.scores import ScoredUnits, lower_edges
 
 NIGHTLY = bool(os.environ.get("POLYCLINIC_NIGHTLY"))
@@ -33,7 +37,14 @@ def told(seed: int, **planted: float) -> dict[str, Explanation]:
     """Explain four sites of 300 units; `south` has what is planted."""
     rng = np.random.default_rng(seed)
     test = {site: evidence(rng, 300) for site in ("east", "north", "west")} | {"south": evidence(rng, 300, **planted)}
-    return explanations(test, threshold=THRESHOLD, min_positives=20, confidence=0.95, seed=seed)
+    return explained(test, min_positives=20, seed=seed)
+
+
+def explained(test: dict[str, Evidence], *, min_positives: int, seed: int) -> dict[str, Explanation]:
+    """Compare the sites of one finding, adjust as a study does, and explain."""
+    compared = compare("opacity", test, wish=Evaluation(min_positives_to_rank=min_positives), seed=seed)
+    family = adjusted({Kind.SITES: compared.raw()})
+    return explanations(compared.adjusted(family), threshold=THRESHOLD, confidence=0.95, seed=seed)
 
 
 PLANTED = {
@@ -62,10 +73,10 @@ def test_a_site_with_few_positives_is_not_compared() -> None:
     """It has an entry that says so, and takes no part in the adjustment of the others."""
     rng = np.random.default_rng(0)
     test = {"north": evidence(rng, 300), "south": evidence(rng, 300), "tiny": evidence(rng, 20)}
-    found = explanations(test, threshold=THRESHOLD, min_positives=20, confidence=0.95, seed=0)
+    found = explained(test, min_positives=20, seed=0)
     assert found["tiny"].pattern == Pattern.NOT_COMPARED
     assert found["north"].pattern != Pattern.NOT_COMPARED
-    alone = explanations({"north": test["north"]}, threshold=THRESHOLD, min_positives=20, confidence=0.95, seed=0)
+    alone = explained({"north": test["north"]}, min_positives=20, seed=0)
     assert alone["north"].pattern == Pattern.NOT_COMPARED
 
 
@@ -87,18 +98,16 @@ def test_words_say_what_is_consistent_and_never_what_caused_it(study_result: Stu
     assert "consistent with it" in statement(found[3])
 
 
-def test_what_stands_out_a_page_later_is_not_passed_over() -> None:
-    """A difference that the domain shift shows, adjusted for fewer comparisons, is named beside "none was shown"."""
+def test_a_second_measure_that_stands_out_is_not_passed_over() -> None:
+    """A pattern is read off one measure; the other one is named beside it, and the same is not named twice."""
     calm = Explanation(pattern=Pattern.NONE_SHOWN, measure=None, p=0.11, gaps={}, shares=None)
-    assert statement(calm).startswith("No difference from the other sites was shown.")
+    assert statement(calm).startswith("No difference from all other sites together was shown.")
     assert "stands out" not in statement(calm)
-    words = statement(calm, standing_out=("specificity",))
-    assert "Its specificity stands out where p is adjusted for the number of sites only (Domain shift)." in words
     south = told(3, shift=-1.2)["south"]
     assert south.measure
     assert "stands out" not in statement(south, standing_out=(south.measure,))
     both = statement(south, standing_out=("sensitivity", "specificity"))
-    assert both.count("stands out where") == 1
+    assert both.count("stands out as well") == 1
 
 
 def test_the_case_mix_stands_beside_the_pattern() -> None:

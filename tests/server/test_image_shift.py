@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from server.admission import Reason, Refused, admit_description
-from server.image_shift import recognitions, site_pairs
+from server.family import Kind, adjusted
+from server.image_shift import recognitions, share_hypotheses, site_pairs
 from server.wording_shift import apart, warnings
 from shared.description import Description
 from shared.evidence import Evidence, Withheld
@@ -83,13 +84,14 @@ def test_recognition_warns_only_where_prevalence_differs(study_result) -> None:
     alike = {"opacity": {site: evidence(50, 100) for site in SITES}}
     other = {"opacity": {**alike["opacity"], "south": evidence(10, 100)}}
     for test, expected in ((alike, []), (other, ["east", "north"])):
-        found = recognitions(SITES, test, confidence=0.95, seed=0)
+        raw = share_hypotheses(SITES, test, confidence=0.95, seed=0)
+        found = recognitions(SITES, adjusted({Kind.IMAGES: raw}), confidence=0.95)
         assert [one.identifiability.almost_sure for one in found] == [False, True, True]
         features = [SITES[site].features for site in ("east", "south")]
         assert found[1].identifiability == identifiability(*features, confidence=0.95)
         warned = [one.one for one in found if one.identifiability.almost_sure and one.prevalence_p < 0.05]
         assert warned == expected
-    assert [one.prevalence_p for one in recognitions(SITES, {}, confidence=0.95, seed=0)] == [None] * 3
+    assert [one.prevalence_p for one in recognitions(SITES, {}, confidence=0.95)] == [None] * 3
 
 
 def test_the_page_names_the_site_that_lies_apart_and_warns(study_result) -> None:

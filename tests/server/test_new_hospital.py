@@ -59,7 +59,13 @@ def test_the_summary_tells_other_hospitals(study_result: StudyResult) -> None:
     """Where a prediction can be made, it stands on the first page."""
     result = replace(study_result, new_hospital={"pneumonia": told(COUNTS, unseen=True)})
     assert any("At any other hospital for pneumonia before a look" in one for one in not_for(result))
-    assert "At any other hospital for effusion: nothing was measured there." in not_for(result)
+    nothing = replace(result, unseen={})
+    assert "At any other hospital for effusion: nothing was measured there." in not_for(nothing)
+    (left_out,) = [one for one in not_for(result) if one.startswith("At any other hospital for effusion")]
+    assert (
+        "no sensitivity can be predicted. A model that never saw the hospital it was tested at had an AUC of"
+        in left_out
+    )
 
 
 @pytest.mark.parametrize("known", [True, False])

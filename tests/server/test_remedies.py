@@ -10,20 +10,26 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from client.evaluation import evidence_on
+from server.comparisons import compare
 from server.explanation import Explanation, explanations
+from server.family import Kind, adjusted
+from server.finding_result import FindingResult, Why, absent
 from server.other_thresholds import other_thresholds
 from server.receipt import Receipt
 from server.remedies import Remedies, Scale, harmonising, remedies
 from server.report import render
 from server.results import StudyResult
+from server.target import Target
 from server.wording_remedies import sentences
 from shared.evidence import Evidence
 from shared.paired import Paired
-from shared.protocol import Images
+from shared.protocol import Evaluation, Images
 from shared.score_calibration import recalibrated, recalibration
 from shared.scores import ScoredUnits, lower_edges
 
 THRESHOLD = float(lower_edges(bins=64)[27])
+OPACITY = Target(name="opacity", exclusive=False)
+LOOKED_AT: FindingResult = replace(absent(Why.NO_POSITIVES), units=40)
 
 
 def units(seed: int, n: int, *, shift: float = 0.0, apart: float = 3.0, extreme: float = 1.0) -> ScoredUnits:
@@ -47,9 +53,9 @@ def tried(**planted: float) -> Remedies:
         | {"south": evidence(10 * side + 7, 400, **planted)}
         for side in (1, 2)
     ]
-    told: dict[str, Explanation] = explanations(
-        sides[1], threshold=THRESHOLD, min_positives=30, confidence=0.95, seed=1
-    )
+    compared = compare("opacity", sides[1], wish=Evaluation(), seed=1)
+    family = adjusted({Kind.SITES: compared.raw()})
+    told: dict[str, Explanation] = explanations(compared.adjusted(family), threshold=THRESHOLD, confidence=0.95, seed=1)
     others = other_thresholds(sides[0], sides[1], target=0.95, claim="point", confidence=0.95)
     found = remedies(
         sides[0],
@@ -125,8 +131,10 @@ def test_few_positives_are_not_asked_about() -> None:
     assert remedies({}, {"south": item}, min_positives=1000, **wish) == {}
     found = remedies({}, {"south": item}, min_positives=30, **wish)["south"]
     assert found == Remedies(own_point=None, recalibrated=None, own_layers=False)
-    said = sentences(found, finding="x", unit="exam", layers=None)
-    assert said == ["Nothing is asked for by its validation patients."]
+    (said,) = sentences(found, target=OPACITY, unit="exam", layers=None, validation=absent(Why.SUPPRESSED))
+    assert said.startswith("Not known: of its validation patients there is no evidence (suppressed")
+    (said,) = sentences(found, target=OPACITY, unit="exam", layers=None, validation=LOOKED_AT)
+    assert said == "Its validation patients gave no reason to try something, which with few of them says little."
 
 
 def test_every_price_is_in_the_words() -> None:
@@ -137,7 +145,7 @@ def test_every_price_is_in_the_words() -> None:
     assert again
     again = replace(again, low=-0.02, high=-0.001)
     found = replace(found, recalibrated=again)
-    threshold, scores, layers, scale = sentences(found, finding="opacity", unit="exam", layers=None)
+    threshold, scores, layers, scale = sentences(found, target=OPACITY, unit="exam", layers=None, validation=LOOKED_AT)
     assert f"{point.found_after - point.found_before} more of {point.positives} exams with opacity" in threshold
     assert f"{point.alarms_after - point.alarms_before} more false alarms among {point.negatives} without" in threshold
     assert f"{again.before:.3f} to {again.after:.3f}" in scores
@@ -152,9 +160,14 @@ def test_every_price_is_in_the_words() -> None:
         sensitivity=None,
         specificity=None,
     )
-    assert sentences(found, finding="opacity", unit="exam", layers=helped)[2].endswith("they helped.")
+    assert sentences(found, target=OPACITY, unit="exam", layers=helped, validation=LOOKED_AT)[2].endswith(
+        "they helped."
+    )
     unclear = replace(found, recalibrated=replace(again, low=-0.01, high=0.01), own_point=None, own_layers=False)
-    assert "neither better nor worse" in sentences(unclear, finding="opacity", unit="exam", layers=None)[0]
+    assert (
+        "neither better nor worse"
+        in sentences(unclear, target=OPACITY, unit="exam", layers=None, validation=LOOKED_AT)[0]
+    )
 
 
 def test_the_page_says_what_could_be_tried(study_result: StudyResult) -> None:
@@ -164,9 +177,9 @@ def test_the_page_says_what_could_be_tried(study_result: StudyResult) -> None:
     for finding, sites in study_result.remedies.items():
         for site, one in sites.items():
             layers = study_result.personal[finding].get(site)
-            assert all(
-                str(escape(said)) in page for said in sentences(one, finding=finding, unit="exam", layers=layers)
-            )
+            target, looked_at = Target(name=finding, exclusive=False), study_result.of_site(site, "validation", finding)
+            told = sentences(one, target=target, unit="exam", layers=layers, validation=looked_at)
+            assert all(str(escape(said)) in page for said in told)
     assert "What could be tried" not in render(replace(study_result, remedies={}))
 
 

@@ -48,7 +48,7 @@ def test_the_table_of_targets_and_each_sites_need_stand_on_the_page(words: str, 
     """Each target with its threshold, and each site's own threshold with its interval."""
     others = study_result.other_thresholds["pneumonia"]
     for row in others.table:
-        assert f"{row.point.target * 100:.1f} % {wording.threshold(row.point.threshold)}" in words
+        assert f"{row.point.target * 100:g} % {wording.threshold(row.point.threshold)}" in words
     for own in others.own.values():
         shown = [wording.threshold(value) for value in (own.need.threshold, own.need.low, own.need.high)]
         assert f"{shown[0]} {shown[1]} to {shown[2]}" in words

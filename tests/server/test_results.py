@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, finding_result
 from server.results import Baselines, SiteRound, StudyResult
 from server.results_json import from_json, read, to_json, write
+from server.summary import Standing, stands
 from shared.domain_shift import SiteDifference
 from shared.errors import StorageError
 from shared.metrics import Proportion, ScoreHistogram
@@ -22,7 +23,7 @@ def _share(k: int, n: int) -> Proportion | None:
 
 def _measured(positives: int, negatives: int, *, found: int = 0, threshold: bool = True) -> FindingResult:
     return finding_result(
-        exams=positives + negatives,
+        units=positives + negatives,
         patients=positives + negatives,
         sensitivity=_share(found, positives) if threshold else None,
         specificity=_share(0, negatives) if threshold else None,
@@ -71,7 +72,7 @@ def test_a_site_without_negatives_is_not_ranked() -> None:
 def test_a_suppressed_result_holds_no_number() -> None:
     """What is suppressed is wholly absent: no count, no proportion, no histogram, not even a zero."""
     hidden = absent(Why.SUPPRESSED)
-    numbers = (hidden.exams, hidden.patients, hidden.positives, hidden.sensitivity, hidden.auc, hidden.histogram)
+    numbers = (hidden.units, hidden.patients, hidden.positives, hidden.sensitivity, hidden.auc, hidden.histogram)
     assert set(numbers) == {None}
     assert not hidden.ranked
 
@@ -88,13 +89,14 @@ def test_a_site_that_sent_nothing_says_so(study_result: StudyResult) -> None:
     assert result.of_pool("test", "pneumonia").why is Why.NO_REPLY
 
 
-def test_short_of_target_names_ranked_sites_only(study_result: StudyResult) -> None:
-    """A ranked site below the target is named; an unranked, a suppressed and a good one are not."""
+def test_ranked_sites_below_the_target_are_the_ones_that_are(study_result: StudyResult) -> None:
+    """A ranked site below the target is one; an unranked, a suppressed and a good one are not."""
     tests = {"low": _measured(100, 9, found=90), "good": _measured(100, 9, found=95), "few": _measured(5, 9)}
     sites = {site: {"test": {"pneumonia": test}} for site, test in tests.items()}
     result = replace(study_result, sites=sites, patient_flow={}, rounds=())
-    assert result.short_of_target("pneumonia") == ("low",)
-    assert replace(result, operating_point={}).short_of_target("pneumonia") == ()
+    assert [one.site for one in stands(result, "pneumonia") if one.standing is Standing.BELOW] == ["low"]
+    unknown = stands(replace(result, operating_point={}), "pneumonia")
+    assert {one.standing for one in unknown} == {Standing.UNKNOWN}
 
 
 def test_sites_stand_out_by_their_adjusted_p_largest_first(study_result: StudyResult) -> None:

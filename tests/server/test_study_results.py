@@ -130,7 +130,7 @@ def test_a_sites_facts_are_those_that_it_released(result: Any) -> None:
     found = result({"north": reply(NORTH, NORTH)}).of_site("north", "test", "opacity")
     at = NORTH.confusion
     assert at is not None
-    assert (found.exams, found.patients, found.positives, found.negatives) == (100, NORTH.patients, 40, 60)
+    assert (found.units, found.patients, found.positives, found.negatives) == (100, NORTH.patients, 40, 60)
     assert found.sensitivity == wilson(at.sensitivity, confidence=0.95)
     assert found.specificity == wilson(at.specificity, confidence=0.95)
     assert (found.auc.value, found.auc.low, found.auc.high, found.auc.ties) == (0.8, 0.7, 0.9, None)
@@ -147,7 +147,7 @@ def test_what_is_not_known_says_why(result: Any) -> None:
     assert facts.of_site("west", "test", "opacity").why == Why.NO_REPLY
     for why in (("north", "opacity"), ("west", "opacity")):
         found = facts.of_site(why[0], "test", why[1])
-        assert (found.exams, found.positives, found.sensitivity, found.auc, found.ranked) == (None,) * 4 + (False,)
+        assert (found.units, found.positives, found.sensitivity, found.auc, found.ranked) == (None,) * 4 + (False,)
     without_point = facts.of_site("north", "test", "effusion")
     assert (without_point.sensitivity, without_point.specificity) == (None, None)
     assert (without_point.positives, without_point.why) == (40, Why.NO_OPERATING_POINT)
@@ -158,7 +158,7 @@ def test_the_pool_is_the_sum_of_what_was_released(result: Any) -> None:
     test = {"north": reply(NORTH, Withheld()), "south": reply(SOUTH, Withheld()), "west": reply(Withheld(), Withheld())}
     facts = result(test)
     pooled = facts.of_pool("test", "opacity")
-    assert (pooled.exams, pooled.patients) == (180, NORTH.patients + SOUTH.patients)
+    assert (pooled.units, pooled.patients) == (180, NORTH.patients + SOUTH.patients)
     assert pooled.histogram == NORTH.histogram + SOUTH.histogram
     at = NORTH.confusion + SOUTH.confusion
     assert (pooled.sensitivity.k, pooled.sensitivity.n) == (at.tp, 60)
@@ -169,14 +169,14 @@ def test_the_pool_is_the_sum_of_what_was_released(result: Any) -> None:
     assert pooled.auc.ties == (bounds.lower, bounds.upper)
     assert pooled.auc.low < bounds.value < pooled.auc.high
     assert facts.of_pool("test", "effusion").why == Why.SUPPRESSED
-    assert facts.of_pool("validation", "opacity").exams == 100
+    assert facts.of_pool("validation", "opacity").units == 100
 
 
 def test_a_pool_of_nothing_assessed_says_so(result: Any) -> None:
     """Sites that all answered without a single assessed unit were not suppressed."""
     empty = evidence(0, positives=0, negatives=0)
     pooled = result({"north": reply(empty, empty)}).of_pool("test", "opacity")
-    assert (pooled.why, pooled.exams) == (Why.NOT_ASSESSED, None)
+    assert (pooled.why, pooled.units) == (Why.NOT_ASSESSED, None)
 
 
 def test_a_pool_of_one_class_has_no_auc(result: Any) -> None:
@@ -275,7 +275,7 @@ def test_baselines_are_judged_at_their_own_operating_points(result: Any) -> None
     for baseline in (facts.baselines.local["north"], facts.baselines.pooled):
         assert baseline.operating_point == {"opacity": own}
         assert set(baseline.sites) == {"north", "south"}
-        assert baseline.sites["south"]["opacity"].exams == 80
+        assert baseline.sites["south"]["opacity"].units == 80
     without = result({"north": reply(NORTH, NORTH)}).baselines
     assert (without.local, without.pooled) == ({}, None)
 

@@ -8,16 +8,17 @@ import pytest
 from server import wording
 from server.finding_result import FindingResult, Why, absent
 from server.results import StudyResult, Weights
+from server.wording_warnings import no_warning, warnings
 from shared.domain_shift import Heterogeneity, SiteDifference
 from shared.operating_point import OperatingPoint
 
 
 def _headlines(result: StudyResult) -> list[str]:
-    return [one.headline for one in wording.warnings(result)]
+    return [one.headline for one in warnings(result)]
 
 
 def _text(result: StudyResult, headline: str) -> str:
-    return next(one.text for one in wording.warnings(result) if one.headline == headline)
+    return next(one.text for one in warnings(result) if one.headline == headline)
 
 
 def _only(result: StudyResult, tests: Mapping[str, FindingResult]) -> StudyResult:
@@ -68,7 +69,7 @@ def test_an_interval_that_is_not_there_says_so() -> None:
 
 def test_random_weights_are_the_first_warning(study_result: StudyResult) -> None:
     """A study that fell back to random weights says so before all else; one that did not, does not."""
-    first = wording.warnings(study_result)[0]
+    first = warnings(study_result)[0]
     assert (first.headline, first.grave) == ("Started from random weights, not pretrained ones", True)
     found = Weights(source="file", sha256="0" * 64, sentence="From a file.")
     assert first.headline not in _headlines(replace(study_result, weights=found))
@@ -84,15 +85,15 @@ def test_a_site_that_stands_out_is_named_with_difference_interval_and_p(study_re
     result = replace(study_result, domain_shift=replace(study_result.domain_shift, differences=both))
     text = _text(result, "south stands out: sensitivity for pneumonia is lower than elsewhere")
     assert "−20.0\N{NO-BREAK SPACE}points" in text
-    assert "interval −30.0 to −10.0\N{NO-BREAK SPACE}points; p = 0.012" in text
-    grave = {one.headline.split()[0]: one.grave for one in wording.warnings(result) if "stands out" in one.headline}
+    assert "interval −30.0 to −10.0\N{NO-BREAK SPACE}points; p = 0.012, adjusted over all" in text
+    grave = {one.headline.split()[0]: one.grave for one in warnings(result) if "stands out" in one.headline}
     assert grave == {"south": True, "north": False}
 
 
 def test_a_pooled_operating_point_that_hides_a_site_is_a_warning(study_result: StudyResult) -> None:
     """The warning names the target and what each ranked site that fell short reached, with its counts."""
     text = _text(study_result, "A pooled operating point hides sites: pneumonia")
-    assert "95.0\N{NO-BREAK SPACE}%" in text
+    assert "95\N{NO-BREAK SPACE}%" in text
     assert "st_marys reached only" in text
     assert " of 84)" in text
     assert "island_clinic" not in text
@@ -100,16 +101,23 @@ def test_a_pooled_operating_point_that_hides_a_site_is_a_warning(study_result: S
 
 
 def test_no_warning_where_every_ranked_site_reached_the_target(study_result: StudyResult) -> None:
-    """A study without a fault has no warning at all."""
+    """A study without a fault has no warning at all, and what that means names who was judged."""
     good = study_result.of_site("northgate", "test", "pneumonia")
     calm = _only(study_result, {"northgate": good})
+    none = SiteDifference(site="northgate", difference=0.0, low=-0.1, high=0.1, p=0.9, adjusted_p=1.0)
     calm = replace(
         calm,
         weights=Weights(source="none", sha256=None, sentence=""),
         notes=(),
-        domain_shift=replace(calm.domain_shift, differences={}),
+        domain_shift=replace(calm.domain_shift, differences={"pneumonia": {"sensitivity": (none,)}}),
     )
-    assert wording.warnings(calm) == []
+    assert warnings(calm) == []
+    assert no_warning(calm) == (
+        "No site was shown to differ from the others. Each finding at northgate that has enough cases reached the "
+        "target. With few cases, real differences go unseen."
+    )
+    alone = replace(calm, domain_shift=replace(calm.domain_shift, differences={}))
+    assert _headlines(alone) == ["No site could be compared: pneumonia"]
 
 
 def test_a_target_that_was_missed_on_validation_is_a_warning(study_result: StudyResult) -> None:
@@ -117,19 +125,19 @@ def test_a_target_that_was_missed_on_validation_is_a_warning(study_result: Study
     point = study_result.operating_point["pneumonia"]
     strict = OperatingPoint(threshold=0.0, target=0.99, claim="lower_bound", reached=point.reached)
     missed = replace(study_result, operating_point={"pneumonia": strict})
-    assert "No threshold reaches 99.0" in _text(missed, "The target cannot be reached: pneumonia")
+    assert "No threshold reaches 99\N{NO-BREAK SPACE}%" in _text(missed, "The target cannot be reached: pneumonia")
     assert "No site released validation counts" in _text(missed, "No operating point: effusion")
     assert not [headline for headline in _headlines(study_result) if "cannot be reached" in headline]
 
 
 def test_sites_that_the_pooled_numbers_lack_are_named_once(study_result: StudyResult) -> None:
     """Findings that lack the same site for the same reason share a warning; another reason has its own."""
-    texts = [one.text for one in wording.warnings(study_result) if one.headline.startswith("Not every site")]
+    texts = [one.text for one in warnings(study_result) if one.headline.startswith("Not every site")]
     assert texts == [
         "Those for pneumonia and effusion are without hillcrest: suppressed (fewer than the hospital's minimum)."
     ]
     gone = _only(study_result, {"a": absent(Why.NO_REPLY), "b": absent(Why.NOT_ASSESSED), "c": absent(Why.NO_REPLY)})
-    texts = [one.text for one in wording.warnings(gone) if one.headline.startswith("Not every site")]
+    texts = [one.text for one in warnings(gone) if one.headline.startswith("Not every site")]
     assert texts == [
         "Those for pneumonia are without b: not assessed at this site.",
         "Those for pneumonia are without a and c: no reply from the site.",
@@ -141,7 +149,7 @@ def test_lost_rounds_and_notes_are_warnings(study_result: StudyResult) -> None:
     rounds = (replace(study_result.rounds[0], lost=True), *study_result.rounds[1:])
     result = replace(study_result, rounds=rounds)
     assert "in 1 of 12 rounds" in _text(result, "Rounds were lost")
-    last = wording.warnings(result)[-1]
+    last = warnings(result)[-1]
     assert (last.text, last.grave) == (study_result.notes[0], False)
 
 
@@ -162,7 +170,7 @@ def test_the_headline_states_the_pooled_facts(study_result: StudyResult) -> None
 @pytest.mark.parametrize(("p", "shown"), [(0.049, "differs by more than chance"), (0.05, "No difference")])
 def test_heterogeneity_in_words_says_what_it_does_not_show(p: float, shown: str) -> None:
     """A small p is no cause and no culprit, and a large one is no proof of likeness."""
-    one = Heterogeneity(p=p, q=3.0, i2=0.3, sites=3, left_out=1, permutations=1_500, exact=True)
+    one = Heterogeneity(p=0.001, adjusted_p=p, q=3.0, i2=0.3, sites=3, left_out=1, permutations=1_500, exact=True)
     text = wording.heterogeneity(one, measure="sensitivity", significance=0.05)
     assert shown in text
     assert "not" in text

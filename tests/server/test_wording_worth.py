@@ -7,6 +7,7 @@ import pytest
 from server.receipt import Receipt, Worth
 from server.report import render
 from server.results import StudyResult
+from server.target import Target
 from server.wording_worth import FEW_PAIRS, blended, personal, rate_cautions, receipt
 from shared.paired import Paired
 
@@ -37,7 +38,7 @@ BETTER, WORSE, NEITHER = one(0.95, 0.9, 0.02, 0.08), one(0.9, 0.95, -0.08, -0.02
 def test_the_sentence_says_what_was_shown(owed: Receipt, worth: Worth, said: str) -> None:
     """Better, worse, neither and too few each have their own sentence, with the pairs of 100 and the interval."""
     assert owed.worth is worth
-    assert said in receipt(owed, finding="opacity", unit="exam")
+    assert said in receipt(owed, target=Target(name="opacity", exclusive=False), unit="exam")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_the_sentence_says_what_was_shown(owed: Receipt, worth: Worth, said: str
 )
 def test_own_layers_have_their_own_words(owed: Receipt, said: str) -> None:
     """Whether FedBN would have helped a site is said as its receipt is."""
-    assert personal(owed, finding="opacity", unit="exam").startswith(said)
+    assert personal(owed, target=Target(name="opacity", exclusive=False), unit="exam").startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_own_layers_have_their_own_words(owed: Receipt, said: str) -> None:
 )
 def test_half_and_half_has_its_own_words(owed: Receipt, said: str) -> None:
     """Whether a site's own head and the federated one together beat its own is said as its receipt is."""
-    assert blended(owed, finding="opacity", unit="exam").startswith(said)
+    assert blended(owed, target=Target(name="opacity", exclusive=False), unit="exam").startswith(said)
 
 
 def test_half_and_half_is_on_the_page_where_it_was_tried(study_result: StudyResult) -> None:
@@ -75,7 +76,9 @@ def test_half_and_half_is_on_the_page_where_it_was_tried(study_result: StudyResu
     page = render(study_result)
     for finding, halves in study_result.blended.items():
         assert halves
-        assert all(blended(one, finding=finding, unit="exam") in page for one in halves.values())
+        assert all(
+            blended(one, target=Target(name=finding, exclusive=False), unit="exam") in page for one in halves.values()
+        )
     assert "half and half" not in render(replace(study_result, blended={}))
 
 
@@ -83,7 +86,9 @@ def test_own_layers_are_on_the_page_where_they_were_tried(study_result: StudyRes
     """Each site has its sentence, and the page says which keys of the study switch it on."""
     page = render(study_result)
     for finding, layers in study_result.personal.items():
-        assert all(personal(one, finding=finding, unit="exam") in page for one in layers.values())
+        assert all(
+            personal(one, target=Target(name=finding, exclusive=False), unit="exam") in page for one in layers.values()
+        )
     assert "local_norm = true" in page
     assert "own layers have helped" not in render(replace(study_result, personal={}))
 
@@ -93,7 +98,7 @@ def test_every_receipt_is_on_the_page(study_result: StudyResult) -> None:
     page = render(study_result)
     for finding, owed in study_result.receipts.items():
         for site in owed:
-            assert receipt(owed[site], finding=finding, unit="exam") in page
+            assert receipt(owed[site], target=Target(name=finding, exclusive=False), unit="exam") in page
     assert page.count("The receipt: was it worth joining?") == 2
     assert "Federated minus alone, AUC for pneumonia, by site" in page
 

@@ -10,7 +10,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 
 from shared import domain_shift
-from shared.domain_shift import DRAWS, Heterogeneity, heterogeneity, site_differences
+from shared.domain_shift import DRAWS, Heterogeneity, heterogeneity, holm, site_differences
 from shared.intervals import newcombe
 from shared.metrics import Count
 
@@ -162,11 +162,11 @@ def test_a_design_effect_leaves_a_site_at_least_one_unit() -> None:
 
 
 def test_the_site_that_stands_out_is_marked() -> None:
-    """Of four sites the one with .6 against .95 elsewhere has a small adjusted p and an interval below 0."""
+    """Of four sites the one with .6 against .95 elsewhere has a small p and an interval below 0."""
     counts = sites((57, 60), (57, 60), (36, 60), (56, 60))
     found = {one.site: one for one in site_differences(counts, confidence=0.95, seed=1)}
     odd = found["site2"]
-    assert [site for site, one in found.items() if one.adjusted_p < 0.05 and one.difference < 0] == ["site2"]
+    assert [site for site, one in found.items() if one.p < 0.01 and one.difference < 0] == ["site2"]
     others = newcombe(Count(k=36, n=60), Count(k=170, n=180), confidence=0.95)
     assert others
     assert (odd.difference, odd.low, odd.high) == (others.value, others.low, others.high)
@@ -175,8 +175,17 @@ def test_the_site_that_stands_out_is_marked() -> None:
 
 
 def test_adjusted_p_is_holms() -> None:
-    """The adjusted p values are statsmodels' 'holm', site by site."""
+    """The adjusted p values are statsmodels' 'holm'; equal weights change nothing, whatever they are."""
     found = site_differences(sites((9, 10), (30, 41), (20, 30), (5, 5), (12, 30)), confidence=0.95, seed=1)
-    expected = multipletests([one.p for one in found], method="holm")[1]
-    assert [one.adjusted_p for one in found] == pytest.approx(expected)
+    raw = [one.p for one in found]
+    assert holm(raw) == pytest.approx(multipletests(raw, method="holm")[1])
+    assert holm(raw, weights=[0.2] * 5) == pytest.approx(holm(raw))
     assert [one.site for one in found] == [f"site{place}" for place in range(5)]
+    assert holm([]) == []
+
+
+def test_holms_weights_are_those_of_the_paper() -> None:
+    """By hand, after section 4: the smallest p / weight first, each times the weight that is left."""
+    # p / weight: .02, .04 and .06; what is left before each: 1, .5 and .25.
+    assert holm([0.01, 0.01, 0.015], weights=[0.5, 0.25, 0.25]) == pytest.approx([0.02, 0.02, 0.02])
+    assert holm([0.01, 0.03, 0.015], weights=[0.5, 0.25, 0.25]) == pytest.approx([0.02, 0.03, 0.03])

@@ -126,9 +126,9 @@ def test_results_say_what_happened(finished: Finished) -> None:
     assert set(result.sites) == set(result.patient_flow) == {"north", "south", "west"}
     north = result.of_site("north", "test", "opacity")
     assert north.sensitivity is not None
-    assert north.sensitivity.n + north.specificity.n == north.exams
+    assert north.sensitivity.n + north.specificity.n == north.units
     assert result.of_site("west", "test", "opacity").why == Why.SUPPRESSED
-    assert result.of_pool("test", "opacity").exams == north.exams + result.of_site("south", "test", "opacity").exams
+    assert result.of_pool("test", "opacity").units == north.units + result.of_site("south", "test", "opacity").units
     assert result.environment.deterministic
     assert result.weights.source == "none"
 
