@@ -22,9 +22,8 @@ from client.describing import describe
 from client.evaluation import evaluate_split
 from client.site_data import Records, Rows
 from client.workbench import Workbench
-from server.explanation import explanations
 from server.leading import Cause, Leading
-from server.shift_facts import domain_shift
+from server.shift_facts import what_stands_out
 from server.validation import merged_histogram, released
 from shared.messages import EvaluateReply
 from shared.operating_point import choose
@@ -216,18 +215,19 @@ def said_first(protocol: StudyProtocol, seed: int, plant: Plant) -> Leading:
     wish = protocol.evaluation
     point = choose(merged, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence)
     test = evaluated(Split.TEST, (point.threshold,))
-    told = explanations(
-        released(test, 0),
-        threshold=point.threshold,
-        min_positives=wish.min_positives_to_rank,
-        confidence=wish.confidence,
-        seed=seed,
-    )
     descriptions = {
         site: describe(bench, films, known, start="head", exclusive=False, split=Split.TRAIN, seed=protocol.random_seed)
         for site, (films, known) in sites.items()
     }
-    return domain_shift(protocol, test, descriptions, {"opacity": told}).leading["opacity"]
+    found = what_stands_out(
+        {"opacity": released(test, 0)},
+        descriptions,
+        {"opacity": point},
+        findings=("opacity",),
+        wish=wish,
+        seed=protocol.random_seed,
+    )
+    return found.shift.leading["opacity"]
 
 
 def agrees(lead: Leading, plant: Plant) -> bool:

@@ -275,3 +275,21 @@ def test_a_study_of_one_round_without_any_value_is_drawn() -> None:
     along = RoundAxis(rounds=[1], chosen=1, stages={})
     curve = Curve(name="a", mark=MARKS["a"], values=[None])
     assert "chosen" in training_curves([curve], along, name="t", title="t", description="d", decimals=2, refused=[])
+
+
+@pytest.mark.parametrize(
+    ("target", "words"), [(0.995, "target 99.5 %"), (0.9, "target 90 %"), (0.9725, "target 97.25 %")]
+)
+def test_a_target_keeps_its_decimals(target: float, words: str) -> None:
+    """Rounded to whole per cents .995 would read as 100 %, in forest plots and beside ROC curves."""
+    curve = RocCurve(
+        mark=None,
+        ranked=True,
+        false_positive_rates=[0, 1],
+        true_positive_rates=[0, 1],
+        operating_point=None,
+        tip="all sites",
+    )
+    drawn = roc([curve], corner=1.0, name="r", title="Title", description="Text", target=target)
+    for figure in (ET.tostring(_forest(_row("a", 0.9, 0.8, 1.0), target=target), encoding="unicode"), drawn):
+        assert words in figure

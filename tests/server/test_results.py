@@ -161,6 +161,7 @@ def test_a_number_that_is_not_finite_is_refused_by_its_place(study_result: Study
     ("spoil", "says"),
     [
         (lambda data: data | {"schema": 99}, "schema 99"),
+        (lambda data: data | {"schema": 2}, "schema 2, and this version reads schema 3. Run the study again"),
         (lambda data: {key: data[key] for key in data if key != "schema"}, "schema None"),
         (lambda data: {key: data[key] for key in data if key != "weights"}, "missing or unknown field: weights"),
         (lambda data: data | {"secret": 1}, "missing or unknown field: secret"),

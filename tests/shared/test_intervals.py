@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from shared.intervals import Auc, auc, binned_auc, newcombe, wilson
+from shared.intervals import Auc, auc, binned_auc, clopper_pearson, clopper_pearson_p, newcombe, wilson, wilson_p
 from shared.metrics import Count, Proportion, ScoreHistogram, confusion
 from shared.scores import ScoredUnits
 
@@ -299,3 +299,18 @@ def test_auc_is_not_wider_than_it_need_be() -> None:
     found = auc_of(units_of(rng.normal(1.47, 1, 300), rng.normal(0, 1, 300)))
     assert found.variance
     assert found.high - found.low < 1.1 * 2 * Z * sqrt(found.variance)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("effect", [1.0, 1.7])
+def test_a_p_below_alpha_is_a_value_outside_the_interval(confidence: float, effect: float) -> None:
+    """Each test is the one that its interval inverts, for every count of 25 and many values, whatever the effect."""
+    alpha = 1 - confidence
+    for k in range(26):
+        count = Count(k=k, n=25, design_effect=effect)
+        for at in np.linspace(0.02, 0.98, 25).tolist():
+            for interval, p in ((wilson, wilson_p), (clopper_pearson, clopper_pearson_p)):
+                found = interval(count, confidence=confidence)
+                assert found
+                if min(abs(found.low - at), abs(found.high - at)) > 1e-6:
+                    assert (p(count, at=at) < alpha) == (not found.low <= at <= found.high)
