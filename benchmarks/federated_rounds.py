@@ -106,7 +106,7 @@ def site_inputs(hospital: Hospital, protocol: StudyProtocol, bench: Workbench, *
         live,
         folder=folder / "features",
         pixels=hospital.pixels.digest,
-        count=len(hospital.pixels),
+        names=hospital.records.names(),
         training_rows=hospital.records.training_rows(),
         augmentation=settings.model_dump_json(),
         seed=partial(protocol.random_seed, "features", hospital.name),

@@ -1,6 +1,5 @@
 """The site's worker: answers one task at a time, from frames to frames; the same in simulation and deployment."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from client.delivery import Deliveries
-from client.describing import describe, described_rows, described_split
+from client.describing import describe, described_rows, described_split, withheld_description
 from client.egress import EgressGuard
 from client.evaluation import Witness, evaluate_split, nobody
 from client.features import in_batches
@@ -125,8 +124,8 @@ class Agent:
         if self.intake is not None:
             self.intake.admit(task)
         self.store.begin(task, asked)
-        frames = self.guard.release(task, self._work(task), request=request)
-        self.store.keep(task_id, asked, frames)
+        kept_first = partial(self.store.keep, task_id, asked)
+        frames = self.guard.release(task, self._work(task), request=request, keep=kept_first)
         if checkpoint := self._checkpoint(task):
             checkpoint.forget()
         return frames
@@ -198,11 +197,11 @@ class Agent:
         )
 
     def _checkpoint(self, task: Task) -> RoundCheckpoint | None:
-        """Give the task's place on disk to go on from: only for the same request, over the same rows."""
+        """Give the task's place on disk to go on from: only for the same request, over the same data."""
         if self.checkpoints is None or not isinstance(task, TrainTask):
             return None
-        rows = hashlib.sha256(self.records.training_rows().tobytes() + self.records.labels_NK.tobytes()).hexdigest()
-        return RoundCheckpoint(self.checkpoints / f"{task.header.task_id}.pt", f"{request_digest(task)} {rows}")
+        key = f"{request_digest(task)} {self.records.digest()}"
+        return RoundCheckpoint(self.checkpoints / f"{task.header.task_id}.pt", key)
 
     def _train_privately(self, task: TrainTask, private: PrivateTraining) -> TrainReply:
         """Train one round under [privacy]; the guard takes all out of the reply but what is noised, free or public."""
@@ -224,6 +223,7 @@ class Agent:
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
         self._load(task)
+        self.guard.charge(task)  # before a score is computed: whatever comes of it, it is paid for
         evidence = evaluate_split(
             self.bench,
             self.inputs_on(task.header.standard),
@@ -232,13 +232,16 @@ class Agent:
             start=self.protocol.model.trains_from(task.header.round),
             task=self.protocol.task,
             evaluation=self.protocol.evaluation,
-            thresholds=task.thresholds,
+            # Noised evidence is computed from noised counts: of the exact scores nothing is but the counts themselves.
+            thresholds=() if self.guard.noises_counts else task.thresholds,
             witness=self.witness,
         )
         return EvaluateReply(evidence=evidence)
 
     def _describe(self, task: DescribeTask) -> DescribeReply:
         self._load(task)
+        if self.guard.noises_counts:  # nothing of it would leave, so that nothing of it is computed
+            return DescribeReply(description=withheld_description(targets=len(self.protocol.task.targets)))
         description = describe(
             self.bench,
             self.inputs_on(task.header.standard),

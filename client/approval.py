@@ -165,12 +165,15 @@ class Approvals:
     def end(self, study: ApprovedStudy) -> None:
         """Take an approval back: the agent answers no task of this study any more, and its stored replies are removed.
 
+        What limits the study stays: that tasks were begun and answered, in the audit log and, by an earlier version, in
+        `tasks/tasks.jsonl`.
+
         Raises:
             StorageError: it cannot be removed.
         """
         try:
             (study.folder / RECORD).unlink()
-            for part in ("tasks", "rounds", "models", "local_norm"):
+            for part in ("tasks/replies", "rounds", "models", "local_norm"):
                 shutil.rmtree(study.folder / part, ignore_errors=True)
         except OSError as fault:
             raise StorageError(f"{study.folder}: cannot be removed ({fault.strerror}).") from None

@@ -106,5 +106,5 @@ def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress)
     if held is not None and held.begun:
         return held
     cohort = site_cohort(config, protocol, progress=progress)
-    patients = site_records(cohort).patients(Split.TRAIN)
+    patients = site_records(cohort, content="").patients(Split.TRAIN)
     return account_of(protocol, protocol.privacy, patients=patients, limit=config.policy.limit)

@@ -11,7 +11,7 @@ from client.cohort import Cohort, build_cohort
 from client.describing import described_split
 from client.egress import EgressGuard
 from client.features import FeatureCache, Progress
-from client.inputs import Inputs, LiveInputs, StudyInputs
+from client.inputs import Inputs, LiveInputs, OneSize, StudyInputs
 from client.local_norm import LocalNorm
 from client.private_site import Vault, compose_private
 from client.site import SiteConfig
@@ -23,7 +23,6 @@ from shared.augmentation import Augmentation
 from shared.landmarks import Standard
 from shared.preprocessing import contract_of
 from shared.protocol import StudyProtocol
-from shared.split import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +67,14 @@ def site_cohort(
     )
 
 
-def site_records(cohort: Cohort) -> Records:
-    """Give what is known of a cohort's images, as arrays."""
+def site_records(cohort: Cohort, *, content: str) -> Records:
+    """Give what is known of a cohort's images, as arrays; `content` stands for the images themselves."""
     return Records(
         labels_NK=cohort.labels_NK,
         patients_N=cohort.patients_N,
         exams_N=cohort.exams_N,
         split_N=cohort.split_N,
+        content=content,
         groups=cohort.groups,
     )
 
@@ -102,7 +102,7 @@ def prepare(
     return PreparedSite(
         config=config,
         cohort=cohort,
-        records=site_records(cohort),
+        records=site_records(cohort, content=cached.digest),
         pixels=Pixels(cached=cached.array, cached_row_N=cached.rows[cached.rows >= 0], digest=cached.digest),
     )
 
@@ -110,13 +110,14 @@ def prepare(
 def site_inputs(site: PreparedSite, protocol: StudyProtocol, bench: Workbench, *, progress: Progress) -> Inputs:
     """Feed the model with a site's images, as the study says."""
     settings = protocol.augmentation
-    live = LiveInputs(bench, site.pixels, Augmentation(**settings.model_dump()))
+    as_they_come = LiveInputs(bench, site.pixels, Augmentation(**settings.model_dump()))
+    live = as_they_come if protocol.privacy is None else OneSize(live=as_they_come)
     cache = FeatureCache(
         bench,
         live,
         folder=site.config.compute.cache / "features",
         pixels=site.pixels.digest,
-        count=len(site.pixels),
+        names=site.records.names(),
         training_rows=site.records.training_rows(),
         augmentation=settings.model_dump_json(),
         seed=partial(protocol.random_seed, "features", site.name),
@@ -155,7 +156,7 @@ def compose_agent(
         StorageError: the audit log's chain is broken.
     """
     min_cell = site.config.policy.min_cell
-    private = compose_private(protocol, patients=site.records.patients(Split.TRAIN), min_patients=min_cell, vault=vault)
+    private = compose_private(protocol, records=site.records, min_patients=min_cell, vault=vault)
     flow = site.cohort.flow.counts()
     guard = EgressGuard(
         min_cell=min_cell,

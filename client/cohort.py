@@ -1,5 +1,6 @@
 """Inclusion criteria and split applied to one site, with a patient-flow table."""
 
+import hashlib
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,14 +29,14 @@ Frames = Literal["first", "middle", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohortImage:
-    """One frame to learn from or to test on; patient and exam are numbers within this cohort, and stand for nothing.
+    """One frame to learn from or to test on; the exam is a number within this cohort, and stands for nothing.
 
     `frame` is the place among the frames that the study reads of the file.
     """
 
     path: Path = field(repr=False)
     frame: int
-    patient: int
+    patient: int = field(repr=False)
     exam: int
     split: Split
     labels: Labels
@@ -192,7 +193,7 @@ def build_cohort(
         (place for place, reason in enumerate(reasons) if reason is None),
         key=lambda place: (index[place].identity.sop_instance_uid, index[place].relative),
     )
-    patients = numbers(people.person_N[place] for place in [*included, *range(len(index))])
+    patients = {person: patient_number(person) for person in people.person_N if person}
     exams = numbers((people.name_N[place], index[place].exam) for place in included)
     split_of: dict[str | None, Split] = {
         patient: assign(study=study, seed=seed, site=site.site.name, patient=key, train=train, validation=validation)
@@ -255,6 +256,14 @@ _JOINED_ON: Mapping[Join, Callable[[IndexedFile], str]] = {
     "StudyInstanceUID": lambda file: file.identity.study_instance_uid,
     "path": lambda file: path_key(file.relative),
 }
+
+
+def patient_number(identity: str) -> int:
+    """Give a patient's number: 63 bits of a digest of who it is, so that no other patient has a part in it.
+
+    It never leaves this process: a digest of a PatientID can be guessed by trying PatientIDs.
+    """
+    return int.from_bytes(hashlib.sha256(f"patient\x1f{identity}".encode()).digest()[:8], "big") >> 1
 
 
 def numbers(names: Iterable[H]) -> dict[H, int]:

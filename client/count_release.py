@@ -7,9 +7,9 @@ from client.count_noise import drawn_words, noisy_counts
 from client.evaluation import evidence_on
 from client.noise import SecretStreams
 from client.task_store import request_digest
-from shared.errors import EgressError
+from shared.errors import EgressError, TaskError
 from shared.evidence import Evidence, Withheld
-from shared.messages import EvaluateTask
+from shared.messages import EvaluateTask, Refusal
 from shared.metrics import ScoreHistogram
 
 PayCounts = Callable[[EvaluateTask], float]
@@ -22,17 +22,32 @@ class CountRelease:
 
     The study's unit is the patient (`shared/private_study.py` sees to that), so that one patient, added or removed,
     changes one score bin of each target by 1: the sensitivity of all counts together is the number of targets.
-    `confidence` is the study's, for the intervals.
+    `confidence` is the study's, for the intervals. `data` stands for whose data there are and what they say: the noise
+    is bound to it, so that the same task over other patients has other noise.
     """
 
     pay: PayCounts
     key: bytes = field(repr=False)
     confidence: float
+    data: str
+    targets: int
+
+    def charge(self, task: EvaluateTask) -> float:
+        """Charge the release that a task asks for, and give its ε; a task that is charged already costs nothing more.
+
+        Raises:
+            TaskError: there is not a threshold for each target, or the task id was charged for another request.
+            PrivacyError: the ledger cannot pay for the release.
+            StorageError: the charge cannot be written.
+        """
+        if task.thresholds and len(task.thresholds) != self.targets:
+            raise TaskError(Refusal.MALFORMED, "the task gives another number of thresholds than the study has targets")
+        return self.pay(task)
 
     def release(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence, ...]:
-        """Charge the release, and rebuild the evidence on each target from its noised score bins alone.
+        """Rebuild the evidence on each target from its noised score bins alone; the release was charged, or is now.
 
-        The same task gives the same noise, bound to its id and its arrays, however often it is asked.
+        The same task over the same data gives the same noise, however often it is asked.
 
         Raises:
             PrivacyError: the ledger cannot pay for the release.
@@ -40,8 +55,10 @@ class CountRelease:
             StorageError: the charge cannot be written; no noise was drawn then.
             EgressError: evidence is missing.
         """
-        epsilon = self.pay(task)
-        streams = SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=request_digest(task))
+        epsilon = self.charge(task)
+        streams = SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=request_digest(task)).over(
+            self.data
+        )
         words = drawn_words(lambda count, asked: iter(streams.uniform(count, step=asked, purpose="counts").tolist()))
         return tuple(
             self._noised(

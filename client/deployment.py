@@ -27,7 +27,7 @@ from client.private_site import Vault
 from client.site import SiteConfig
 from client.site_audit import DEPARTURES, WitnessedLog, alone
 from client.site_keys import SiteKeys, read_secret
-from client.task_store import TaskStore
+from client.task_store import TaskStore, uncharged
 from client.withdrawal import Withdrawals, withdrawals_of
 from client.workbench import Workbench, pick_device
 from shared.audit import AuditLog, now
@@ -132,7 +132,14 @@ class Deployment:
         site = prepare(self.config, protocol, progress=self.progress, withdrawn=withdrawals)
         metrics.cached(images=len(site.pixels), of=len(site.cohort.images))
         inputs = site_inputs(site, protocol, bench, progress=self.progress)
-        store = TaskStore(folder / "tasks", now=now)
+        vault = self._vault(guard.audit) if protocol.privacy else None
+        store = TaskStore(
+            folder / "tasks",
+            now=now,
+            audit=guard.audit,
+            study=self.study.digest,
+            charged=vault.ledger.has_charged if vault else uncharged,
+        )
         limits = Limits(
             rounds=protocol.federation.rounds,
             since=self.study.since,
@@ -146,7 +153,7 @@ class Deployment:
             bench,
             inputs,
             folder=folder / "local_norm",
-            vault=self._vault(guard.audit) if protocol.privacy else None,
+            vault=vault,
             progress=self.progress,
         )
         return replace(

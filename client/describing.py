@@ -12,6 +12,7 @@ from client.inputs import Inputs
 from client.site_data import Records, Rows
 from client.workbench import Workbench
 from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
+from shared.evidence import Withheld
 from shared.feature_summary import project
 from shared.feature_summary import summarise as summarise_features
 from shared.intensity import image_shares
@@ -45,6 +46,12 @@ def describe(
         corners=corner_tests(bench, inputs, records, start=start, exclusive=exclusive),
         marks=mark_tests(inputs, records, split=split),
     )
+
+
+def withheld_description(*, targets: int) -> Description:
+    """Give the description of which nothing leaves."""
+    nothing = tuple(Withheld() for _ in range(targets))
+    return Description(features=Withheld(), intensity=Withheld(), corners=nothing, marks=nothing)
 
 
 def described_split(protocol: StudyProtocol) -> Split:

@@ -3,11 +3,15 @@
 The unit is the patient: adding or removing one, with all of their images, changes the sum of a step by at most the
 plan's clip, and only if a coin of the plan's rate fell so. Each step is thus a Poisson-subsampled Gaussian mechanism
 (Abadi et al. 2016; Mironov et al. 2019), which is what the plan's ε counts. No denominator depends on the batch.
+
+For that to hold, whatever a patient adds must be the same whoever else is there. So all that chance decides for a
+patient (coins, images, augmentation, dropout) is drawn from a stream that is keyed by that patient, and by no place in
+a batch or a cohort.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +21,18 @@ from client.noise import SecretStreams
 from client.site_data import Rows
 from shared.privacy import PrivacyPlan
 
+SEEDS: Final = 1 << 53
+"""A seed is one of so many: all that a number of [0, 1) from a stream can be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patients:
-    """The training images by patient: those of patient p are the `count_P[p]` rows from `first_P[p]` on."""
+    """The training images by patient: those of patient p are the `count_P[p]` rows from `first_P[p]` on.
 
+    `number_P` has each patient's number, by which draws are keyed: it follows from who the patient is.
+    """
+
+    number_P: npt.NDArray[np.int64]
     rows_N: Rows
     first_P: npt.NDArray[np.int64]
     count_P: npt.NDArray[np.int64]
@@ -30,8 +41,13 @@ class Patients:
     def of(cls, rows: Rows, patients_N: npt.NDArray[np.int64]) -> Self:
         """Group training rows by their patients; `patients_N` has the patient of each image of the site."""
         order = np.argsort(patients_N[rows], kind="stable")
-        _, first_P, count_P = np.unique(patients_N[rows][order], return_index=True, return_counts=True)
-        return cls(rows_N=rows[order], first_P=first_P.astype(np.int64), count_P=count_P.astype(np.int64))
+        number_P, first_P, count_P = np.unique(patients_N[rows][order], return_index=True, return_counts=True)
+        return cls(
+            number_P=number_P.astype(np.int64),
+            rows_N=rows[order],
+            first_P=first_P.astype(np.int64),
+            count_P=count_P.astype(np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.count_P)
@@ -41,11 +57,13 @@ class Patients:
 class Sample:
     """Patients of one step: K images each, whose gradients are added up with weights that add up to 1.
 
-    A patient with fewer images than K has some of them again, with weight 0.
+    A patient with fewer images than K has some of them again, with weight 0. `seeds_PK` is for what else chance decides
+    for each.
     """
 
     rows_PK: Rows
     weights_PK: npt.NDArray[np.float32]
+    seeds_PK: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.rows_PK)
@@ -54,36 +72,67 @@ class Sample:
         """Cut into parts of about so many images, for memory's sake: no part knows where the cut is."""
         size = max(1, images // max(1, self.rows_PK.shape[1]))
         for first in range(0, len(self), size):
-            part = slice(first, first + size)
-            yield Sample(rows_PK=self.rows_PK[part], weights_PK=self.weights_PK[part])
+            yield self.part(first, first + size)
+
+    def part(self, first: int, end: int) -> "Sample":
+        """Give the patients from `first` up to `end`."""
+        places = slice(first, end)
+        return Sample(rows_PK=self.rows_PK[places], weights_PK=self.weights_PK[places], seeds_PK=self.seeds_PK[places])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateSteps:
-    """The steps of one private round at one site: who takes part in each, and what is released of their sum."""
+    """The steps of one private round at one site: who takes part in each, and what is released of their sum.
+
+    `streams` are the task's, of which coins and all else of a patient's are drawn; `noise` is the task's over the data
+    that the sum is of.
+    """
 
     plan: PrivacyPlan
     patients: Patients
     streams: SecretStreams
+    noise: SecretStreams
+    _turns: Sample = field(init=False, repr=False, compare=False)
+    _ends: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Toss all coins of the round: a patient's stream is begun once, for all of its steps."""
+        each = [self._of_patient(place) for place in range(len(self.patients))]
+        width = self.plan.images_per_patient
+        step_T = np.concatenate([np.empty(0, np.int64), *(steps for steps, _ in each)])
+        order = np.argsort(step_T, kind="stable")
+        turns = Sample(
+            rows_PK=np.concatenate([np.empty((0, width), np.int64), *(own.rows_PK for _, own in each)])[order],
+            weights_PK=np.concatenate([np.empty((0, width), np.float32), *(own.weights_PK for _, own in each)])[order],
+            seeds_PK=np.concatenate([np.empty((0, width), np.int64), *(own.seeds_PK for _, own in each)])[order],
+        )
+        object.__setattr__(self, "_turns", turns)
+        steps = np.arange(self.plan.steps_per_round + 1)
+        object.__setattr__(self, "_ends", np.searchsorted(step_T[order], steps))
 
     def sample(self, step: int) -> Sample:
-        """Toss a coin for each patient, and draw the images of each one who takes part, without regard to the rest."""
-        tossed_P = self.streams.uniform(len(self.patients), step=step, purpose="inclusion")
-        taking = np.flatnonzero(tossed_P < self.plan.sample_rate)
-        return self._draw_images(taking, step)
+        """Give the patients whose coin fell so, with the images drawn of each, without regard to the rest."""
+        return self._turns.part(int(self._ends[step]), int(self._ends[step + 1]))
 
-    def _draw_images(self, taking: npt.NDArray[Any], step: int) -> Sample:
-        """Draw `images_per_patient` different images of each, or all that there are, each equally likely."""
-        wanted, count_P = self.plan.images_per_patient, self.patients.count_P[taking]
-        most = int(count_P.max(initial=1))
-        lots_PM = self.streams.uniform(len(taking) * most, step=step, purpose="images").reshape(len(taking), most)
-        lots_PM = np.where(np.arange(most) < count_P[:, None], lots_PM, np.inf)
-        drawn_PK = lots_PM.argsort(axis=1)[:, :wanted]
-        drawn_PK = np.pad(drawn_PK, ((0, 0), (0, wanted - drawn_PK.shape[1])))
-        real_PK = np.arange(wanted) < count_P[:, None]
-        place_PK = np.where(real_PK, drawn_PK, 0) + self.patients.first_P[taking][:, None]
-        weights_PK = real_PK / np.minimum(count_P, wanted)[:, None]
-        return Sample(rows_PK=self.patients.rows_N[place_PK], weights_PK=weights_PK.astype(np.float32))
+    def _of_patient(self, place: int) -> tuple[npt.NDArray[np.int64], Sample]:
+        """Toss one patient's coin for each step, and draw what they bring to those that they take part in.
+
+        `images_per_patient` different images, or all that there are, each equally likely.
+        """
+        whose = f"patient {self.patients.number_P[place]}"
+        tossed_S = self.streams.uniform(self.plan.steps_per_round, step=0, purpose=f"{whose}, inclusion")
+        taking_T = np.flatnonzero(tossed_S < self.plan.sample_rate)
+        wanted, count = self.plan.images_per_patient, int(self.patients.count_P[place])
+        drawn = self.streams.uniform(len(taking_T) * (count + wanted), step=0, purpose=f"{whose}, images")
+        drawn_TL = drawn.reshape(len(taking_T), count + wanted)
+        place_TK = drawn_TL[:, :count].argsort(axis=1)[:, :wanted] + self.patients.first_P[place]
+        rows_TK = self.patients.rows_N[np.pad(place_TK, ((0, 0), (0, wanted - place_TK.shape[1])), mode="edge")]
+        weights_K = (np.arange(wanted) < count) / min(count, wanted)
+        return taking_T, Sample(
+            rows_PK=rows_TK,
+            weights_PK=np.broadcast_to(weights_K.astype(np.float32), rows_TK.shape),
+            seeds_PK=(drawn_TL[:, count:] * SEEDS).astype(np.int64),
+        )
 
     def release(self, total_D: torch.Tensor, step: int) -> None:
         """Turn a step's clipped sum, in place, into what may be seen: (sum + noise) / (clip × rate × public size).
@@ -93,5 +142,5 @@ class PrivateSteps:
         """
         plan = self.plan
         if plan.noise_multiplier > 0:  # 0 is the twin without noise, whose ε is infinite
-            self.streams.perturb(total_D, scale=plan.noise_multiplier * plan.clip, step=step, purpose="noise")
+            self.noise.perturb(total_D, scale=plan.noise_multiplier * plan.clip, step=step, purpose="noise")
         total_D /= plan.clip * plan.sample_rate * plan.expected_patients

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from client.disclosure import suppress_description, suppress_evidence, suppress_flow, suppress_landmarks
 from client.patient_flow import FILE_REASONS
 from client.private_release import PrivateRelease
-from shared.audit import AuditLog
+from shared.audit import DEPARTURE, REFUSAL, AuditLog
 from shared.errors import (
     DataError,
     DeviceError,
@@ -71,6 +71,14 @@ Digest = Callable[[Sequence[bytes]], str]
 """What the audit log keeps of the frames that left."""
 
 
+Keep = Callable[[list[bytes]], None]
+"""Stores the frames of a reply, synced, or raises."""
+
+
+def kept_by_nobody(_: list[bytes]) -> None:
+    """Keep nothing: a simulation's replies are not sent again."""
+
+
 def sha256_of(frames: Sequence[bytes]) -> str:
     """Give the SHA-256 of all frames, one after the other."""
     total = hashlib.sha256()
@@ -101,10 +109,30 @@ class EgressGuard:
     key: SigningKey | None = None
     digest: Digest = sha256_of
 
-    def release(self, task: Task, reply: Reply, *, request: str = "") -> list[bytes]:
+    @property
+    def noises_counts(self) -> bool:
+        """True where evidence leaves as noised counts and what follows from them, and in no other form."""
+        return self.private is not None and self.private.counts is not None
+
+    def charge(self, task: EvaluateTask) -> None:
+        """Charge what the evidence that a task asks for will cost, before anything is computed of it.
+
+        Charged afterwards, an evaluation that fails on a patient's value would be an answer for nothing.
+
+        Raises:
+            TaskError: there is not a threshold for each target, or the task id was charged for another request.
+            PrivacyError: the ledger cannot pay for the release.
+            StorageError: the charge cannot be written.
+        """
+        if self.private is not None and self.private.counts is not None:
+            self.private.counts.charge(task)
+
+    def release(self, task: Task, reply: Reply, *, request: str = "", keep: Keep = kept_by_nobody) -> list[bytes]:
         """Turn a reply into the frames that leave for this task, recorded with their size and digest.
 
         `request` is the digest of all that the task asked, and part of what is signed.
+        `keep` stores the frames before their departure is recorded: what the audit log says has left can be sent again,
+        and need never be computed again.
 
         Raises:
             EgressError: the reply holds what is not on the list.
@@ -145,7 +173,9 @@ class EgressGuard:
             case _:
                 raise EgressError(f"a {type(reply).__name__} may not answer a {type(task).__name__}.")
         answer = Answer(task_id=task.header.task_id, request=request, reply=released)
-        return self._record(answer.task_id, self._frames(answer), kind=task.header.kind, what=what)
+        frames = self._frames(answer)
+        keep(frames)
+        return self._record(answer.task_id, frames, kind=task.header.kind, what=what)
 
     def release_again(self, task: Task, frames: list[bytes], *, request: str = "") -> list[bytes]:
         """Let a stored reply leave once more, recorded like the first time.
@@ -168,7 +198,7 @@ class EgressGuard:
         said = str(fault) if isinstance(fault, PolyclinicError) else type(fault).__name__
         log.error("task %s refused as %s: %s", task_id[:12] or "(no id)", code, said)
         answer = Answer(task_id=task_id, request=request, reply=RefusalReply(code=code))
-        return self._record(task_id, self._frames(answer), kind="refusal", what=[str(code)])
+        return self._record(task_id, self._frames(answer), kind=REFUSAL, what=[str(code)])
 
     def _flow(self, flow: ReleasedFlow) -> ReleasedFlow:
         return suppress_flow(flow, min_cell=self.min_cell) if self.private is None else self.private.flow(flow)
@@ -191,7 +221,7 @@ class EgressGuard:
 
     def _record(self, task_id: str, frames: list[bytes], *, kind: str, what: list[str]) -> list[bytes]:
         size, digest = sum(map(len, frames)), self.digest(frames)
-        self.audit.append("departure", task=task_id, kind=kind, what=what, bytes=size, sha256=digest)
+        self.audit.append(DEPARTURE, task=task_id, kind=kind, what=what, bytes=size, sha256=digest)
         return frames
 
 

@@ -107,8 +107,13 @@ def score(
 
 
 def probabilities(logits_NK: torch.Tensor, *, exclusive: bool) -> torch.Tensor:
-    """Turn logits into probabilities, in fp64."""
-    logits = logits_NK.double()
+    """Turn logits into probabilities, in fp64.
+
+    A model of finite weights may overflow on one image. No image may decide whether there is an answer, so that it is
+    scored all the same: what is infinite as the largest number there is, what is no number (a difference of two
+    infinities) as a logit of 0.
+    """
+    logits = logits_NK.double().nan_to_num(nan=0.0)
     return logits.softmax(dim=1) if exclusive else logits.sigmoid()
 
 

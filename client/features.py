@@ -1,7 +1,7 @@
 """Outputs of the frozen part of the model, computed once a site and kept in files."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 
 from client.site_data import Rows
 from client.workbench import Workbench
+from shared.augmentation import Generators
 from shared.storage import atomic_file
 
 FORWARD_BATCH = 32
@@ -26,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 class Source(Protocol):
     """Makes what is cached: augmented or plain images behind the frozen part."""
 
-    def training(self, rows: Rows, *, start: str, generator: torch.Generator) -> torch.Tensor:
+    def training(self, rows: Rows, *, start: str, generator: Generators) -> torch.Tensor:
         """Give augmented images behind the frozen part."""
 
     def evaluation(self, rows: Rows, *, start: str) -> torch.Tensor:
@@ -38,7 +39,8 @@ class FeatureCache:
 
     A file's name is a digest of all that its content depends on: the frozen arrays, the prepared images and their
     order, device and thread count; for a view, also its augmentation, its seed and which images train. Images as they
-    are serve every split and every study of one model; a view is made of training images alone.
+    are serve every split and every study of one model; a view is made of training images alone. What a view makes of an
+    image is drawn by a seed of the image's own, from its name in `names`, so that nobody else's being there moves it.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class FeatureCache:
         *,
         folder: Path,
         pixels: str,
-        count: int,
+        names: Sequence[str],
         training_rows: Rows,
         augmentation: str,
         seed: Seed,
@@ -58,9 +60,11 @@ class FeatureCache:
         self._source = source
         self._folder = folder
         self._identity = f"{pixels}\x1f{bench.device.type}\x1f{torch.get_num_threads()}"
-        self._every = np.arange(count)
+        self._names = names
+        self._every = np.arange(len(names))
         self._training_rows = training_rows
-        self._augmentation = f"{augmentation}\x1f{hashlib.sha256(training_rows.tobytes()).hexdigest()}"
+        whose = hashlib.sha256("\n".join(f"{row} {names[row]}" for row in training_rows).encode()).hexdigest()
+        self._augmentation = f"{augmentation}\x1f{whose}"
         self._seed = seed
         self._progress = progress
         self._files: dict[str, npt.NDArray[np.float32]] = {}
@@ -80,9 +84,9 @@ class FeatureCache:
         seed = self._seed("view", view)
 
         def forward(batch: Rows) -> torch.Tensor:
-            # Keyed by the batch, so that a view is the same whatever was made before it.
-            generator = torch.Generator().manual_seed(self._seed("view", view, int(batch[0])))
-            return self._source.training(batch, start=start, generator=generator)
+            # Each keyed by its image alone, so that a view is the same whoever is there and whatever was made before.
+            own = [torch.Generator().manual_seed(self._seed("view", view, self._names[row])) for row in batch]
+            return self._source.training(batch, start=start, generator=own)
 
         return self._file(f"view {view}, {seed}, {self._augmentation}", self._training_rows, start, forward)
 

@@ -30,6 +30,10 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS charge (
     task TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study (digest), side TEXT NOT NULL, round INTEGER NOT NULL,
     request TEXT NOT NULL, charged_at TEXT NOT NULL) STRICT""",
+    """CREATE TRIGGER IF NOT EXISTS charge_stays BEFORE DELETE ON charge
+    BEGIN SELECT RAISE(ABORT, 'a charge is never taken back'); END""",
+    """CREATE TRIGGER IF NOT EXISTS charge_stays_as_it_is BEFORE UPDATE ON charge
+    BEGIN SELECT RAISE(ABORT, 'a charge is never changed'); END""",
 )
 
 

@@ -1,7 +1,9 @@
 """Cryptographic random draws for privacy: each stream is keyed by the site's secret and bound to what it is used for.
 
 The bits are ChaCha20's (RFC 8439), under a key that HKDF-SHA256 (RFC 5869) derives from the secret, the task's id, the
-digest of the task's arrays, the step and the purpose. Small steps have one stream for some of them together, of
+digest of the task's arrays, the step and the purpose; noise is bound to the data that it is added to as well, so that
+a task over other patients is another sum with other noise. Coins are not: whether a patient takes part follows from
+the patient and the task, whoever else is there. Small steps have one stream for some of them together, of
 which each takes bits that no other step takes. The same request draws the same again, so that a resumed round ends with
 the same bytes; any other request draws afresh. Who lacks the secret can tell no draw from a coin's.
 
@@ -16,8 +18,8 @@ import hashlib
 import hmac
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +70,11 @@ class SecretStreams:
             )
         object.__setattr__(self, "_extracted", hmac.digest(_SALT, self.key, "sha256"))  # HKDF-Extract
 
+    def over(self, data: str) -> Self:
+        """Give the streams of the same task over certain data, named by a digest: equal only where all of it is."""
+        bound = hashlib.sha256(f"{len(self.arrays_digest)}\x1f{self.arrays_digest}{data}".encode()).hexdigest()
+        return replace(self, arrays_digest=bound)
+
     def uniform(self, count: int, *, step: int, purpose: str) -> npt.NDArray[np.float64]:
         """Draw `count` numbers of [0, 1), multiples of 2^-53; a comparison `< q` is true with q's chance to 2^-53."""
         bits = np.frombuffer(self._keystream(step, purpose).update(8 * count), dtype="<u8")
@@ -88,10 +95,6 @@ class SecretStreams:
         for part, noise in zip(parts, self._chunks(len(sums_D), step, purpose), strict=True):
             # In units of the grid, a power of two, which rounds nothing of its own.
             part.copy_(noise.to(part.device).mul(scale / grid).add_(part, alpha=1 / grid).round_().mul_(grid))
-
-    def seed(self, *, step: int, purpose: str) -> int:
-        """Draw 63 bits for a generator whose draws protect nobody (augmentation, dropout)."""
-        return int.from_bytes(self._keystream(step, purpose).update(8), "little") >> 1
 
     def _chunks(self, count: int, step: int, purpose: str) -> Iterator[torch.Tensor]:
         """Give a step's Gaussians, a chunk at a time; those of small steps are drawn ahead, each from its own bits."""

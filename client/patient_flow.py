@@ -88,7 +88,7 @@ class FileFate:
     """
 
     relative: str = field(repr=False)
-    patient: int | None
+    patient: int | None = field(repr=False)
     row: int | None
     reason: FileReason | None
 

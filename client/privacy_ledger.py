@@ -20,6 +20,7 @@ from pathlib import Path
 from client.ledger_file import OpenLedger, opened
 from client.privacy_account import Account, Statement
 from client.site import SiteConfig
+from client.task_store import EVENT as BEGUN
 from shared.audit import AuditLog, now, verify
 from shared.errors import PrivacyError, TaskError
 from shared.privacy import PrivacyPlan
@@ -132,6 +133,16 @@ class PrivacyLedger:
         with self._open() as ledger:
             return ledger.accounts().get(study)
 
+    def has_charged(self, task_id: str) -> bool:
+        """Tell whether a task was charged, whoever asked for it and when.
+
+        Raises:
+            PrivacyError: the ledger and the audit log do not agree.
+            StorageError: it cannot be read.
+        """
+        with self._open() as ledger:
+            return ledger.charge_of(task_id) is not None
+
     def statement(self) -> Statement:
         """Say what was spent and reserved, by study.
 
@@ -155,7 +166,7 @@ class PrivacyLedger:
                     "this task was charged for another request, and its noise is not drawn twice. Ask the coordinator "
                     "to run the study anew, under a run id of its own.",
                 )
-        if task_id not in _audited(self.audited):
+        if (task_id, EVENT) not in _audited(self.audited):
             audit.append(EVENT, study=study, side=str(side), round=number, task=task_id, request=request)
         return account
 
@@ -221,9 +232,19 @@ class PrivacyLedger:
 
     @contextmanager
     def _open(self) -> Iterator[OpenLedger]:
-        """Hold the ledger alone for one transaction, once it has all that the audit log has."""
-        charged = _audited(self.audited)
+        """Hold the ledger alone for one transaction, once it and the audit log have what the other has.
+
+        One charge may be missing in the log: that of a task that was ended between the two.
+        """
+        audited = _audited(self.audited)
+        charged = {task for task, event in audited if event == EVENT}
         with opened(self.path) as ledger:
+            if (lost := len(ledger.charged() - {task for task, _ in audited})) > 1:
+                raise PrivacyError(
+                    f"{AUDIT}: {lost} of the charges in {self.path.name} are not in the audit log. It was deleted, or "
+                    "replaced by an older copy, and what was asked and answered before is not known. Put the newest "
+                    "copy back; no study trains here before that."
+                )
             if missing := len(charged - ledger.charged()):
                 raise PrivacyError(
                     f"{self.path.name}: {missing} of the charges in {AUDIT} are not in the privacy ledger. It was "
@@ -238,10 +259,10 @@ def ledger_of(config: SiteConfig) -> PrivacyLedger:
     return PrivacyLedger(folder=config.link.state, limit=config.policy.limit)
 
 
-def _audited(path: Path) -> frozenset[str]:
-    """List the tasks whose charge stands in the audit log."""
+def _audited(path: Path) -> frozenset[tuple[str, str]]:
+    """List the tasks that the audit log says were begun or charged, each with which of both."""
     entries = verify(path) if path.exists() else ()
-    return frozenset(str(entry["task"]) for entry in entries if entry["event"] == EVENT)
+    return frozenset((str(entry["task"]), entry["event"]) for entry in entries if entry["event"] in (EVENT, BEGUN))
 
 
 def _same(one: Account, other: Account) -> bool:

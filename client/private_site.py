@@ -7,6 +7,7 @@ from client.privacy_account import Account, CountPlan
 from client.privacy_ledger import PrivacyLedger
 from client.private_release import PrivateRelease
 from client.private_training import PrivateTraining
+from client.site_data import Records
 from client.task_store import request_digest
 from shared.audit import AuditLog
 from shared.errors import SiteError
@@ -15,6 +16,7 @@ from shared.parameters import digest
 from shared.privacy import PrivacyPlan, rounded_size
 from shared.protocol import Privacy, StudyProtocol
 from shared.renyi_filter import PrivacyLimit
+from shared.split import Split
 from shared.study_plan import count_releases, study_plan
 
 
@@ -55,7 +57,7 @@ def account_of(protocol: StudyProtocol, asked: Privacy, *, patients: int, limit:
 
 
 def compose_private(
-    protocol: StudyProtocol, *, patients: int, min_patients: int, vault: Vault | None
+    protocol: StudyProtocol, *, records: Records, min_patients: int, vault: Vault | None
 ) -> PrivateSite | None:
     """Put all together under the plan that the site's ledger has for the study, reserved now if it was not before.
 
@@ -77,7 +79,7 @@ def compose_private(
     study = protocol.digest()
     account = ledger.find(study)
     if account is None:
-        account = account_of(protocol, protocol.privacy, patients=patients, limit=ledger.limit)
+        account = account_of(protocol, protocol.privacy, patients=records.patients(Split.TRAIN), limit=ledger.limit)
         ledger.reserve(account)
     plan = account.plan
 
@@ -99,12 +101,18 @@ def compose_private(
         )
 
     noised = protocol.privacy.count_noise_epsilon > 0
-    counts = CountRelease(pay=pay_counts, key=vault.key, confidence=protocol.evaluation.confidence) if noised else None
+    counts = CountRelease(
+        pay=pay_counts,
+        key=vault.key,
+        confidence=protocol.evaluation.confidence,
+        data=records.digest(),
+        targets=len(protocol.task.targets),
+    )
     return PrivateSite(
         training=PrivateTraining(plan=plan, pay=pay, key=vault.key, min_patients=min_patients),
         release=PrivateRelease(
             public_size=plan.expected_patients,
             images_a_round=plan.sample_rate * plan.expected_patients * plan.steps_per_round * plan.images_per_patient,
-            counts=counts,
+            counts=counts if noised else None,
         ),
     )

@@ -15,6 +15,7 @@ from torch import nn
 from client.dp_engine import Patients, PrivateSteps
 from client.inputs import Inputs
 from client.noise import SecretStreams
+from client.own_chance import OwnGenerators, own_dropout
 from client.per_sample import clipped_sums
 from client.trainer import Outcome, make_optimiser
 from client.workbench import Workbench
@@ -43,6 +44,7 @@ def train_privately(
     training: Training,
     gradient: RowGradient,
     streams: SecretStreams,
+    noise: SecretStreams,
     centre_steps: int = 0,
 ) -> Outcome:
     """Take the plan's steps of one round over the stages from `start` on; the bench's model is changed in place.
@@ -53,6 +55,8 @@ def train_privately(
 
     With `centre_steps`, of which this round's are some, it is the features' centre that trains, and the head waits: a
     patient's gradient is then minus the unit features, and the sum of all steps is their mean.
+
+    `streams` are the task's own, of which each patient's draws are made; `noise` is the task's over these very data.
 
     The outcome holds what may leave: the time taken, and the number of images that the plan expects, not how many
     took part. There is no loss.
@@ -73,18 +77,18 @@ def train_privately(
         )
     model.train()
     targets_NK = torch.from_numpy(labels_NK).to(bench.device)
-    steps = PrivateSteps(plan=plan, patients=patients, streams=streams)
+    steps = PrivateSteps(plan=plan, patients=patients, streams=streams, noise=noise)
     virtual = VIRTUAL_BATCH_OF_FEATURES if start == "head" else VIRTUAL_BATCH
     began = time.perf_counter()
-    # Dropout and augmentation protect nobody: torch's generators draw them, seeded from the secret all the same.
-    with torch.random.fork_rng(devices=[]), _full_precision(), clipped_sums(model, clip=plan.clip) as sums:
-        torch.manual_seed(streams.seed(step=0, purpose="dropout"))
-        generator = torch.Generator().manual_seed(streams.seed(step=0, purpose="augmentation"))
+    with _full_precision(), own_dropout(model) as dropout, clipped_sums(model, clip=plan.clip) as sums:
         for step in range(plan.steps_per_round):
             sums.reset()
             for part in steps.sample(step).virtual_batches(images=virtual):
                 rows = part.rows_PK.ravel()
-                hidden = inputs.training(rows, start=start, generator=generator).to(bench.device)
+                # Augmentation and dropout protect nobody, so that torch may draw them; each image's from its own seed.
+                own = OwnGenerators(part.seeds_PK.ravel())
+                hidden = inputs.training(rows, start=start, generator=own).to(bench.device)
+                dropout.begin(own)
                 weights_PK = torch.from_numpy(part.weights_PK).to(bench.device)
                 labels = targets_NK[torch.from_numpy(rows)]
                 if centre is not None:

@@ -39,8 +39,8 @@ class PrivateTraining:
     ) -> Outcome:
         """Train one round of the study; the bench holds the task's arrays, and what they have become afterwards.
 
-        The same task ends with the same bits however often it is begun: its coins and noise are bound to its id and
-        its arrays.
+        The same task over the same data ends with the same bits however often it is begun. Its coins are bound to its
+        id and its arrays, and its noise to the data too.
 
         Raises:
             PrivacyError: the ledger cannot pay for the round.
@@ -58,6 +58,7 @@ class PrivateTraining:
             raise StudyError(
                 "Under [privacy], [training] loss = 'weighted_bce' weighs by the site's labels. Use 'bce'."
             )
+        streams = SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays))
         return train_privately(
             bench,
             inputs,
@@ -70,7 +71,8 @@ class PrivateTraining:
             gradient=build_row_gradient(
                 training.loss, exclusive=protocol.task.exclusive, gamma=training.gamma, alpha=training.alpha
             ),
-            streams=SecretStreams(key=self.key, task_id=task.header.task_id, arrays_digest=digest(task.arrays)),
+            streams=streams,
+            noise=streams.over(records.digest()),
         )
 
     def _centre_steps(self, number: int, protocol: StudyProtocol) -> int:

@@ -1,5 +1,6 @@
 """One site's prepared images with their labels, patients, exams and sides, as arrays."""
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,14 +22,17 @@ Rows = npt.NDArray[np.int64]
 class Records:
     """What is known of each image but its pixels; row i of every array is image i.
 
-    Patients and exams are opaque numbers within this site. `labels_NK` is NaN where not assessed.
-    `groups` has by axis the place of each image's group in `shared.subgroups.AXES`.
+    Patients and exams are opaque numbers within this site; a patient's follows from who it is alone
+    (`client/cohort.py`), so that draws can be keyed by it. `labels_NK` is NaN where not assessed.
+    `groups` has by axis the place of each image's group in `shared.subgroups.AXES`. `content` stands for the images
+    themselves (`Pixels.digest`).
     """
 
     labels_NK: npt.NDArray[np.float32]
     patients_N: npt.NDArray[np.int64]
     exams_N: npt.NDArray[np.int64]
     split_N: npt.NDArray[np.str_]
+    content: str = ""
     groups: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -46,6 +50,22 @@ class Records:
             unit=unit,
             aggregate=aggregate,
         )
+
+    def digest(self) -> str:
+        """SHA-256 of whose data there are and of what they say: another one where a patient, image or label differs."""
+        total = hashlib.sha256(f"{self.content}\n{' '.join(self.split_N.tolist())}\n".encode())
+        for array in (self.patients_N, self.exams_N, self.labels_NK):
+            total.update(np.ascontiguousarray(array).data)
+        return total.hexdigest()
+
+    def names(self) -> list[str]:
+        """Name each image by its patient and its place among the patient's own: nobody else's are in it."""
+        seen: dict[int, int] = {}
+        named = []
+        for patient in self.patients_N.tolist():
+            seen[patient] = seen.get(patient, -1) + 1
+            named.append(f"{patient} {seen[patient]}")
+        return named
 
     def rows(self, split: Split) -> Rows:
         """Row numbers of one side's images, ascending."""

@@ -33,7 +33,7 @@ def status_lines(config: SiteConfig) -> Iterator[str]:
     if not studies:
         yield "No study is approved."
     for study in studies:
-        yield from _study_lines(study)
+        yield from _study_lines(study, state=config.link.state)
 
 
 def agent_health(socket: Path) -> str:
@@ -47,9 +47,9 @@ def agent_health(socket: Path) -> str:
     return "is ready" if reply.status == health_pb2.HealthCheckResponse.SERVING else "is preparing the images"
 
 
-def _study_lines(study: ApprovedStudy) -> Iterator[str]:
+def _study_lines(study: ApprovedStudy, *, state: Path) -> Iterator[str]:
     record, protocol = study.approval, study.protocol
-    begun = read_begun(study.folder / "tasks")
+    begun = read_begun(study.folder / "tasks", audit=state / DEPARTURES, study=study.digest)
     trained = [task.round for task in begun if task.kind == "train" and task.when >= study.since]
     name = f"{study.digest[:SHOWN]} “{protocol.study.name}”"
     yield f"{name}, approved by {record.approved_by} at {record.approved_at[:16]}"

@@ -13,6 +13,12 @@ from shared.storage import append_line, atomic_file
 
 GENESIS = "0" * 64
 
+DEPARTURE = "departure"
+"""The event of frames that left a site."""
+
+REFUSAL = "refusal"
+"""The kind of a departure that is a fixed code and nothing else."""
+
 
 class AuditLog:
     """A log in which every line carries the hash of the line before it, so that no line can be changed unseen.
@@ -32,6 +38,11 @@ class AuditLog:
         """
         self._path = path
         self._open()
+
+    @property
+    def path(self) -> Path:
+        """Where the log is kept."""
+        return self._path
 
     def _open(self) -> None:
         self.lines, self.head, self._whole = 0, GENESIS, True

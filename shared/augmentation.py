@@ -1,6 +1,7 @@
 """Batched, anatomy-safe, training-only augmentation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -12,6 +13,9 @@ ELASTIC_KNOTS: Final = 5
 
 IMAGES_AT_ONCE: Final = 4
 """On a CPU: so few stay in its cache from one change to the next, which halves the time of a batch of 32."""
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""One for a batch, or one for each of its images: what is drawn for an image then knows of no other."""
 
 _FULL_SCALE: Final = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 
@@ -66,12 +70,14 @@ class Draws:
         return Draws(**{name: None if values is None else values[images] for name, values in decided.items()})
 
 
-def draw(setting: Augmentation, *, batch: int, size: int, generator: torch.Generator) -> Draws:
+def draw(setting: Augmentation, *, batch: int, size: int, generator: Generators) -> Draws:
     """Decide how to change each image of a batch of `size` x `size` images.
 
-    Uses a CPU generator, whatever the images' device, so that equal seeds decide equally everywhere. The same
-    generator state gives the same bits.
+    Uses CPU generators, whatever the images' device, so that equal seeds decide equally everywhere. The same
+    generator state gives the same bits. With a generator for each image, each is decided on as if it were alone.
     """
+    if not isinstance(generator, torch.Generator):
+        return _together([draw(setting, batch=1, size=size, generator=own) for own in generator])
 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(batch, *shape, generator=generator) * 2 - 1
@@ -106,6 +112,13 @@ def apply(images_NCHW: torch.Tensor, draws: Draws) -> torch.Tensor:
         some = slice(start, start + IMAGES_AT_ONCE)
         changed[some] = _apply_at_once(images_NCHW[some], draws.of(some))
     return changed
+
+
+def _together(each: Sequence[Draws]) -> Draws:
+    decided = {field.name: [getattr(own, field.name) for own in each] for field in fields(Draws)}
+    return Draws(
+        **{name: None if not values or values[0] is None else torch.cat(values) for name, values in decided.items()}
+    )
 
 
 def _moves(setting: Augmentation) -> bool:

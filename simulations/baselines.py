@@ -12,6 +12,7 @@ from client.evaluation import nobody
 from client.inputs import Inputs
 from client.site_data import Records, Rows
 from shared.audit import AuditLog
+from shared.augmentation import Generators
 from shared.declaration import parse
 from shared.errors import StudyError
 from shared.parameters import Array, NamedArrays
@@ -29,11 +30,17 @@ class PooledInputs:
     parts: Sequence[Inputs]
     first_row: Rows
 
-    def training(self, rows: Rows, *, start: str, generator: torch.Generator) -> torch.Tensor:
-        """Give a training batch in the order of `rows`; the sites draw one after the other."""
+    def training(self, rows: Rows, *, start: str, generator: Generators) -> torch.Tensor:
+        """Give a training batch in the order of `rows`; of one generator the sites draw one after the other."""
         part_N = self._part(rows)
+
+        def drawing(part: int) -> Generators:
+            if isinstance(generator, torch.Generator):
+                return generator
+            return [generator[place] for place in np.flatnonzero(part_N == part).tolist()]
+
         made = [
-            self.parts[part].training(self._own(rows, part_N, part), start=start, generator=generator)
+            self.parts[part].training(self._own(rows, part_N, part), start=start, generator=drawing(part))
             for part in np.unique(part_N)
         ]
         return _reorder(made, part_N)

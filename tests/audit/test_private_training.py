@@ -125,7 +125,8 @@ def run(tiny: Any) -> Run:
             start="head",
             training=training,
             gradient=build_row_gradient("bce", exclusive=False, gamma=0.0, alpha=0.5),
-            streams=SecretStreams(key=bytes([seed]) * 32, task_id="audit", arrays_digest=""),
+            streams=(streams := SecretStreams(key=bytes([seed]) * 32, task_id="audit", arrays_digest="")),
+            noise=streams.over("these canaries"),
             centre_steps=steps if centre else 0,
         )
         classifier = bench.classifier

@@ -40,8 +40,14 @@ def evidence(patients: int = 200, seed: int = 0) -> Evidence:
     return evidence_on(units, bins=BINS, confidence=0.95, threshold=THRESHOLD)
 
 
-def release(epsilon: float = 1.0, pay: Callable[[EvaluateTask], float] | None = None) -> CountRelease:
-    return CountRelease(pay=pay or (lambda _: epsilon), key=bytes(32), confidence=0.95)
+def release(
+    epsilon: float = 1.0,
+    pay: Callable[[EvaluateTask], float] | None = None,
+    *,
+    data: str = "these patients",
+    targets: int = 1,
+) -> CountRelease:
+    return CountRelease(pay=pay or (lambda _: epsilon), key=bytes(32), confidence=0.95, data=data, targets=targets)
 
 
 def leave(folder: Path, noise: CountRelease, item: Evidence, *, min_cell: int = 10) -> Evidence | Withheld:
@@ -97,6 +103,8 @@ def test_one_task_has_one_noise() -> None:
     assert first == again
     others = [task(run_id="another"), task(thresholds=(0.6,))]
     assert all(release().release(other, [evidence()])[0].histogram != first[0].histogram for other in others)
+    over_others = release(data="these and one more").release(task(), [evidence()])
+    assert over_others[0].histogram != first[0].histogram
 
 
 def test_targets_share_what_a_release_may_cost() -> None:
@@ -106,7 +114,9 @@ def test_targets_share_what_a_release_may_cost() -> None:
     for targets in (1, 3):
         errors = []
         for number in range(40):
-            noised = release().release(task(run_id=str(number), thresholds=(0.5,) * targets), exact[:targets])
+            noised = release(targets=targets).release(
+                task(run_id=str(number), thresholds=(0.5,) * targets), exact[:targets]
+            )
             errors += list(np.subtract(noised[0].histogram.positives, exact[0].histogram.positives))
         spread.append(np.mean(np.abs(errors)))
     # The mean of |Z| is 2r / (1 - r^2) with r = exp(-1 / targets): .85 and 2.94.

@@ -74,7 +74,7 @@ def deploy(tiny: Any, tmp_path: Path) -> Callable[..., Agent]:
             guard=replace(agent.guard, key=KEY),
             coordinator=COORDINATOR.public,
             approval=Approval.APPROVED,
-            store=TaskStore(tmp_path / "tasks", now=now),
+            store=TaskStore(tmp_path / "tasks", now=now, audit=agent.guard.audit, study=protocol.digest()),
             deliveries=Deliveries(site="north", folder=tmp_path / "model", protocol=protocol),
         )
 
@@ -96,7 +96,8 @@ def test_a_task_that_comes_again_gets_the_same_bytes_without_training(
     monkeypatch.setattr("client.agent.train_round", lambda *_, **__: pytest.fail("it trained again"))
     assert ask(agent, task) == first
     assert ask(deploy(agent.protocol), task) == first
-    lines = list(verify(tmp_path / "sites" / "north" / "audit.jsonl"))
+    entries = verify(tmp_path / "sites" / "north" / "audit.jsonl")
+    lines = [entry for entry in entries if entry["event"] == "departure"]
     assert [line["what"] for line in lines[1:]] == [["the same reply again"]] * 2
     assert len({line["sha256"] for line in lines}) == 1
 

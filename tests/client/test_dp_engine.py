@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from client.dp_engine import Patients, PrivateSteps, Sample
+from client.dp_engine import Patients, PrivateSteps
 from client.noise import SecretStreams
 from shared.privacy import PrivacyPlan
 
@@ -37,7 +37,7 @@ def steps(*, images=IMAGES, **other) -> PrivateSteps:
     patients_N = np.random.default_rng(1).permutation(np.repeat(np.arange(len(images)), images))
     rows = np.arange(len(patients_N))
     secret = SecretStreams(key=bytes(32), task_id="task", arrays_digest="digest")
-    return PrivateSteps(plan=plan(**other), patients=Patients.of(rows, patients_N), streams=secret)
+    return PrivateSteps(plan=plan(**other), patients=Patients.of(rows, patients_N), streams=secret, noise=secret)
 
 
 def owners(private: PrivateSteps) -> np.ndarray:
@@ -201,6 +201,4 @@ def test_grouping_keeps_every_row_with_its_patient() -> None:
     patients = Patients.of(np.array([5, 1, 4]), np.array([9, 7, 9, 9, 7, 2]))
     assert patients.count_P.tolist() == [1, 2]
     assert patients.rows_N.tolist() == [5, 1, 4]
-    assert isinstance(
-        next(Sample(rows_PK=np.zeros((1, 1), int), weights_PK=np.ones((1, 1))).virtual_batches(images=1)), Sample
-    )
+    assert patients.number_P.tolist() == [2, 7]

@@ -1,6 +1,6 @@
 """Cached outputs of the frozen part equal live ones bit for bit, and are never those of anything else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ class CountingSource:
         self.forwarded.append(rows.tolist())
         return torch.from_numpy(rows)[:, None].float() * torch.ones(1, 3)
 
-    def training(self, rows: Rows, *, start: str, generator: torch.Generator) -> torch.Tensor:
-        return self.evaluation(rows, start=start) + torch.rand(len(rows), 3, generator=generator)
+    def training(self, rows: Rows, *, start: str, generator: Sequence[torch.Generator]) -> torch.Tensor:
+        drawn = torch.cat([torch.rand(1, 3, generator=own) for own in generator])
+        return self.evaluation(rows, start=start) + drawn
 
 
 COUNT = FORWARD_BATCH + 8
@@ -61,7 +62,7 @@ def cache(tmp_path: Path, source: CountingSource) -> Callable[..., FeatureCache]
         own: dict[str, Any] = {
             "bench": Frozen(),
             "pixels": "images",
-            "count": COUNT,
+            "names": [f"patient {image}" for image in range(COUNT)],
             "training_rows": TRAINING,
             "augmentation": "turned",
             "seed": lambda *purpose: hash((seed, *purpose[1:])),

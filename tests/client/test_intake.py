@@ -11,6 +11,7 @@ import pytest
 
 from client.intake import MOST_DELIVERIES, Intake, Limits
 from client.task_store import TaskStore
+from shared.audit import AuditLog
 from shared.errors import TaskError
 from shared.messages import (
     DeliverTask,
@@ -53,7 +54,7 @@ def open_intake(tmp_path: Path, clock: Clock) -> Callable[..., Intake]:
     def opened(**limits: Any) -> Intake:
         usual = {"rounds": 3, "since": MORNING, "rounds_per_day": None, "max_change": 10.0}
         return Intake(
-            store=TaskStore(tmp_path / "tasks", now=clock),
+            store=TaskStore(tmp_path / "tasks", now=clock, audit=AuditLog(tmp_path / "audit.jsonl"), study="d"),
             limits=Limits(**usual | limits),
             initial=INITIAL,
             wire="fp32",

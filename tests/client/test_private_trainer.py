@@ -87,7 +87,8 @@ def train(tiny: Any) -> Round:
                 | (training or {})
             ).training,
             gradient=BCE,
-            streams=SecretStreams(key=bytes(32), task_id=task_id, arrays_digest="d"),
+            streams=(streams := SecretStreams(key=bytes(32), task_id=task_id, arrays_digest="d")),
+            noise=streams.over("these patients"),
             centre_steps=centre_steps,
         )
         names = exchanged(bench.classifier, start, local_norm=False)

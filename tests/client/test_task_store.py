@@ -1,5 +1,6 @@
 """A task id belongs to one request, and its reply comes back byte for byte, whenever the agent died."""
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.task_store import TaskStore, request_digest
+from client.task_store import TaskStore, read_begun, request_digest
+from shared.audit import AuditLog
 from shared.errors import StorageError, TaskError
 from shared.messages import DeliverTask, EvaluateTask, Header, Kind, ReadyTask, TrainTask
 from shared.split import Split
@@ -27,7 +29,7 @@ def train(**changes: Any) -> TrainTask:
 
 
 def open_store(folder: Path) -> TaskStore:
-    return TaskStore(folder, now=lambda: NOW)
+    return TaskStore(folder, now=lambda: NOW, audit=AuditLog(folder / "audit.jsonl"), study="d")
 
 
 def test_a_kept_reply_comes_back_byte_for_byte(tmp_path: Path) -> None:
@@ -68,14 +70,77 @@ def test_what_was_begun_is_listed_once(tmp_path: Path) -> None:
 
 
 def test_a_line_that_a_crash_cut_off_is_forgotten(tmp_path: Path) -> None:
-    """Nothing was done for a task whose line is not whole; the list goes on after it."""
+    """Nothing was done for a task whose line is not whole; the log goes on after it."""
+    open_store(tmp_path).begin(train(), "r")
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        file.write('{"line": 2, "event": "task begun", "ta')
     store = open_store(tmp_path)
-    store.begin(train(), "r")
-    with (tmp_path / "tasks.jsonl").open("a") as file:
-        file.write('{"task_id": "half')
-    open_store(tmp_path).begin(train(round=2), "s")
+    store.begin(train(round=2), "s")
     store.begin(train(round=3), "t")
     assert [task.round for task in open_store(tmp_path).begun] == [1, 2, 3]
+
+
+def test_another_studys_tasks_are_not_this_ones(tmp_path: Path) -> None:
+    """All studies of a site are in one log; each is counted for itself."""
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    one, other = (TaskStore(tmp_path / name, now=lambda: NOW, audit=audit, study=name) for name in ("d", "e"))
+    one.begin(train(), "r")
+    other.begin(train(protocol_digest="e"), "r")
+    assert [len(read_begun(tmp_path, audit=audit.path, study=name)) for name in ("d", "e", "f")] == [1, 1, 0]
+
+
+def test_a_task_whose_reply_was_removed_is_not_worked_on_again(tmp_path: Path) -> None:
+    """What has left is in the audit log: removed from the disk, it is neither sent again nor computed anew."""
+    store, task = open_store(tmp_path), train()
+    store.begin(task, "r")
+    store.keep(task.header.task_id, "r", FRAMES)
+    AuditLog(tmp_path / "audit.jsonl").append("departure", task=task.header.task_id, kind="train", what=["update"])
+    shutil.rmtree(tmp_path / "replies")
+    for again in (store, open_store(tmp_path)):
+        with pytest.raises(TaskError) as refused:
+            again.answer(task.header.task_id, "r")
+        assert refused.value.code == "task_id_reused"
+
+
+def test_a_refused_task_may_be_asked_again(tmp_path: Path) -> None:
+    """A code that left is no answer: the next try is worked on."""
+    store, task = open_store(tmp_path), train()
+    store.begin(task, "r")
+    AuditLog(tmp_path / "audit.jsonl").append("departure", task=task.header.task_id, kind="refusal", what=["data"])
+    assert open_store(tmp_path).answer(task.header.task_id, "r") is None
+
+
+def test_a_charged_task_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """The ledger remembers it and the log does not: whatever was answered to it once is not given for nothing again."""
+    audit = AuditLog(tmp_path / "audit.jsonl")
+    store = TaskStore(tmp_path, now=lambda: NOW, audit=audit, study="d", charged=lambda _: True)
+    with pytest.raises(TaskError) as refused:
+        store.begin(train(), "r")
+    assert refused.value.code == "task_id_reused"
+    assert store.begun == ()
+
+
+OLD_LIST = (
+    '{"task_id": "t1", "request": "r1", "run_id": "run", "round": 1, "kind": "train", "split": "", '
+    '"at": "2026-01-05T10:00:00+00:00"}\n'
+    '{"task_id": "t2", "request": "r2", "run_id": "run", "round": 2, "kind": "evaluate", "split": "test", '
+    '"at": "2026-01-06T10:00:00+00:00"}\n'
+    '{"task_id": "half'
+)
+
+
+def test_what_an_earlier_version_wrote_still_counts(tmp_path: Path) -> None:
+    """Its list of a study's tasks, last line cut off by a crash, comes before what was begun since."""
+    (tmp_path / "tasks.jsonl").write_text(OLD_LIST)
+    store = open_store(tmp_path)
+    store.begin(train(round=3), "r3")
+    assert [(task.task_id, task.round, task.split) for task in open_store(tmp_path).begun][:2] == [
+        ("t1", 1, ""),
+        ("t2", 2, "test"),
+    ]
+    assert open_store(tmp_path).begun[2].round == 3
+    with pytest.raises(TaskError):
+        store.answer("t1", "another request")
 
 
 def test_a_broken_list_or_reply_is_refused(tmp_path: Path) -> None:
