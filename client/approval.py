@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -175,6 +176,8 @@ class Approvals:
             (study.folder / RECORD).unlink()
             for part in ("tasks/replies", "rounds", "models", "local_norm"):
                 shutil.rmtree(study.folder / part, ignore_errors=True)
+            with suppress(OSError):  # it stays where it holds an earlier version's list
+                (study.folder / "tasks").rmdir()
         except OSError as fault:
             raise StorageError(f"{study.folder}: cannot be removed ({fault.strerror}).") from None
 

@@ -193,7 +193,7 @@ def build_cohort(
         (place for place, reason in enumerate(reasons) if reason is None),
         key=lambda place: (index[place].identity.sop_instance_uid, index[place].relative),
     )
-    patients = {person: patient_number(person) for person in people.person_N if person}
+    patients: dict[str | None, int] = {person: patient_number(person) for person in people.person_N if person}
     exams = numbers((people.name_N[place], index[place].exam) for place in included)
     split_of: dict[str | None, Split] = {
         patient: assign(study=study, seed=seed, site=site.site.name, patient=key, train=train, validation=validation)

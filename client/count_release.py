@@ -41,7 +41,10 @@ class CountRelease:
             StorageError: the charge cannot be written.
         """
         if task.thresholds and len(task.thresholds) != self.targets:
-            raise TaskError(Refusal.MALFORMED, "the task gives another number of thresholds than the study has targets")
+            raise TaskError(
+                Refusal.MALFORMED,
+                "the task gives another number of thresholds than the study has targets. Ask the coordinator for one a target.",
+            )
         return self.pay(task)
 
     def release(self, task: EvaluateTask, evidence: Sequence[Evidence | Withheld]) -> tuple[Evidence, ...]:

@@ -133,6 +133,25 @@ class PrivacyLedger:
         with self._open() as ledger:
             return ledger.accounts().get(study)
 
+    def refuse_older_log(self) -> None:
+        """See that the audit log has what the ledger has: before an agent begins, which is the log's one writer.
+
+        One charge may be missing, that of a task that was ended between the two; the task is refused by `TaskStore`
+        if it was not begun either.
+
+        Raises:
+            PrivacyError: the log lacks several charges, or the ledger some of the log's.
+            StorageError: one of them cannot be read.
+        """
+        known = {task for task, _ in _audited(self.audited)}
+        with self._open() as ledger:
+            if (lost := len(ledger.charged() - known)) > 1:
+                raise PrivacyError(
+                    f"{AUDIT}: {lost} of the charges in {self.path.name} are not in the audit log. It was deleted, or "
+                    "replaced by an older copy, and what was asked and answered before is not known. Put the newest "
+                    "copy back; no study trains here before that."
+                )
+
     def has_charged(self, task_id: str) -> bool:
         """Tell whether a task was charged, whoever asked for it and when.
 
@@ -232,19 +251,9 @@ class PrivacyLedger:
 
     @contextmanager
     def _open(self) -> Iterator[OpenLedger]:
-        """Hold the ledger alone for one transaction, once it and the audit log have what the other has.
-
-        One charge may be missing in the log: that of a task that was ended between the two.
-        """
-        audited = _audited(self.audited)
-        charged = {task for task, event in audited if event == EVENT}
+        """Hold the ledger alone for one transaction, once it has all that the audit log has."""
+        charged = {task for task, event in _audited(self.audited) if event == EVENT}
         with opened(self.path) as ledger:
-            if (lost := len(ledger.charged() - {task for task, _ in audited})) > 1:
-                raise PrivacyError(
-                    f"{AUDIT}: {lost} of the charges in {self.path.name} are not in the audit log. It was deleted, or "
-                    "replaced by an older copy, and what was asked and answered before is not known. Put the newest "
-                    "copy back; no study trains here before that."
-                )
             if missing := len(charged - ledger.charged()):
                 raise PrivacyError(
                     f"{self.path.name}: {missing} of the charges in {AUDIT} are not in the privacy ledger. It was "

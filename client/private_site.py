@@ -66,7 +66,7 @@ def compose_private(
 
     Raises:
         SiteError: the site has no noise key and ledger.
-        PrivacyError: the hospital's limit does not allow the plan, or the ledger is not to be trusted.
+        PrivacyError: the hospital's limit does not allow the plan, or ledger and audit log do not agree.
     """
     if protocol.privacy is None:
         return None
@@ -76,6 +76,7 @@ def compose_private(
             "site init`, and start the agent again."
         )
     ledger = vault.ledger
+    ledger.refuse_older_log()
     study = protocol.digest()
     account = ledger.find(study)
     if account is None:

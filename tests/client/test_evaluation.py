@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, confusion_matrix, roc_auc_score
 
 from client.evaluation import evaluate_split, score
 from client.site_data import Records, Rows
-from shared.errors import DataError, TaskError
+from shared.errors import TaskError
 from shared.split import Split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,13 +165,16 @@ def test_evaluating_trains_nothing(tiny: Any) -> None:
     assert not bench.classifier.training
 
 
-def test_a_score_that_is_not_finite_is_refused(tiny: Any) -> None:
-    """A broken model gives an error, not counts of nothing."""
+def test_no_image_can_turn_an_answer_into_a_refusal(tiny: Any) -> None:
+    """Whatever a model gives for one image, it is counted: what is no number in the middle, what is infinite at an end."""
     protocol = tiny.protocol()
-    bench, inputs = tiny.bench(protocol), Features()
-    inputs.features[:] = torch.nan
-    with pytest.raises(DataError):
-        evaluate_split(
+    for value, place in ((torch.nan, 8), (torch.inf, 15), (-torch.inf, 0)):
+        bench, inputs = tiny.bench(protocol), Features()
+        with torch.no_grad():
+            bench.classifier.fc.weight.fill_(1.0)
+            bench.classifier.fc.bias.zero_()
+        inputs.features[:] = value
+        (found,) = evaluate_split(
             bench,
             inputs,  # type: ignore[arg-type]
             records(1),
@@ -179,8 +182,10 @@ def test_a_score_that_is_not_finite_is_refused(tiny: Any) -> None:
             start="head",
             task=protocol.task,
             evaluation=protocol.evaluation,
-            thresholds=(),
+            thresholds=(0.5,),
         )
+        counts = np.add(found.histogram.positives, found.histogram.negatives)
+        assert np.flatnonzero(counts).tolist() == [place]
 
 
 def test_thresholds_must_fit_the_study(tiny: Any) -> None:
