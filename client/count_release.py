@@ -43,7 +43,7 @@ class CountRelease:
         if task.thresholds and len(task.thresholds) != self.targets:
             raise TaskError(
                 Refusal.MALFORMED,
-                "the task gives another number of thresholds than the study has targets. Ask the coordinator for one a target.",
+                "the task gives more or fewer thresholds than the study has targets. Ask the coordinator for one each.",
             )
         return self.pay(task)
 

@@ -166,7 +166,7 @@ def test_evaluating_trains_nothing(tiny: Any) -> None:
 
 
 def test_no_image_can_turn_an_answer_into_a_refusal(tiny: Any) -> None:
-    """Whatever a model gives for one image, it is counted: what is no number in the middle, what is infinite at an end."""
+    """Whatever a model gives for one image, it is counted: no number in the middle, what is infinite at an end."""
     protocol = tiny.protocol()
     for value, place in ((torch.nan, 8), (torch.inf, 15), (-torch.inf, 0)):
         bench, inputs = tiny.bench(protocol), Features()

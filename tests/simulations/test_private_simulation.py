@@ -23,6 +23,8 @@ from server.study_results import study_result
 from shared.audit import AuditLog, now
 from shared.errors import PrivacyError, SiteError
 from shared.messages import (
+    DescribeReply,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     Header,
@@ -217,10 +219,7 @@ def test_noised_counts_are_charged_by_side_and_refused_beyond_the_plan(
     tiny: Any, study: StudyProtocol, tmp_path: Path
 ) -> None:
     """Each look at a split's patients is in the ledger before it leaves; one that was not planned gets a fixed code."""
-    data = study.model_dump(mode="json", by_alias=True, exclude_none=True)
-    del data["task"]["classes"]
-    data["task"]["unit"], data["privacy"]["count_noise_epsilon"] = "patient", 2.0
-    noised = StudyProtocol.model_validate(data)
+    noised = noised_study(study)
     agent, ledger = private_agent(tiny, noised, tmp_path)
     replies = [look(agent, noised, number=number) for number in (1, 2, 3, 4, 5)]
     assert [type(reply) for reply in replies] == [EvaluateReply] * 4 + [RefusalReply]
@@ -232,10 +231,58 @@ def test_noised_counts_are_charged_by_side_and_refused_beyond_the_plan(
     assert ledger.statement().accounts[0].charged[Split.VALIDATION] == 4
 
 
-def look(agent: Agent, study: StudyProtocol, *, number: int) -> EvaluateReply | RefusalReply:
+def noised_study(study: StudyProtocol) -> StudyProtocol:
+    """Give the study with noise on its counts."""
+    data = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    del data["task"]["classes"]
+    data["task"]["unit"], data["privacy"]["count_noise_epsilon"] = "patient", 2.0
+    return StudyProtocol.model_validate(data)
+
+
+def test_a_noised_evaluation_is_charged_before_a_score_is_computed(
+    tiny: Any, study: StudyProtocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fails on its way was paid for: asked in vain, it is no answer for nothing."""
+    noised = noised_study(study)
+    agent, ledger = private_agent(tiny, noised, tmp_path)
+    seen = []
+
+    def fails(*_: Any, **__: Any) -> None:
+        seen.append(ledger.statement().accounts[0].charged[Split.VALIDATION])
+        raise ValueError
+
+    monkeypatch.setattr("client.agent.evaluate_split", fails)
+    assert isinstance(look(agent, noised, number=1), RefusalReply)
+    assert seen == [1]
+
+
+def test_no_patients_value_ends_a_noised_evaluation(tiny: Any, study: StudyProtocol, tmp_path: Path) -> None:
+    """A head that overflows on one film answers with that film and without it; a description is computed of nobody."""
+    noised = noised_study(study)
+    agent, _ = private_agent(tiny, noised, tmp_path)
+    known = int(agent.records.rows(Split.VALIDATION)[0])
+    features = agent.inputs.evaluation(np.array([known]), start="head")
+    head = {"fc.weight": 3e38 * np.sign(features.numpy()), "fc.bias": np.full(1, -3e38, np.float32)}
+    answers = []
+    for left_out in ((), (known,)):
+        split_N = agent.records.split_N.copy()
+        split_N[list(left_out)] = Split.TEST.value
+        one = replace(agent, records=replace(agent.records, split_N=split_N))
+        answers.append(
+            look(one, noised, number=1, arrays={name: array.astype(np.float32) for name, array in head.items()})
+        )
+    assert [type(answer) for answer in answers] == [EvaluateReply] * 2
+    described = Header(protocol_digest=noised.digest(), run_id="run", round=1, site="north", kind=Kind.DESCRIBE)
+    unseen = replace(agent, inputs=None)  # type: ignore[arg-type]  # whoever looked at an image would fail
+    frames = unseen.handle(to_frames(encode_task(DescribeTask(header=described, arrays=ZEROS))))
+    assert isinstance(decode_answer(from_frames(list(frames))).reply, DescribeReply)
+
+
+def look(
+    agent: Agent, study: StudyProtocol, *, number: int, arrays: NamedArrays | None = None
+) -> EvaluateReply | RefusalReply:
     head = Header(protocol_digest=study.digest(), run_id="run", round=number, site="north", kind=Kind.EVALUATE)
-    zeros = {"fc.weight": np.zeros((1, 512), np.float32), "fc.bias": np.zeros(1, np.float32)}
-    task = EvaluateTask(header=head, arrays=zeros, split=Split.VALIDATION, thresholds=())
+    task = EvaluateTask(header=head, arrays=arrays or ZEROS, split=Split.VALIDATION, thresholds=())
     reply = decode_answer(from_frames(list(agent.handle(to_frames(encode_task(task)))))).reply
     assert isinstance(reply, EvaluateReply | RefusalReply)
     return reply
