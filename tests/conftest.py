@@ -117,6 +117,7 @@ class TinyStudy:
         from client.bootstrap import PreparedSite
         from client.cohort import Cohort, CohortImage
         from client.patient_flow import FileFate
+        from client.people import Doubts
         from client.site import SiteConfig
         from client.site_data import Pixels, Records
         from shared.split import Split
@@ -142,7 +143,8 @@ class TinyStudy:
         files = tuple(
             FileFate(relative=image.path.name, patient=image.patient, row=None, reason=None) for image in images
         )
-        cohort = Cohort(folder=folder, images=images, files=files, rows=(), targets=targets)
+        doubts = Doubts(alike=0, ids_alike=0, own_id_each=0, studies=0, ids_joined=0)
+        cohort = Cohort(folder=folder, images=images, files=files, rows=(), targets=targets, doubts=doubts)
         size = protocol.images.size
         rng = np.random.default_rng(list(name.encode()))
         films = rng.integers(0, 160, (len(images), 1, size, size), dtype=np.uint8)
