@@ -74,7 +74,8 @@ def test_an_earlier_approval_says_what_to_do(state: Path, tmp_path: Path) -> Non
 def test_a_trained_round_is_answered_again_in_todays_words(state: Path, tiny: Any, tmp_path: Path) -> None:
     """The reply that the earlier version stored says what it said, in this version, signed over today's request."""
     study = plain(state)
-    store = TaskStore(study.folder / "tasks", now=lambda: AT)
+    audit = AuditLog(state / "audit.jsonl")
+    store = TaskStore(study.folder / "tasks", now=lambda: AT, audit=audit, study=study.digest)
     sent = load_file(study.folder / "models" / "run" / "last_trained.safetensors")
     arrays = {name: sent[name] for name in ("fc.weight", "fc.bias")}
     intake = Intake(
