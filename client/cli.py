@@ -260,7 +260,7 @@ def review(
     side: Annotated[str, typer.Option(help="Whose images: train, validation or test.")] = "test",
     most: Annotated[int, typer.Option(min=1, max=100, help="Images of each kind.")] = 8,
 ) -> None:
-    """Show this hospital's staff what a model got right and wrong here, with Grad-CAM maps: a page that stays here.
+    """Show this hospital's staff what a model got right and wrong here, and where it looked: a page that stays here.
 
     It lies in the site's cache folder, readable by this user alone, and goes with `site purge`.
     """

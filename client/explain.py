@@ -48,6 +48,18 @@ def hires_cam(classifier: Classifier, images_NCHW: torch.Tensor, *, target: int,
 
 METHODS: Mapping[str, Method] = {"Grad-CAM": grad_cam, "HiResCAM": hires_cam}
 
+SHOWN = "HiResCAM"
+"""The map that a person is shown: of the two the one that never marks a place that did not raise the score (Draelos and
+Carin 2020, section 3); where they are the same, the question does not arise."""
+
+
+def all_the_same(stage: str) -> bool:
+    """Tell whether both methods make one map.
+
+    What follows `layer4` sees means over places alone, so that a channel's gradient is the same at each of them.
+    """
+    return stage == "layer4"
+
 
 def _output_and_gradient(
     classifier: Classifier, images_NCHW: torch.Tensor, *, target: int, stage: str

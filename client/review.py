@@ -10,15 +10,13 @@ import torch
 
 from client.bootstrap import PreparedSite
 from client.device import Device
-from client.explain import METHODS, map_stage
+from client.explain import METHODS, SHOWN, map_stage
 from client.scorers import torch_scorer
 from client.site_data import Rows
 from shared.preprocessing import normalise
 from shared.saved_model import SavedModel
 from shared.scores import units_of
 from shared.split import Split
-
-Maps = Mapping[str, npt.NDArray[np.float32]]
 
 KINDS = ("false negative", "false positive", "true positive", "true negative")
 """In the order of the page: what was missed comes first."""
@@ -28,15 +26,14 @@ KINDS = ("false negative", "false positive", "true positive", "true negative")
 class Case:
     """One image that stands for its unit: that with the highest score. `file` is relative to the DICOM folder.
 
-    `pixels_CHW` is the prepared image, `maps` are by their method (H, W), not negative; all 0 where nothing raises the
-    score.
+    `pixels_CHW` is the prepared image, `map_HW` what raised the score, not negative; all 0 where nothing did.
     """
 
     file: str = field(repr=False)
     frame: int
     score: float
     pixels_CHW: npt.NDArray[Any]
-    maps: Maps
+    map_HW: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,26 +113,23 @@ def _shown(unit: int, unit_of: npt.NDArray[np.int64], scores_N: npt.NDArray[np.f
     return int(own[np.argmax(scores_N[own])])
 
 
-def _maps(site: PreparedSite, saved: SavedModel, rows: Rows, *, target: int) -> dict[int, Maps]:
+def _maps(site: PreparedSite, saved: SavedModel, rows: Rows, *, target: int) -> dict[int, npt.NDArray[np.float32]]:
     """Compute the maps image by image: gradients of many images at once take much memory."""
     stage = map_stage(saved.facts.protocol.images.size)
-    maps: dict[int, Maps] = {}
+    maps = {}
     device = next(saved.classifier.parameters()).device
     for row in rows.tolist():
         image = normalise(site.pixels.read(np.array([row])), dtype=torch.float32).to(device)
-        maps[row] = {
-            name: make(saved.classifier, image, target=target, stage=stage)[0].cpu().numpy()
-            for name, make in METHODS.items()
-        }
+        maps[row] = METHODS[SHOWN](saved.classifier, image, target=target, stage=stage)[0].cpu().numpy()
     return maps
 
 
-def _case(site: PreparedSite, row: int, score: float, maps: Maps) -> Case:
+def _case(site: PreparedSite, row: int, score: float, map_HW: npt.NDArray[np.float32]) -> Case:
     image = site.cohort.images[row]
     return Case(
         file=image.path.relative_to(site.cohort.folder).as_posix(),
         frame=image.frame,
         score=score,
         pixels_CHW=site.pixels.read(np.array([row])).numpy()[0],
-        maps=maps,
+        map_HW=map_HW,
     )

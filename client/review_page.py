@@ -1,7 +1,7 @@
 """The review page: a hospital's own images with what the model looked at, as one file that only its user can read."""
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,20 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from client.explain import METHODS, STRIDES, map_stage
+from client.explain import SHOWN, STRIDES, all_the_same, map_stage
 from client.image_index import printable
 from client.review import KINDS, Case, Gallery
+from shared.intervals import wilson
+from shared.metrics import Count
+from shared.pointing import Pointing
 from shared.protocol import StudyProtocol
 from shared.storage import private_file
 
 COLOUR = (230, 97, 0)
 """Orange: on a grey film it is told by its hue and, for those who do not see that, beside the plain film."""
+
+CONFIDENCE = 0.95
+"""Of the interval of how often maps point at a finding."""
 
 STRENGTH = 0.6
 """How much of the film the colour hides where the map is highest."""
@@ -28,16 +34,24 @@ STAYS = (
 )
 
 HOW_TO_READ = (
-    "The {side} patients of this hospital, at the study's shared threshold. First the film as the model gets it "
-    "(prepared, so that small things may be gone), then the same under its {methods} map: the more orange, the more "
-    "that place raised the score. The maps have {cells} by {cells} cells ({stage}) and are stretched: they say roughly "
-    "where, and not why. One that lies on letters, tubes or the edge of the film is worth a second look."
+    "The {side} patients of this hospital, at the study's shared threshold. Each pair shows the film as the model "
+    "gets it (prepared, so that small things may be gone), then the same film under its {method} map{same}: the more "
+    "orange, the more that place raised the score. The map has {cells} by {cells} cells ({stage}) and is stretched: "
+    "it says roughly where, and not why. One that lies on letters, tubes or the edge of the film is worth a second "
+    "look. Press a picture to see it as large as the window, and again to go back."
 )
 
-HOW_FAR = (
-    "A map is a question, not an answer. On phantom films, whose findings are known, the highest place of a Grad-CAM "
-    "map lay on the finding no more often than a random place would, of a model that tells such films apart well. "
-    "That of a HiResCAM map did so far more often, and not always. <code>polyclinic study pointing</code> repeats it."
+SAME = " (with this network the same as Grad-CAM)"
+
+NOT_MEASURED = (
+    "A map is a question, not an answer. How often the maps of this model point at a finding was not measured: "
+    "<code>polyclinic study pointing</code> does it on phantom films, whose findings are known, and keeps what it "
+    "finds beside the model's file, where this page reads it."
+)
+
+MEASURED = (
+    "A map is a question, not an answer. On phantom films, whose findings are known, the highest place of this model's "
+    "map lay on the finding {rates}. Of films of patients nothing is known."
 )
 
 STYLE = """
@@ -50,24 +64,41 @@ body { margin: 0 auto; max-width: 1240px; padding: 1.5rem clamp(16px, 3vw, 40px)
   color: var(--ink); font: 16px/1.55 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 h1, h2, h3 { line-height: 1.2; } h2::first-letter, h3::first-letter { text-transform: uppercase; }
 p { max-width: 72ch; } .stay { border-left: 4px solid var(--alarm); padding-left: 1rem; }
-ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: 1.2rem; }
-figure { margin: 0; width: 30rem; max-width: 100%; }
-figure > div { display: flex; gap: 4px; }
-img { flex: 1 1 0; min-width: 0; height: auto; image-rendering: auto; display: block; }
-figcaption, .note { color: var(--muted); font-size: .875rem; overflow-wrap: anywhere; }
-@media print { figure { break-inside: avoid; } }
+ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 2rem; }
+figure { margin: 0; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 8px; }
+.film { display: block; cursor: zoom-in; } .film span { display: block; }
+.film input { position: absolute; opacity: 0; } .film input:focus-visible + img { outline: 3px solid var(--alarm); }
+img { width: 100%; height: auto; display: block; background: #000; }
+.film input:checked + img { position: fixed; inset: 0; z-index: 1; width: 100vw; height: 100vh; object-fit: contain;
+  cursor: zoom-out; background: var(--paper); }
+figcaption, .note, .film span { color: var(--muted); font-size: .875rem; overflow-wrap: anywhere; }
+figcaption { margin-bottom: .3rem; } figcaption b { color: var(--ink); }
+.scale { display: inline-block; width: 8rem; height: .7em; border: 1px solid var(--rule);
+  background: linear-gradient(to right, transparent, rgb(230 97 0 / .6)); }
+@media print {
+  figure { break-inside: avoid; } .film input:checked + img { position: static; width: 100%; height: auto; }
+}
 """
 
 
-def write_page(path: Path, galleries: Iterable[Gallery], protocol: StudyProtocol, *, site: str, side: str) -> None:
-    """Write the page into a folder of this user's alone.
+def write_page(
+    path: Path,
+    galleries: Iterable[Gallery],
+    protocol: StudyProtocol,
+    *,
+    site: str,
+    side: str,
+    measured: Sequence[Pointing] = (),
+) -> None:
+    """Write the page into a folder of this user's alone; `measured` is what is known of where this model's maps point.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.parent.chmod(0o700)
-    text = "\n".join(_page(galleries, protocol, site=site, side=side))
+    text = "\n".join(_page(galleries, protocol, site=site, side=side, measured=measured))
     with private_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -87,7 +118,9 @@ def film_HWC(pixels_CHW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return film
 
 
-def _page(galleries: Iterable[Gallery], protocol: StudyProtocol, *, site: str, side: str) -> Iterator[str]:
+def _page(
+    galleries: Iterable[Gallery], protocol: StudyProtocol, *, site: str, side: str, measured: Sequence[Pointing]
+) -> Iterator[str]:
     study, size = escape(protocol.study.name), protocol.images.size
     stage = map_stage(size)
     yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -96,9 +129,10 @@ def _page(galleries: Iterable[Gallery], protocol: StudyProtocol, *, site: str, s
     yield f"<title>{study}: review at {escape(site)}</title><style>{STYLE}</style></head><body><main>"
     yield f"<h1>{study}: review at {escape(site)}</h1>"
     yield f'<p class="stay">{STAYS}</p>'
-    cells = size // STRIDES[stage]
-    methods = " and its ".join(METHODS)
-    yield f"<p>{HOW_TO_READ.format(side=side, cells=cells, stage=stage, methods=methods)}</p><p>{HOW_FAR}</p>"
+    cells, same = size // STRIDES[stage], SAME if all_the_same(stage) else ""
+    yield f"<p>{HOW_TO_READ.format(side=side, cells=cells, stage=stage, method=SHOWN, same=same)}</p>"
+    yield f"<p>{how_far(measured)}</p>"
+    yield '<p class="note"><span class="scale"></span> from nothing to the most on this film</p>'
     for gallery in galleries:
         yield from _gallery(gallery, unit=protocol.task.unit)
     yield "</main></body></html>"
@@ -114,26 +148,54 @@ def _gallery(gallery: Gallery, *, unit: str) -> Iterator[str]:
         cases, count = gallery.cases[kind], gallery.counts[kind]
         order = "farthest from the threshold first" if kind.startswith("false") else "nearest to the threshold first"
         few = f", {len(cases)} shown, {order}" if len(cases) < count else f", {order}" if count > 1 else ""
-        yield f'<h3>{kind}s</h3><p class="note">{count:,} {unit}{"s" if count != 1 else ""}{few}</p><ul>'
-        yield from (_case(case, kind) for case in cases)
-        yield "</ul>"
+        yield f'<h3>{kind}s</h3><p class="note">{MEANING[kind].format(finding=escape(gallery.finding))} '
+        yield f"{count:,} {unit}{'s' if count != 1 else ''}{few}.</p><ol>"
+        for place, case in enumerate(cases, start=1):
+            yield _case(case, kind, number=f"{place} of {count:,}", threshold=gallery.threshold)
+        yield "</ol>"
     yield "</section>"
 
 
-def _case(case: Case, kind: str) -> str:
-    pictures = {"Film": film_HWC(case.pixels_CHW)}
-    pictures |= {f"Film under its {name} map": overlay(case.pixels_CHW, map_HW) for name, map_HW in case.maps.items()}
+MEANING = {
+    "false negative": "Labelled {finding}, and not called so: missed.",
+    "false positive": "Called {finding}, and not labelled so: a false alarm.",
+    "true positive": "Labelled {finding}, and called so.",
+    "true negative": "Neither labelled {finding} nor called so.",
+}
+"""What each kind means, said where it is shown."""
+
+
+def _case(case: Case, kind: str, *, number: str, threshold: float) -> str:
+    pictures = {"film": film_HWC(case.pixels_CHW), "film under its map": overlay(case.pixels_CHW, case.map_HW)}
     shown = "".join(
-        f'<img src="{_picture(film)}" alt="{name}, {kind}" title="{name}">' for name, film in pictures.items()
+        f'<label class="film"><input type="checkbox"><img src="{_picture(film)}" alt="{name}, {kind} {number}">'
+        f"<span>{name}</span></label>"
+        for name, film in pictures.items()
     )
     name = escape(printable(case.file))
     frame = f", frame {case.frame + 1}" if case.frame else ""
-    empty = [method for method, map_HW in case.maps.items() if map_HW.max() <= 0]
-    nothing = f" Nothing raised the score by {' and by '.join(empty)}." if empty else ""
+    nothing = " Nothing raised the score." if case.map_HW.max() <= 0 else ""
+    side = "above" if case.score >= threshold else "below"
     return (
-        f"<li><figure><div>{shown}</div>"
-        f"<figcaption>score {case.score:.3f}{frame}. {name}.{nothing}</figcaption></figure></li>"
+        f"<li><figure><figcaption><b>{kind} {number}</b>: score {case.score:.3f}, {side} the threshold of "
+        f'{threshold:.4g}{frame}. {name}.{nothing}</figcaption><div class="pair">{shown}</div></figure></li>'
     )
+
+
+def how_far(measured: Sequence[Pointing]) -> str:
+    """Say how far a map can be trusted: what was measured of this model, and nothing of another."""
+    own = [one for one in measured if one.method == SHOWN]
+    if not own:
+        return NOT_MEASURED
+    rates = []
+    for one in own:
+        share = wilson(Count(k=one.hits, n=one.films), confidence=CONFIDENCE)
+        ends = f"{100 * share.low:.0f} to {100 * share.high:.0f} %" if share else "no interval"
+        rates.append(
+            f"in {one.hits:,} of {one.films:,} for {escape(one.finding)} ({ends}), where a place at random would in "
+            f"{100 * one.chance:.0f} %"
+        )
+    return MEASURED.format(rates="; ".join(rates))
 
 
 def _picture(film: npt.NDArray[np.uint8]) -> str:

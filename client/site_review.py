@@ -12,6 +12,7 @@ from client.site import SiteConfig
 from client.site_audit import record_decision
 from shared.errors import DataError
 from shared.model_facts import refuse_untested
+from shared.pointing import read_pointing
 from shared.saved_model import open_model
 from shared.split import Split
 
@@ -36,7 +37,8 @@ def write_review(config: SiteConfig, model: Path | None, study: str | None, *, s
     site = replace(site, pixels=site.pixels.harmonised(saved.facts.standard))
     galleries = review(site, saved, split=Split(side), most=most, device=config.compute.device)
     page = config.compute.cache / REVIEWS / protocol.digest()[:12] / f"{side}.html"
-    write_page(page, galleries, protocol, site=site.name, side=side)
+    measured = read_pointing(path, saved.facts.arrays_sha256)
+    write_page(page, galleries, protocol, site=site.name, side=side, measured=measured)
     record_decision(config.link.state, config.link.syslog, "review written", study=protocol.digest(), side=side)
     return page
 

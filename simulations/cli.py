@@ -134,13 +134,18 @@ def pointing(
     """Play the pointing game: how often a map's highest place lies on the finding that was drawn into a phantom.
 
     Beside it stands how often a place drawn at random would lie there. It says how far the maps of `site review` can be
-    trusted on phantoms, and nothing about patients.
+    trusted on phantoms, and nothing about patients. What is found is kept beside the model, and `site review` says it.
     """
+    from shared.pointing import write_pointing
     from shared.saved_model import open_model
-    from simulations.pointing_game import pointing_lines
+    from simulations.pointing_game import play, pointing_lines
 
-    for line in pointing_lines(open_model(model), films=films, seed=seed):
+    saved = open_model(model)
+    found = list(play(saved, films=films, seed=seed))
+    for line in pointing_lines(found, size=saved.facts.contract.size):
         typer.echo(line)
+    kept = write_pointing(model, saved.facts.arrays_sha256, found)
+    typer.echo(f"Kept for the page of `polyclinic site review`, which reads it beside the model: {kept}")
 
 
 def _print_price(protocol: "StudyProtocol", out: "RichConsole") -> None:

@@ -4,8 +4,8 @@ Zhang et al., IJCV 2018;126:1084 (doi 10.1007/s11263-017-1059-x): a hit is a max
 tolerance of it; the score is hits / (hits + misses). Here the tolerance is half a cell of the map.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,11 +15,13 @@ import numpy.typing as npt
 import torch
 
 from client.dicom import read_image
-from client.explain import METHODS, STRIDES, Method, map_stage
+from client.explain import METHODS, SHOWN, STRIDES, Method, all_the_same, map_stage
+from shared.bounded import apart
 from shared.errors import DataError
 from shared.intervals import wilson
 from shared.metrics import Count
 from shared.model import Classifier
+from shared.pointing import Pointing
 from shared.preprocessing import Contract, normalise, prepare
 from shared.saved_model import SavedModel
 from simulations.dicom_writer import made_up_uid
@@ -33,20 +35,6 @@ INSIDE = 0.3
 CONFIDENCE = 0.95
 
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pointing:
-    """`hits` of `films` maxima lay on the finding; `chance` is the mean share of the film that counts as a hit.
-
-    A film of which nothing raises the score has no maximum, and is a miss.
-    """
-
-    finding: str
-    method: str
-    films: int
-    hits: int
-    chance: float
 
 
 def play(saved: SavedModel, *, films: int, seed: int) -> Iterator[Pointing]:
@@ -74,15 +62,23 @@ def play(saved: SavedModel, *, films: int, seed: int) -> Iterator[Pointing]:
             )
 
 
-def pointing_lines(saved: SavedModel, *, films: int, seed: int) -> Iterator[str]:
-    """Say what came of it, finding by finding."""
-    for one in play(saved, films=films, seed=seed):
+def pointing_lines(found: Sequence[Pointing], *, size: int) -> Iterator[str]:
+    """Say what came of it, finding by finding; both methods in one line where they make the same map."""
+    same = all_the_same(map_stage(size))
+    for one in found:
+        if same and one.method != SHOWN:
+            continue
+        method = " and ".join(METHODS) + " (the same map here)" if same else one.method
         share = wilson(Count(k=one.hits, n=one.films), confidence=CONFIDENCE)
-        rate = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})" if share else "no film"
+        rate = f"{_percent(share.value)} ({_percent(share.low)} to {_percent(share.high)})" if share else "no film"
         yield (
-            f"{one.finding}, {one.method}: {one.hits:,} of {one.films:,} maxima lie on the finding, {rate}; "
-            f"a place at random would in {one.chance:.1%}"
+            f"{one.finding}, {method}: {one.hits:,} of {one.films:,} maxima lie on the finding, {rate}; "
+            f"a place at random would in {_percent(one.chance)}"
         )
+
+
+def _percent(share: float) -> str:
+    return f"{apart(100 * share, 1, bounds=(0, 100))}%"
 
 
 def phantom(contract: Contract, *, number: int, seed: tuple[int, ...]) -> tuple[npt.NDArray[Any], Mask]:

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import json
 import re
 import stat
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from client.bootstrap import prepare
+from client.explain import METHODS, all_the_same, map_stage
 from client.review import KINDS, Case, Gallery, kinds, review
 from client.review_page import film_HWC, overlay, write_page
 from client.scorers import open_scorer
@@ -23,6 +26,7 @@ from server.checkpoint import save_tensors
 from shared.audit import verify
 from shared.cli import application
 from shared.model_facts import write_facts
+from shared.pointing import Pointing, measured_at, write_pointing
 from shared.saved_model import open_model
 from shared.split import Split
 
@@ -97,8 +101,8 @@ def test_counts_are_those_of_the_study_and_images_those_of_the_unit(at_median: t
             assert (site.records.labels_NK[row, 0] == 1) == (kind in ("false negative", "true positive"))
             assert (case.score >= gallery.threshold) == kind.endswith("positive")
             np.testing.assert_array_equal(case.pixels_CHW, site.pixels.read(np.array([row])).numpy()[0])
-            assert list(case.maps) == ["Grad-CAM", "HiResCAM"]
-            assert all(one.shape == (32, 32) and one.min() >= 0 for one in case.maps.values())
+            assert case.map_HW.shape == (32, 32)
+            assert case.map_HW.min() >= 0
     files = [case.file.rsplit("_image", 1)[0] for cases in gallery.cases.values() for case in cases]
     assert len(files) == len(set(files))
 
@@ -120,6 +124,8 @@ def test_the_page_lies_in_the_sites_folder_for_this_user_alone(at_median: tuple[
     assert "This page stays here" in text
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', text)
     assert "<script" not in text
+    assert text.count('<label class="film"><input type="checkbox"><img') == text.count("<img")  # each can be enlarged
+    assert "was not measured" in text
     assert all(f"<h3>{kind}s</h3>" in text for kind in KINDS)
 
 
@@ -194,8 +200,8 @@ def test_the_pictures_are_the_film_and_the_film_under_its_map(
     pixels = np.random.default_rng(1).integers(0, top, (channels, 32, 32), dtype=depth)
     raised = np.zeros((32, 32), np.float32)
     raised[4:8, 20:24] = 3.0
-    case = Case(file="<b>.dcm", frame=1, score=0.75, pixels_CHW=pixels, maps={"Grad-CAM": raised, "HiResCAM": raised.T})
-    none = Case(file="n.dcm", frame=0, score=0.1, pixels_CHW=pixels, maps={"Grad-CAM": np.zeros((32, 32), np.float32)})
+    case = Case(file="<b>.dcm", frame=1, score=0.75, pixels_CHW=pixels, map_HW=raised)
+    none = Case(file="n.dcm", frame=0, score=0.1, pixels_CHW=pixels, map_HW=np.zeros((32, 32), np.float32))
     full = Gallery(
         finding="opacity",
         threshold=0.5,
@@ -214,10 +220,45 @@ def test_the_pictures_are_the_film_and_the_film_under_its_map(
     changed[4:8, 20:24] = False
     assert not changed.any()
     np.testing.assert_array_equal(shown, overlay(pixels, raised))
-    np.testing.assert_array_equal(picture(text, 2), overlay(pixels, raised.T))
-    np.testing.assert_array_equal(picture(text, 4), picture(text, 3))
+    np.testing.assert_array_equal(picture(text, 3), picture(text, 2))
+    assert text.count("data:image/png") == 4  # a film and its one map, twice
     assert "9 exams, 1 shown, farthest from the threshold first" in text
     assert "frame 2" in text
-    assert "Nothing raised the score by Grad-CAM." in text
+    assert text.count("Nothing raised the score.") == 1
+    assert "false positive 1 of 9" in text
+    assert "Called opacity, and not labelled so: a false alarm." in text
     assert "&lt;b&gt;.dcm" in text
     assert "could choose no threshold" in text
+
+
+def test_the_page_claims_what_was_measured_of_this_model_alone(at_median: tuple[SiteConfig, Path]) -> None:
+    """Beside the model lies what the pointing game found of it; of another model's it makes no claim, and says so."""
+    config, path = at_median
+    found = [
+        Pointing(finding="opacity", method="Grad-CAM", films=200, hits=18, chance=0.13),
+        Pointing(finding="opacity", method="HiResCAM", films=200, hits=57, chance=0.16),
+    ]
+    arguments = ["site", "review", str(config.compute.cache.parent / "site.toml"), "--model", str(path), "--most", "1"]
+    write_pointing(path, open_model(path).facts.arrays_sha256, found)
+    done = CliRunner().invoke(application(), arguments)
+    assert done.exit_code == 0, done.output
+    (page,) = config.compute.cache.glob("review/*/test.html")
+    text = page.read_text(encoding="utf-8")
+    assert "lay on the finding in 57 of 200 for opacity (23 to 35 %), where a place at random would in 16 %" in text
+    assert "18 of 200" not in text
+    assert "far more often" not in text
+    for broken, words in (({"arrays_sha256": "0" * 64}, "measured of another model"), ({"found": [1]}, "not what the")):
+        said = json.loads(measured_at(path).read_text()) | broken
+        measured_at(path).write_text(json.dumps(said))
+        assert words in str(CliRunner().invoke(application(), arguments).exception)
+        write_pointing(path, open_model(path).facts.arrays_sha256, found)
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_two_maps_that_are_one_are_shown_as_one(tiny: Any, size: int) -> None:
+    """Behind layer4 Grad-CAM and HiResCAM are the same map, to rounding; at an earlier stage they are not."""
+    _, model = compose(tiny.protocol(images={"size": size, "channels": 1}), weights_file=None)
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    stage = map_stage(size)
+    one, other = (make(model.eval(), images, target=0, stage=stage) for make in METHODS.values())
+    assert torch.allclose(one, other, rtol=1e-4, atol=1e-6) == all_the_same(stage)

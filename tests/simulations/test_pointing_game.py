@@ -14,10 +14,11 @@ from server.checkpoint import save_tensors
 from shared.cli import application
 from shared.errors import DataError
 from shared.model_facts import write_facts
+from shared.pointing import read_pointing
 from shared.preprocessing import contract_of
 from shared.saved_model import open_model
 from simulations import pointing_game, synthetic_site
-from simulations.pointing_game import is_hit, phantom, play, widened
+from simulations.pointing_game import is_hit, phantom, play, pointing_lines, widened
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -108,6 +109,10 @@ def test_the_command_says_hits_interval_and_chance(tiny: Any, tmp_path: Path) ->
     for method in ("Grad-CAM", "HiResCAM"):
         assert re.search(rf"opacity, {method}: \d of 4 maxima lie on the finding", done.output)
     assert "a place at random would in" in done.output
+    kept = read_pointing(path, open_model(path).facts.arrays_sha256)
+    assert [(one.method, one.films) for one in kept] == [("Grad-CAM", 4), ("HiResCAM", 4)]
+    (line,) = pointing_lines(kept, size=224)
+    assert line.startswith("opacity, Grad-CAM and HiResCAM (the same map here): ")
     classes = open_model(model(tiny, tmp_path, task={"classes": ["clear", "opacity"]}))
     with pytest.raises(DataError, match="classes"):
         list(play(classes, films=1, seed=0))
