@@ -1,4 +1,4 @@
-"""What the header of a DICOM object says of its pixels: modality LUT, padding, window and spacing.
+"""What the header of a DICOM object says of its stored values: their bits, modality LUT, padding and spacing.
 
 Section numbers are those of DICOM PS3.3 (2024).
 """
@@ -9,75 +9,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 
 from client.pixels import AIR_HU, Linear, Meaning, Table
 from client.refusals import Reason, Unreadable, refuses
+from client.stored_values import Stored
 
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
 @refuses(otherwise=Reason.MALFORMED)
-def read_meaning(dataset: FileDataset, frame: int) -> Meaning:
-    """Read what the stored values of one grey frame mean."""
-    lowest, highest = stored_range(dataset)
-    rescale = _of_frame(dataset, frame, "PixelValueTransformationSequence")
+def read_meaning(dataset: FileDataset, frame: int, *, lossy: bool) -> Meaning:
+    """Read what the stored values of one grey frame mean; `lossy` if a codec may have moved them."""
+    stored = stored_of(dataset)
+    rescale = of_frame(dataset, frame, "PixelValueTransformationSequence")
     in_hounsfield = text(dataset, "Modality") == "CT" and text(rescale, "RescaleType") in ("", "HU")
     return Meaning(
         modality_lut=_modality_table(dataset) if dataset.get("ModalityLUTSequence") else _rescale(rescale),
-        lowest=lowest,
-        highest=highest,
-        padding=_padding(dataset, highest=highest),
+        lowest=stored.lowest if stored else 0,
+        highest=stored.highest if stored else 0,
+        padding=_padding(dataset, stored) if stored else None,
         darkest_is_high=dataset.PhotometricInterpretation == "MONOCHROME1",
         floor=AIR_HU if in_hounsfield else None,
+        moved=lossy,
     )
 
 
-def stored_range(dataset: Dataset) -> tuple[int, int]:
-    """Give the smallest and largest value that the stored bits can hold; (0, 0) for floating-point pixels."""
+def stored_of(dataset: Dataset) -> Stored | None:
+    """Read what the header says of its stored bits; None for floating-point pixels."""
     if "PixelData" not in dataset:
-        return 0, 0
-    bits = dataset.BitsStored
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-
-
-@refuses(otherwise=Reason.MALFORMED)
-def read_window(dataset: Dataset, frame: int) -> tuple[float, float] | None:
-    """Read the first VOI window as LINEAR_EXACT (C.11.2.1.3.2): centre -+ width / 2 become black and white.
-
-    LINEAR (C.11.2.1.2.1) is LINEAR_EXACT with half a unit less in the centre and one less in the width. SIGMOID is
-    replaced by its tangent in the centre, which is LINEAR_EXACT with the same numbers. A VOI LUT sequence is not
-    read: an image that has nothing else has no window.
-    """
-    holder = _of_frame(dataset, frame, "FrameVOILUTSequence")
-    centres, widths = _numbers(holder, "WindowCenter"), _numbers(holder, "WindowWidth")
-    if not centres or not widths or not math.isfinite(centres[0]) or not 0 < widths[0] < math.inf:
         return None
-    if text(holder, "VOILUTFunction") in ("", "LINEAR"):
-        return centres[0] - 0.5, max(widths[0] - 1, 0.0)
-    return centres[0], widths[0]
+    bits = int(dataset.BitsStored)
+    if not 1 <= bits <= max(int(dataset.BitsAllocated), 1):
+        raise Unreadable(Reason.MALFORMED)
+    high_bit = dataset.get("HighBit")
+    return Stored(
+        bits=bits,
+        high_bit=bits - 1 if high_bit is None else int(high_bit),
+        signed=bool(dataset.PixelRepresentation),
+    )
 
 
 @refuses(otherwise=Reason.MALFORMED)
 def read_spacing_mm(dataset: Dataset, frame: int) -> tuple[float, float] | None:
-    """Read the spacing of (rows, columns): in the patient, else at the detector, else of the scanned film."""
-    holder = _of_frame(dataset, frame, "PixelMeasuresSequence")
+    """Read the spacing of (rows, columns): in the patient, else at the detector, else of the scanned film.
+
+    What cannot be read counts as absent: most studies do not ask for it.
+    """
+    holder = of_frame(dataset, frame, "PixelMeasuresSequence")
     for keyword in _SPACINGS:
-        spacing = _numbers(holder, keyword)
+        spacing = numbers(holder, keyword)
         if len(spacing) == 2 and all(0 < mm < math.inf for mm in spacing):
             return spacing[0], spacing[1]
     return None
 
 
 def lookup_table(
-    holder: Dataset, *, descriptor: str, entries: str, dataset: FileDataset
+    holder: Dataset, *, descriptor: str, entries: str, dataset: FileDataset, signed: bool
 ) -> tuple[int, NDArray[np.uint16]]:
-    """Read a table of `dataset` (C.7.6.3.1.5, C.11.1.1): the first stored value that it maps, and its entries.
+    """Read a table of `dataset` (C.7.6.3.1.5, C.11.1.1, C.11.2.1.1): the first value that it maps, and its entries.
 
-    Entries of 8 bits may be packed two to a word or stand alone in one; both occur, and the length tells.
+    `signed` if what it maps may be below zero. Entries of 8 bits may be packed two to a word or stand alone in one;
+    both occur, and the length tells.
     """
     count, first, _ = (int(value) for value in holder[descriptor].value)
     count = count % 2**16 or 2**16
-    if dataset.PixelRepresentation and first >= 2**15:  # written as unsigned
+    if signed and first >= 2**15:  # written as unsigned
         first -= 2**16
     value = holder[entries].value
     if isinstance(value, bytes):
@@ -103,30 +100,45 @@ def text(dataset: Dataset, keyword: str) -> str:
 def _modality_table(dataset: FileDataset) -> Table:
     """Read a modality LUT sequence (C.11.1.1.1)."""
     holder = dataset.ModalityLUTSequence[0]
-    first, entries = lookup_table(holder, descriptor="LUTDescriptor", entries="LUTData", dataset=dataset)
+    first, entries = lookup_table(
+        holder,
+        descriptor="LUTDescriptor",
+        entries="LUTData",
+        dataset=dataset,
+        signed=bool(dataset.PixelRepresentation),
+    )
     return Table(first=first, entries=entries.astype(np.float32))
 
 
 def _rescale(holder: Dataset) -> Linear:
     """Read slope and intercept (C.11.1.1.2), 1 and 0 where they are absent."""
-    slope, *_ = _numbers(holder, "RescaleSlope") or (1.0,)
-    intercept, *_ = _numbers(holder, "RescaleIntercept") or (0.0,)
-    if slope == 0:
+    slope, *_ = numbers(holder, "RescaleSlope") or (1.0,)
+    intercept, *_ = numbers(holder, "RescaleIntercept") or (0.0,)
+    if slope == 0 or math.isnan(slope) or math.isnan(intercept):  # without them, the values mean something else
         raise Unreadable(Reason.MALFORMED)
     return Linear(slope=slope, intercept=intercept)
 
 
-def _padding(dataset: Dataset, *, highest: int) -> tuple[int, int] | None:
+def _padding(dataset: Dataset, stored: Stored) -> tuple[int, int] | None:
     """Read the range of padding values (C.7.5.1.1.2), as signed as the pixels are, whatever the file's VR says."""
-    first, last = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if first is None or "PixelData" not in dataset:
+    first, last = (_whole(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    if first is None:
         return None
-    period = 2**dataset.BitsStored
-    ends = [(int(end) - highest - 1) % period + highest + 1 - period for end in (first, last) if end is not None]
+    period, top = 2**stored.bits, stored.highest
+    ends = [(end - top - 1) % period + top + 1 - period for end in (first, last) if end is not None]
     return min(ends), max(ends)
 
 
-def _of_frame(dataset: Dataset, frame: int, macro: str) -> Dataset:
+def _whole(dataset: Dataset, keyword: str) -> int | None:
+    """Read a whole number; None where it is absent or empty. Under VR UN or OB it is two bytes."""
+    value = dataset.get(keyword)
+    if isinstance(value, bytes) and len(value) == 2:
+        return int.from_bytes(value, "little")
+    value = value[0] if isinstance(value, MultiValue) and value else value
+    return None if value is None or value in ("", b"", []) else int(value)
+
+
+def of_frame(dataset: Dataset, frame: int, macro: str) -> Dataset:
     """Find where a frame's attributes stand: in its functional group, the shared one, or at the top (C.7.6.16)."""
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -137,9 +149,26 @@ def _of_frame(dataset: Dataset, frame: int, macro: str) -> Dataset:
     return dataset
 
 
-def _numbers(holder: Dataset, keyword: str) -> tuple[float, ...]:
-    """Read a decimal string of any multiplicity; () where it is absent or empty."""
-    value: Any = holder.get(keyword)
-    if value is None or value == "":
+def numbers(holder: Dataset, keyword: str) -> tuple[float, ...]:
+    """Read a decimal string of any multiplicity, under whatever VR; () where it is absent or empty.
+
+    A value that is no number is NaN: whoever needs it decides what that means.
+    """
+    try:
+        value: Any = holder.get(keyword)
+    except Exception:  # pydicom raises various errors on a decimal string that is none
+        value = holder.get_item(keyword).value  # type: ignore[union-attr]
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, str):
+        value = value.strip(" \x00").split("\\")
+    if value is None or value in ([], [""]):
         return ()
-    return tuple(float(number) for number in ([value] if isinstance(value, str | float | int) else value))
+    return tuple(map(_number, value if isinstance(value, list | MultiValue) else [value]))
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

@@ -6,21 +6,38 @@ libraries below them print, log or warn about it. Section numbers are those of D
 
 import logging
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from client.calibration import read_meaning, read_spacing_mm, read_window, text
-from client.frames import decode, frame_count, full_scale
+from client.calibration import read_meaning, read_spacing_mm, text
+from client.frames import decode, frame_count, full_scale, is_lossy
 from client.pixels import to_physical, to_physical_window
 from client.refusals import Reason, Unreadable, refuses
+from client.voi import read_window
+from shared.grey_levels import OwnWindow
+
+R = TypeVar("R")
+
+Frames = Literal["first", "middle", "all"]
+"""Which frames of a file a study reads."""
+
+READER_VERSION = 2
+"""Part of what the cache's folders are called: raise it with any change that can move a bit of a physical image."""
+
+MAX_FRAMES = 2**14
+"""Frames of a file that are read as images of their own. The longest studies of the heart have some thousands; a
+header can claim two billion in ten bytes."""
 
 for _library in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg"):  # they log the values that they stumble over
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
@@ -44,6 +61,10 @@ _TRAITS = {
 }
 """What a study may divide its patients by, and the attribute that says it."""
 
+MAX_INFLATED = 2**28
+"""Bytes of a deflated data set; a thousand times what it may have in the file."""
+
+_CHUNK = 2**20
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _PAST_THE_END = 0x100000000
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -80,19 +101,42 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Image:
-    """The chosen frames of one object in physical units, larger is brighter, orientation as stored.
+class Frame:
+    """One frame in physical units, larger is brighter, orientation as stored.
 
-    `pixels_FHWC` is finite float32, C = 1 (grey: after the modality LUT, Hounsfield units for CT) or 3 (RGB, full
+    `pixels_HWC` is finite float32, C = 1 (grey: after the modality LUT, Hounsfield units for CT) or 3 (RGB, full
     scale 2^bits - 1). `spacing_mm` is (between rows, between columns); for a projection it may be that of the
-    detector. `window` is (centre, width) of the first VOI window, read as LINEAR_EXACT, and for colour the full
-    scale.
+    detector. `window` is the frame's own, None where it has none, for colour the full scale; `window_is_lost` if it
+    has one that cannot be read.
     """
 
-    pixels_FHWC: NDArray[np.float32]
+    pixels_HWC: NDArray[np.float32] = field(repr=False)
     spacing_mm: tuple[float, float] | None
-    window: tuple[float, float] | None
+    window: OwnWindow | None
+    window_is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Image:
+    """The chosen frames of one object, each with a spacing and a window of its own."""
+
+    frames: tuple[Frame, ...]
     modality: str
+
+    @property
+    def pixels_FHWC(self) -> NDArray[np.float32]:
+        """The pixels of all frames."""
+        return np.stack([frame.pixels_HWC for frame in self.frames])
+
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """The spacing of the first of the frames."""
+        return self.frames[0].spacing_mm
+
+    @property
+    def window(self) -> OwnWindow | None:
+        """The window of the first of the frames."""
+        return self.frames[0].window
 
 
 @refuses(otherwise=Reason.MALFORMED)
@@ -123,32 +167,50 @@ def read_header(path: Path) -> Header:
     )
 
 
-@refuses(otherwise=Reason.UNDECODABLE)
-def read_image(path: Path, *, frames: Literal["first", "middle", "all"]) -> Image:
+def read_image(path: Path, *, frames: Frames) -> Image:
     """Read frames of one file in physical units; "middle" of an even number is the later of the two.
 
     Raises:
         Unreadable: as `read_header`, or the pixel data are missing, damaged, too many or not finite.
     """
+    found = read_frames(path, lambda frame: frame, frames=frames)
+    return Image(frames=tuple(found), modality=read_header(path).modality)
+
+
+@refuses(otherwise=Reason.UNDECODABLE)
+def read_frames(path: Path, make: Callable[[Frame], R], *, frames: Frames, most: int = MAX_FRAMES) -> list[R]:
+    """Read frames of one file one by one, and give what `make` makes of each: no two are in memory together.
+
+    Raises:
+        Unreadable: as `read_image`; or more than `most` frames are asked for; or what `make` raises.
+    """
     dataset = _read(path, until=_PAST_THE_END)
     count = frame_count(dataset)
     indices = {"first": range(1), "middle": range(count // 2, count // 2 + 1), "all": range(count)}[frames]
-    white = full_scale(dataset)
-    meanings = {index: read_meaning(dataset, index) for index in indices} if white is None else {}
-    pixels_FHWC = np.stack(
-        [
-            to_physical(stored, meanings[index]) if white is None else stored.astype(np.float32)
-            for index, stored in zip(indices, decode(dataset, indices), strict=True)
-        ]
-    )
-    if not np.isfinite(pixels_FHWC).all():
+    if len(indices) > most:
+        raise Unreadable(Reason.TOO_LARGE)
+    white, lossy = full_scale(dataset), is_lossy(dataset)
+    read = partial(_grey, lossy=lossy) if white is None else partial(_coloured, white=float(white))
+    return [make(read(dataset, index, stored)) for index, stored in zip(indices, decode(dataset, indices), strict=True)]
+
+
+def _grey(dataset: FileDataset, index: int, stored: NDArray[Any], *, lossy: bool) -> Frame:
+    meaning = read_meaning(dataset, index, lossy=lossy)
+    pixels_HWC = to_physical(stored, meaning)
+    if not np.isfinite(pixels_HWC).all():
         raise Unreadable(Reason.NOT_FINITE)
-    first = indices[0]
-    return Image(
-        pixels_FHWC=pixels_FHWC,
-        spacing_mm=read_spacing_mm(dataset, first),
-        window=(white / 2, float(white)) if white else to_physical_window(read_window(dataset, first), meanings[first]),
-        modality=text(dataset, "Modality"),
+    window, lost = None, False
+    try:
+        window = to_physical_window(read_window(dataset, index, meaning), meaning)
+    except Unreadable:
+        lost = True
+    spacing_mm = read_spacing_mm(dataset, index)
+    return Frame(pixels_HWC=pixels_HWC, spacing_mm=spacing_mm, window=window, window_is_lost=lost)
+
+
+def _coloured(dataset: FileDataset, index: int, stored: NDArray[Any], *, white: float) -> Frame:
+    return Frame(
+        pixels_HWC=stored.astype(np.float32), spacing_mm=read_spacing_mm(dataset, index), window=(white / 2, white)
     )
 
 
@@ -178,10 +240,23 @@ def _check_start(file: BinaryIO) -> None:
     if head[128:132] != b"DICM" and head[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
         raise Unreadable(Reason.NOT_DICOM)
     if head[132:138] == b"\x02\x00\x00\x00UL":
-        file.seek(144 + int.from_bytes(head[140:], "little"))
-        if file.read(4) == bytes(4):
+        meta = file.read(int.from_bytes(head[140:], "little"))
+        rest = file.read(4)
+        if rest == bytes(4):
             raise Unreadable(Reason.TRUNCATED)
+        if DeflatedExplicitVRLittleEndian.encode() in meta:
+            _check_inflated(file, rest)
     file.seek(0)
+
+
+def _check_inflated(file: BinaryIO, chunk: bytes) -> None:
+    """Refuse a deflated data set that would fill the memory: pydicom inflates it whole."""
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while chunk:
+        size += len(inflater.decompress(chunk, _CHUNK))
+        if size > MAX_INFLATED:
+            raise Unreadable(Reason.TOO_LARGE)
+        chunk = inflater.unconsumed_tail or file.read(_CHUNK // 16)
 
 
 class _Watch:

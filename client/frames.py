@@ -1,7 +1,7 @@
 """Decode frames of one DICOM object to stored values or RGB, each with the decoder that does it best.
 
-pydicom and its plugins decode everything but grey, unsigned JPEG lossless, JPEG-LS and JPEG Extended: there
-imagecodecs is three to five times as fast, and reads the 12-bit JPEG that the plugins fail on.
+imagecodecs decodes grey and all JPEG, RLE is unpacked here, and pydicom with its plugins reads what is left. A decoder
+gets a frame only when the codestream's own size is the header's and within bounds: memory follows from the header.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,25 +12,45 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut
 
-from client.calibration import is_big_endian, lookup_table, stored_range
+from client.calibration import is_big_endian, stored_of
+from client.codestreams import Codestream, read_jpeg, read_jpeg2000
+from client.colours import apply_palette, colour_of, palette, to_rgb
+from client.encapsulation import IsComplete, encoded_frames
 from client.refusals import Reason, Unreadable
+from client.run_lengths import unpacked
+from client.stored_values import from_lossless, from_lossy
 
-MAX_VALUES = 2**28
-"""Values decoded at once: 1 GiB as float32. A header that claims more is damaged, or asks for frames one by one."""
+MAX_FRAME_VALUES = 2**26
+"""Values of a frame: 256 MiB as float32, and about three times that while it is prepared. The largest films have 20
+million pixels; what claims more is damaged, a slide, or meant to fill the memory."""
 
-_GREY_CODECS: dict[str, Callable[[bytes], Any]] = {
-    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGLossless: imagecodecs.jpeg8_decode,
-    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
-    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
-    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
-}
-_ENDS_WITH_MARKER = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
-_END_OF_IMAGE = b"\xff\xd9"
+MAX_VALUES = 2**30
+"""Values of all frames that are asked for; one after the other is in memory, but each takes its time."""
+
+_JPEG = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
+_LOSSLESS = frozenset(
+    {
+        uid.JPEGLossless,
+        uid.JPEGLosslessSV1,
+        uid.JPEGLSLossless,
+        uid.JPEG2000Lossless,
+        uid.HTJ2KLossless,
+        uid.HTJ2KLosslessRPCL,
+    }
+)
+_OF_PIXELS = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+)
 
 
 def frame_count(dataset: Dataset) -> int:
@@ -46,8 +66,15 @@ def full_scale(dataset: FileDataset) -> int | None:
     if dataset.SamplesPerPixel > 1:
         return int(2**dataset.BitsStored - 1)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":  # its descriptor is too often wrong about the bits
-        return 2**8 - 1 if _palette(dataset)[1].max() < 2**8 else 2**16 - 1
+        return 2**8 - 1 if palette(dataset)[1].max() < 2**8 else 2**16 - 1
     return None
+
+
+def is_lossy(dataset: FileDataset) -> bool:
+    """Whether a lossy codec has moved the stored values, now or before (PS3.3 C.7.6.1.1.5)."""
+    syntax = _transfer_syntax(dataset)
+    lossless = not syntax.is_encapsulated or syntax in _LOSSLESS or syntax == uid.RLELossless
+    return not lossless or str(dataset.get("LossyImageCompression", "")).strip() == "01"
 
 
 def decode(dataset: FileDataset, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
@@ -62,12 +89,12 @@ def decode(dataset: FileDataset, indices: Sequence[int]) -> Iterator[NDArray[Any
     syntax = _transfer_syntax(dataset)
     _check_size(dataset, syntax, frames=len(indices))
     channels = () if dataset.SamplesPerPixel == 1 else (dataset.SamplesPerPixel,)
-    for index in indices:
-        stored = _decode_frame(dataset, syntax, index)
+    frames = _decode_encapsulated if syntax.is_encapsulated else _decode_native
+    for stored in frames(dataset, syntax, indices):
         if stored.shape != (dataset.Rows, dataset.Columns, *channels):
             raise Unreadable(Reason.UNDECODABLE)
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
-            yield _apply_palette(dataset, stored)
+            yield apply_palette(dataset, stored)
         else:
             yield stored if channels else stored[..., np.newaxis]
 
@@ -84,7 +111,7 @@ def _transfer_syntax(dataset: FileDataset) -> uid.UID:
 
 def _check_size(dataset: FileDataset, syntax: uid.UID, *, frames: int) -> None:
     values = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel
-    if values * frames > MAX_VALUES:
+    if values > MAX_FRAME_VALUES or values * frames > MAX_VALUES:
         raise Unreadable(Reason.TOO_LARGE)
     if syntax.is_encapsulated or "PixelData" not in dataset:
         return
@@ -97,28 +124,93 @@ def _check_size(dataset: FileDataset, syntax: uid.UID, *, frames: int) -> None:
         raise Unreadable(Reason.TRUNCATED)
 
 
-def _decode_frame(dataset: FileDataset, syntax: uid.UID, index: int) -> NDArray[Any]:
-    if syntax in _ENDS_WITH_MARKER:
-        encoded = get_frame(dataset.PixelData, index, number_of_frames=frame_count(dataset))
-        if not encoded.rstrip(b"\x00\xff").endswith(_END_OF_IMAGE):
-            raise Unreadable(Reason.TRUNCATED)  # the decoders would fill up with grey and say nothing
-        if syntax in _GREY_CODECS and dataset.SamplesPerPixel == 1 and dataset.PixelRepresentation == 0:
-            return _in_stored_range(_GREY_CODECS[syntax](encoded), dataset)
-    return _decode_with_pydicom(dataset, syntax, index)
+def _decode_native(dataset: FileDataset, syntax: uid.UID, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+    for index in indices:
+        stored = _decode_with_pydicom(dataset, syntax, index)
+        yield stored if stored.dtype.kind == "f" else _without_unused_bits(stored, dataset)
+
+
+def _decode_encapsulated(dataset: FileDataset, syntax: uid.UID, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
+    read = read_jpeg2000 if syntax in uid.JPEG2000TransferSyntaxes else read_jpeg if syntax in _JPEG else None
+    frames = frame_count(dataset)
+    for encoded in encoded_frames(dataset, indices, frames=frames, is_complete=read and _completeness(read)):
+        if read:
+            yield _decode_codestream(dataset, syntax, _checked(dataset, read(encoded)))
+        elif syntax == uid.RLELossless:
+            yield _decode_run_lengths(dataset, encoded)
+        else:  # a film, or what this version has no decoder for
+            raise Unreadable(Reason.UNDECODABLE)
+
+
+def _completeness(read: Callable[[bytes], Codestream]) -> IsComplete:
+    def is_complete(encoded: bytes) -> bool:
+        try:
+            read(encoded)
+        except Unreadable as refusal:
+            return refusal.reason is not Reason.TRUNCATED
+        return True
+
+    return is_complete
+
+
+def _checked(dataset: FileDataset, stream: Codestream) -> Codestream:
+    """Refuse a codestream of another size than the header's before anything is allocated for it."""
+    size = dataset.Rows, dataset.Columns, dataset.SamplesPerPixel
+    if (stream.rows, stream.columns, stream.components) != size or stream.precision > max(dataset.BitsAllocated, 16):
+        raise Unreadable(Reason.UNDECODABLE)
+    return stream
+
+
+def _decode_codestream(dataset: FileDataset, syntax: uid.UID, stream: Codestream) -> NDArray[Any]:
+    if stream.components == 1:
+        decoded = _GREY_CODECS[syntax](stream.encoded)
+        if syntax in _LOSSLESS:
+            return from_lossless(decoded, stored_of(dataset), precision=stream.precision)
+        return from_lossy(decoded, stored_of(dataset), precision=stream.precision, signed=stream.signed)
+    colour = colour_of(dataset, stream)
+    if syntax in uid.JPEGTransferSyntaxes:
+        decoded = imagecodecs.jpeg8_decode(stream.encoded, colorspace="RGB", outcolorspace="RGB")
+        return _in_stored_range(to_rgb(decoded, colour, dataset), dataset)
+    return _in_stored_range(_decode_with_pydicom(_alone(dataset, syntax, stream.encoded, colour), syntax, 0), dataset)
+
+
+_GREY_CODECS: dict[str, Callable[[bytes], Any]] = (
+    dict.fromkeys(uid.JPEGTransferSyntaxes, imagecodecs.jpeg8_decode)
+    | dict.fromkeys(uid.JPEGLSTransferSyntaxes, imagecodecs.jpegls_decode)
+    | dict.fromkeys(uid.JPEG2000TransferSyntaxes, imagecodecs.jpeg2k_decode)
+)
+
+
+def _decode_run_lengths(dataset: FileDataset, encoded: bytes) -> NDArray[Any]:
+    """Decode RLE as the same frame without compression, which lies plane by plane."""
+    native = _alone(dataset, uid.ExplicitVRLittleEndian, b"", str(dataset.PhotometricInterpretation))
+    native.PlanarConfiguration = 1
+    native.PixelData = unpacked(
+        encoded,
+        pixels=dataset.Rows * dataset.Columns,
+        samples=dataset.SamplesPerPixel,
+        octets=-(-dataset.BitsAllocated // 8),
+    )
+    return next(_decode_native(native, uid.ExplicitVRLittleEndian, [0]))
+
+
+def _alone(dataset: FileDataset, syntax: uid.UID, encoded: bytes, colour: str) -> FileDataset:
+    """Make an object of one frame."""
+    attributes = {keyword: dataset[keyword].value for keyword in _OF_PIXELS if keyword in dataset}
+    alone = FileDataset(None, {}, file_meta=dataset.file_meta.__class__())
+    alone.file_meta.TransferSyntaxUID = syntax
+    for keyword, value in (attributes | {"PhotometricInterpretation": colour}).items():
+        setattr(alone, keyword, value)
+    alone.PixelData = encapsulate([encoded], has_bot=False) if encoded else b""
+    return alone
 
 
 def _decode_with_pydicom(dataset: FileDataset, syntax: uid.UID, index: int) -> NDArray[Any]:
     options: dict[str, Any] = {} if syntax in uid.JPEG2000TransferSyntaxes else {"correct_unused_bits": False}
-    if syntax == uid.RLELossless:
-        options["decoding_plugin"] = "pydicom"  # pylibjpeg-rle panics on damaged data, past any `except Exception`
     stored, properties = get_decoder(syntax).as_array(dataset, index=index, **options)
     if str(properties["photometric_interpretation"]).startswith("YBR"):
         raise Unreadable(Reason.UNDECODABLE)  # YBR_PARTIAL and the like: no decoder here turns them into RGB
-    if stored.dtype.kind == "f":
-        return stored
-    if syntax.is_encapsulated and syntax != uid.RLELossless:
-        return _in_stored_range(stored, dataset)
-    return _without_unused_bits(stored, dataset)
+    return stored
 
 
 def _without_unused_bits(stored: NDArray[Any], dataset: FileDataset) -> NDArray[Any]:
@@ -132,32 +224,9 @@ def _without_unused_bits(stored: NDArray[Any], dataset: FileDataset) -> NDArray[
 
 
 def _in_stored_range(stored: NDArray[Any], dataset: FileDataset) -> NDArray[Any]:
-    lowest, highest = stored_range(dataset)
+    lowest, highest = stored_of(dataset).lowest, stored_of(dataset).highest
     limits = np.iinfo(stored.dtype)
     if lowest <= limits.min and limits.max <= highest:
         return stored
     clipped: NDArray[Any] = stored.clip(max(lowest, limits.min), min(highest, limits.max))
     return clipped
-
-
-def _apply_palette(dataset: FileDataset, stored: NDArray[Any]) -> NDArray[Any]:
-    first, table = _palette(dataset)
-    colours: NDArray[Any] = table[(stored.astype(np.int64) - first).clip(0, len(table) - 1)]
-    return colours
-
-
-def _palette(dataset: FileDataset) -> tuple[int, NDArray[Any]]:
-    """Read the palette (PS3.3 C.7.9): the first stored value that it maps, and its colours (entries, 3)."""
-    if "SegmentedRedPaletteColorLookupTableData" in dataset:
-        count, first, _ = dataset.RedPaletteColorLookupTableDescriptor
-        return first, apply_color_lut(np.arange(first, first + (count or 2**16)), dataset)[:, :3]
-    channels = [
-        lookup_table(
-            dataset,
-            descriptor=f"{colour}PaletteColorLookupTableDescriptor",
-            entries=f"{colour}PaletteColorLookupTableData",
-            dataset=dataset,
-        )
-        for colour in ("Red", "Green", "Blue")
-    ]
-    return channels[0][0], np.stack([entries for _, entries in channels], axis=1)

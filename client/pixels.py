@@ -4,11 +4,13 @@ Pure arithmetic on arrays; `client/dicom.py` reads what it needs from the file. 
 part 3, 2024.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shared.grey_levels import LookUp, OwnWindow, Sigmoid
 
 AIR_HU = -1024.0
 """The lowest value of the 12-bit Hounsfield scale. Below it lies no tissue: scanners write -2000 and the like
@@ -51,8 +53,8 @@ class Meaning:
     """What the stored values of one grey frame mean.
 
     `lowest` and `highest` bound what the stored bits can hold; `padding` is an inclusive range of stored values
-    that are no measurement; `darkest_is_high` is MONOCHROME1; `floor` is a physical value below which there is
-    nothing (CT: air).
+    that are no measurement, unless a lossy codec has `moved` them; `darkest_is_high` is MONOCHROME1; `floor` is a
+    physical value below which there is nothing (CT: air).
     """
 
     modality_lut: Linear | Table
@@ -61,6 +63,7 @@ class Meaning:
     padding: tuple[int, int] | None
     darkest_is_high: bool
     floor: float | None
+    moved: bool = False
 
     @property
     def mirror(self) -> np.float32:
@@ -81,16 +84,46 @@ def to_physical(stored: NDArray[Any], meaning: Meaning) -> NDArray[np.float32]:
     if meaning.floor is not None:
         np.maximum(physical, np.float32(meaning.floor), out=physical)
     if meaning.padding is not None:
-        _fill_padding(physical, _is_padding(stored, meaning.padding), background=meaning.floor)
+        find = _is_moved_padding if meaning.moved else _is_padding
+        _fill_padding(physical, find(stored, meaning.padding), background=meaning.floor)
     return physical
 
 
-def to_physical_window(window: tuple[float, float] | None, meaning: Meaning) -> tuple[float, float] | None:
-    """Give the file's (centre, width) as it applies after the inversion."""
+def to_physical_window(window: OwnWindow | None, meaning: Meaning) -> OwnWindow | None:
+    """Give the file's window as it applies after the inversion: what it made dark, it makes bright."""
     if window is None or not meaning.darkest_is_high:
         return window
-    centre, width = window
-    return (float(meaning.mirror) - centre, width)
+    mirror = float(meaning.mirror)
+    match window:
+        case Sigmoid():
+            return replace(window, centre=mirror - window.centre)
+        case LookUp():
+            last = window.first + len(window.entries) - 1
+            return LookUp(first=mirror - last, entries=1 - window.entries[::-1])
+        case (centre, width):
+            return (mirror - centre, width)
+
+
+def _is_moved_padding(stored: NDArray[Any], padding: tuple[int, int]) -> NDArray[np.bool_]:
+    """Find the padding of a frame that a lossy codec has coded, so that values lie around it.
+
+    Padding that is to be told apart stands at one end of the values. What lies beyond it there is the codec's error,
+    and on the other side the error is as large; a sixty-fourth of all values at least, for it may have been clipped.
+    Padding in the middle of the values is left as it is: nothing tells it from what was measured.
+    """
+    low, high = padding
+    lowest, highest = int(stored.min()), int(stored.max())
+    span = highest - lowest
+    below, above = max(low - lowest, 0), max(highest - high, 0)
+    error = max(min(below, above), span // _CODEC_ERROR)
+    if min(below, above) > span // _ENDS:
+        return np.zeros(stored.shape, dtype=np.bool_)
+    return stored <= high + error if below <= above else stored >= low - error
+
+
+_CODEC_ERROR = 64
+_ENDS = 8
+"""Parts of all values of a frame: the error of a lossy codec that is taken for granted, and what counts as an end."""
 
 
 def _is_padding(stored: NDArray[Any], padding: tuple[int, int]) -> NDArray[np.bool_]:

@@ -21,11 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from shared.errors import DataError
+from shared.grey_levels import LookUp, OwnWindow, Sigmoid
 from shared.landmarks import Standard, harmonise
 from shared.protocol import StudyProtocol
 
 ALGORITHM_VERSION = 1
 """Part of every digest: raise it with any change that can move one bit of a prepared image."""
+
+OWN_WINDOW_VERSION = 1
+"""Added to it where the window is the file's own: since 1, SIGMOID and VOI LUTs are read as they are."""
 
 PERCENTILES = (0.5, 99.5)
 """The percentile window: the limits that nnU-Net clips at (Isensee et al., Nature Methods 2021).
@@ -83,7 +87,8 @@ class Contract:
             del fields["standard"]
         if not isinstance(self.window, str):
             fields["window"] = [float(limit) for limit in self.window]
-        return json.dumps(fields | {"algorithm": ALGORITHM_VERSION}, sort_keys=True, separators=(",", ":"))
+        version = ALGORITHM_VERSION + (OWN_WINDOW_VERSION if self.window == "dicom" else 0)
+        return json.dumps(fields | {"algorithm": version}, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """Give the SHA-256 of the canonical form; equal digests mean equal bits."""
@@ -108,7 +113,7 @@ def prepare(
     pixels_HWC: NDArray[np.float32],
     *,
     spacing_mm: tuple[float, float] | None,
-    window: tuple[float, float] | None,
+    window: OwnWindow | None,
     contract: Contract,
 ) -> NDArray[Any]:
     """Resample, place, window and quantise one finite physical image to `contract.shape` and `contract.dtype`.
@@ -123,7 +128,7 @@ def prepare(
     Args:
         pixels_HWC: any height and width from 1; C is 1 or 3.
         spacing_mm: distance between (rows, columns), or None where the file does not say.
-        window: (centre, width) of the file, LINEAR_EXACT, or None where it has none.
+        window: the file's own, or None where it has none; (centre, width) is LINEAR_EXACT.
         contract: what to make of it.
 
     Raises:
@@ -251,29 +256,24 @@ def _with_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.floa
     return image
 
 
-def _quantise(
-    image: NDArray[np.float32], *, window: tuple[float, float] | None, contract: Contract
-) -> NDArray[np.float64]:
+def _quantise(image: NDArray[np.float32], *, window: OwnWindow | None, contract: Contract) -> NDArray[np.float64]:
     """Map the window to whole numbers from 0 to the largest of the contract's type."""
-    black, white = _limits(image, window=window, asked=contract.window)
     levels = float(np.iinfo(contract.dtype).max)
+    chosen = window if contract.window == "dicom" else None if contract.window == "percentile" else contract.window
+    if isinstance(chosen, Sigmoid | LookUp):
+        return np.rint(chosen(image) * levels)
+    black, white = _limits(image, chosen)
     if white <= black:
         return np.where(image > black, levels, 0.0)
     unit = (image.astype(np.float64).clip(black, white) - black) / (white - black)
     return np.rint(unit * levels)
 
 
-def _limits(
-    image: NDArray[np.float32],
-    *,
-    window: tuple[float, float] | None,
-    asked: Literal["dicom", "percentile"] | tuple[float, float],
-) -> tuple[float, float]:
+def _limits(image: NDArray[np.float32], window: tuple[float, float] | None) -> tuple[float, float]:
     """Give the values that become black and white."""
-    chosen = window if asked == "dicom" else None if asked == "percentile" else asked
-    if chosen is None:
+    if window is None:
         return _percentile_limits(image)
-    centre, width = chosen
+    centre, width = window
     return centre - width / 2, centre + width / 2
 
 

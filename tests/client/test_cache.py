@@ -62,7 +62,7 @@ def test_a_second_study_reads_no_file_again(hospital: Any, monkeypatch: pytest.M
     first = fill_all(hospital, images)
     other = fill_all(hospital, images, contract=replace(CONTRACT, depth="uint16"))
     assert (other.prepared, other.array.dtype) == (5, np.uint16)
-    monkeypatch.setattr(cache, "read_image", None)
+    monkeypatch.setattr(cache, "read_frames", None)
     again = fill_all(hospital, images)
     assert (again.prepared, again.reused, again.digest) == (0, 5, first.digest)
     assert np.array_equal(again.array[again.rows], first.array[first.rows])

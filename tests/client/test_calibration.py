@@ -1,4 +1,4 @@
-"""What a header says of its pixels: windows, spacing, padding, functional groups."""
+"""What a header says of its stored values: spacing, padding, functional groups."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,27 +26,6 @@ def item(**attributes: Any) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "window"),
-    [
-        ({}, None),
-        ({"WindowCenter": 40, "WindowWidth": 400}, (39.5, 399)),
-        ({"WindowCenter": [40, -600], "WindowWidth": [400, 1500]}, (39.5, 399)),
-        ({"WindowCenter": 40, "WindowWidth": 400, "VOILUTFunction": "LINEAR_EXACT"}, (40, 400)),
-        ({"WindowCenter": 40, "WindowWidth": 400, "VOILUTFunction": "SIGMOID"}, (40, 400)),
-        ({"WindowCenter": 40, "WindowWidth": 0.5}, (39.5, 0)),
-        ({"WindowCenter": 40, "WindowWidth": 0}, None),
-        ({"WindowCenter": 40}, None),
-        ({"WindowCenter": "", "WindowWidth": ""}, None),
-    ],
-)
-def test_the_first_window_is_given_as_linear_exact(
-    write_dicom: Writer, attributes: dict[str, Any], window: tuple[float, float] | None
-) -> None:
-    """Each VOI function becomes (centre, width) of LINEAR_EXACT; what is no window is none."""
-    assert read_image(write_dicom(bytes(4), **TINY, **attributes), frames="first").window == window
-
-
-@pytest.mark.parametrize(
     ("attributes", "spacing"),
     [
         ({}, None),
@@ -55,6 +34,7 @@ def test_the_first_window_is_given_as_linear_exact(
         ({"PixelSpacing": [0.2, 0.3], "ImagerPixelSpacing": [0.1, 0.1]}, (0.2, 0.3)),
         ({"PixelSpacing": [0, 0], "NominalScannedPixelSpacing": [0.4, 0.4]}, (0.4, 0.4)),
         ({"PixelSpacing": [0.2]}, None),
+        ({"PixelSpacing": [0.2, 0.3, 0.4]}, None),
     ],
 )
 def test_spacing_is_rows_then_columns_from_the_best_source(
@@ -143,7 +123,7 @@ def test_a_table_is_read_from_bytes_and_from_numbers(value: Any) -> None:
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [2, 2**16 - 3, 16])
     table.add_new("LUTData", "OW" if isinstance(value, bytes) else "US", value)
-    first, entries = lookup_table(table, descriptor="LUTDescriptor", entries="LUTData", dataset=dataset)
+    first, entries = lookup_table(table, descriptor="LUTDescriptor", entries="LUTData", dataset=dataset, signed=True)
     assert (first, entries.tolist()) == (-3, [513, 1027])
 
 
@@ -154,5 +134,5 @@ def test_a_table_of_65536_entries_is_announced_as_none() -> None:
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [0, 0, 16])
     table.add_new("LUTData", "OW", np.arange(2**16, dtype="<u2").tobytes())
-    _, entries = lookup_table(table, descriptor="LUTDescriptor", entries="LUTData", dataset=dataset)
+    _, entries = lookup_table(table, descriptor="LUTDescriptor", entries="LUTData", dataset=dataset, signed=False)
     assert len(entries) == 2**16

@@ -192,7 +192,7 @@ def test_nothing_is_logged_or_printed(
 ) -> None:
     """A file full of faults, each with a name in it, leaves no word in any log or stream."""
     caplog.set_level(logging.DEBUG)
-    path = write_dicom(bytes(16), Rows=4, Columns=4, PixelSpacing=[77, 2], PatientBirthDate="20250101")
+    path = write_dicom(bytes(16), Rows=4, Columns=4, PixelSpacing=[77, 2], RescaleSlope=77, PatientBirthDate="20250101")
     content = path.read_bytes().replace(b"1.2.826.0.1.2", b"Doe^Jane.0.1.")
     path.write_bytes(content.replace(b"20250101", b"Doe^Jane").replace(b"77", b"J."))
     assert refusal_of(path) is Reason.MALFORMED
