@@ -21,7 +21,7 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 @refuses(otherwise=Reason.MALFORMED)
 def read_meaning(dataset: FileDataset, frame: int, *, lossy: bool) -> Meaning:
     """Read what the stored values of one grey frame mean; `lossy` if a codec may have moved them."""
-    stored = stored_of(dataset)
+    stored = stored_of(dataset) if "PixelData" in dataset else None
     rescale = of_frame(dataset, frame, "PixelValueTransformationSequence")
     in_hounsfield = text(dataset, "Modality") == "CT" and text(rescale, "RescaleType") in ("", "HU")
     return Meaning(
@@ -35,10 +35,8 @@ def read_meaning(dataset: FileDataset, frame: int, *, lossy: bool) -> Meaning:
     )
 
 
-def stored_of(dataset: Dataset) -> Stored | None:
-    """Read what the header says of its stored bits; None for floating-point pixels."""
-    if "PixelData" not in dataset:
-        return None
+def stored_of(dataset: Dataset) -> Stored:
+    """Read what the header says of its stored bits."""
     bits = int(dataset.BitsStored)
     if not 1 <= bits <= max(int(dataset.BitsAllocated), 1):
         raise Unreadable(Reason.MALFORMED)
@@ -95,6 +93,14 @@ def is_big_endian(dataset: FileDataset) -> bool:
 def text(dataset: Dataset, keyword: str) -> str:
     """Read a value as text without its padding; "" where it is absent."""
     return str(dataset.get(keyword) or "").strip(" \x00")
+
+
+def text_if_readable(dataset: Dataset, keyword: str) -> str:
+    """Do the same with what most studies do not ask for; "" where it cannot be read."""
+    try:
+        return text(dataset, keyword)
+    except Exception:  # pydicom raises various errors on a value that does not fit its VR
+        return ""
 
 
 def _modality_table(dataset: FileDataset) -> Table:
@@ -157,7 +163,7 @@ def numbers(holder: Dataset, keyword: str) -> tuple[float, ...]:
     try:
         value: Any = holder.get(keyword)
     except Exception:  # pydicom raises various errors on a decimal string that is none
-        value = holder.get_item(keyword).value  # type: ignore[union-attr]
+        value = holder.get_item(keyword).value
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
     if isinstance(value, str):

@@ -167,7 +167,8 @@ def read_jpeg2000(encoded: bytes) -> Codestream:
 
 def _coding(encoded: bytes, place: int, *, columns: int, rows: int) -> tuple[int, Colour | None]:
     """Give how many packets a component has at most, and RGB where the components were transformed (T.800 A.6.1)."""
-    packets, layers, colour = 0, 1, None
+    packets, layers = 0, 1
+    colour: Colour | None = None
     while encoded[place : place + 1] == b"\xff" and (marker := encoded[place + 1]) != 0x90:
         content = encoded[place + 4 : place + 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")]
         if marker == 0x52:  # coding style, of all components

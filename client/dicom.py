@@ -20,7 +20,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from client.calibration import read_meaning, read_spacing_mm, text
+from client.calibration import read_meaning, read_spacing_mm, text, text_if_readable
 from client.frames import decode, frame_count, full_scale, is_lossy
 from client.pixels import to_physical, to_physical_window
 from client.refusals import Reason, Unreadable, refuses
@@ -152,18 +152,18 @@ def read_header(path: Path) -> Header:
         identity=Identity(
             sop_instance_uid=text(dataset, "SOPInstanceUID"),
             study_instance_uid=text(dataset, "StudyInstanceUID"),
-            accession_number=text(dataset, "AccessionNumber"),
+            accession_number=text_if_readable(dataset, "AccessionNumber"),
             patient_id=text(dataset, "PatientID"),
             issuer=text(dataset, "IssuerOfPatientID"),
-            full_name=text(dataset, "PatientName"),
-            birth_date=text(dataset, "PatientBirthDate"),
-            sex=text(dataset, "PatientSex"),
+            full_name=text_if_readable(dataset, "PatientName"),
+            birth_date=text_if_readable(dataset, "PatientBirthDate"),
+            sex=text_if_readable(dataset, "PatientSex"),
         ),
         modality=text(dataset, "Modality"),
         frames=frame_count(dataset),
         photometric=text(dataset, "PhotometricInterpretation"),
-        manufacturer=text(dataset, "Manufacturer"),
-        traits={axis: text(dataset, keyword) for axis, keyword in _TRAITS.items()},
+        manufacturer=text_if_readable(dataset, "Manufacturer"),
+        traits={axis: text_if_readable(dataset, keyword) for axis, keyword in _TRAITS.items()},
     )
 
 

@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 
@@ -197,7 +197,7 @@ def _decode_run_lengths(dataset: FileDataset, encoded: bytes) -> NDArray[Any]:
 def _alone(dataset: FileDataset, syntax: uid.UID, encoded: bytes, colour: str) -> FileDataset:
     """Make an object of one frame."""
     attributes = {keyword: dataset[keyword].value for keyword in _OF_PIXELS if keyword in dataset}
-    alone = FileDataset(None, {}, file_meta=dataset.file_meta.__class__())
+    alone = FileDataset("", {}, file_meta=FileMetaDataset())
     alone.file_meta.TransferSyntaxUID = syntax
     for keyword, value in (attributes | {"PhotometricInterpretation": colour}).items():
         setattr(alone, keyword, value)
@@ -224,7 +224,8 @@ def _without_unused_bits(stored: NDArray[Any], dataset: FileDataset) -> NDArray[
 
 
 def _in_stored_range(stored: NDArray[Any], dataset: FileDataset) -> NDArray[Any]:
-    lowest, highest = stored_of(dataset).lowest, stored_of(dataset).highest
+    stored_bits = stored_of(dataset)
+    lowest, highest = stored_bits.lowest, stored_bits.highest
     limits = np.iinfo(stored.dtype)
     if lowest <= limits.min and limits.max <= highest:
         return stored

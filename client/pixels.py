@@ -108,22 +108,31 @@ def _is_moved_padding(stored: NDArray[Any], padding: tuple[int, int]) -> NDArray
     """Find the padding of a frame that a lossy codec has coded, so that values lie around it.
 
     Padding that is to be told apart stands at one end of the values. What lies beyond it there is the codec's error,
-    and on the other side the error is as large; a sixty-fourth of all values at least, for it may have been clipped.
-    Padding in the middle of the values is left as it is: nothing tells it from what was measured.
+    and on the other side the error is twice that at most, or a sixty-fourth of all values, for it may have been
+    clipped; or it reaches half the way to the rest, where that is farther. Padding in the middle of the values is
+    left as it is: nothing tells it from what was measured.
     """
     low, high = padding
-    lowest, highest = int(stored.min()), int(stored.max())
-    span = highest - lowest
-    below, above = max(low - lowest, 0), max(highest - high, 0)
-    error = max(min(below, above), span // _CODEC_ERROR)
-    if min(below, above) > span // _ENDS:
+    lowest, highest = (float(end) for end in np.quantile(stored, (_SPECKS, 1 - _SPECKS)))
+    span, below, above = highest - lowest, max(low - lowest, 0), max(highest - high, 0)
+    if min(below, above) > span / _ENDS:
         return np.zeros(stored.shape, dtype=np.bool_)
-    return stored <= high + error if below <= above else stored >= low - error
+    # From here on, padding is the lower end.
+    values, end = (stored, high) if below <= above else (-stored.astype(np.int64), -low)
+    error = max(2 * min(below, above), span / _CODEC_ERROR)
+    rest = values[values > end + error]
+    if rest.size:
+        error = max(error, (float(np.quantile(rest, _REST)) - end) / 2)
+    near: NDArray[np.bool_] = values <= end + error
+    return near
 
 
 _CODEC_ERROR = 64
 _ENDS = 8
-"""Parts of all values of a frame: the error of a lossy codec that is taken for granted, and what counts as an end."""
+_SPECKS = 0.005
+_REST = 0.02
+"""Parts of all values of a frame: the error of a lossy codec that is taken for granted, and what counts as an end; and
+the share of the pixels, and of the rest, that may be what a codec left beside an edge."""
 
 
 def _is_padding(stored: NDArray[Any], padding: tuple[int, int]) -> NDArray[np.bool_]:

@@ -1,6 +1,8 @@
 """Unpack RLE frames (PS3.5 annex G), never to more than the header announces."""
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 
 from client.refusals import Reason, Unreadable
 
+_unpack: Callable[..., Any] = imagecodecs.packbits_decode  # its types know no arrays
 _HEADER = 64
 _SLACK = 1024
 """Octets that a writer may add to a plane."""
@@ -39,7 +42,7 @@ def _plane(
     segment: bytes, room: "np.ndarray[tuple[int], np.dtype[np.uint8]]"
 ) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     try:
-        found: NDArray[np.uint8] = imagecodecs.packbits_decode(segment, out=room)
+        found: NDArray[np.uint8] = _unpack(segment, out=room)
     except RuntimeError:  # more than there is room for, or damaged
         raise Unreadable(Reason.UNDECODABLE) from None
     if len(found) < len(room) - _SLACK:

@@ -22,12 +22,12 @@ class Stored:
     @property
     def lowest(self) -> int:
         """The smallest value."""
-        return -(2 ** (self.bits - 1)) if self.signed else 0
+        return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def highest(self) -> int:
         """The largest value."""
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << (self.bits - self.signed)) - 1
 
 
 def from_lossless(decoded: NDArray[Any], stored: Stored, *, precision: int) -> NDArray[Any]:

@@ -54,9 +54,9 @@ OwnWindow = tuple[float, float] | Sigmoid | LookUp
 def _exponential(power: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give exp(power) within 1e-9 of itself: a short series of power / 2^10, squared ten times."""
     small = power.clip(-_FARTHEST, _FARTHEST) / 2**_HALVINGS
-    result = np.ones_like(small)
+    result: NDArray[np.float64] = np.ones_like(small)
     for term in (6, 5, 4, 3, 2, 1):
         result = 1 + result * small / term
     for _ in range(_HALVINGS):
-        result = result * result
+        result *= result
     return result

@@ -1,9 +1,11 @@
 """A few processes compute an ordered map."""
 
 import os
+from typing import Any
 
 import pytest
 
+from client import worker_pool
 from client.worker_pool import map_files
 from shared.errors import DataError
 
@@ -30,3 +32,25 @@ def test_a_killed_worker_is_said() -> None:
     """A worker that the system kills for its memory ends the run with advice."""
     with pytest.raises(DataError, match=r"Lower \[compute\] workers"):
         list(map_files(os._exit, [1, 1], workers=2, chunk=1, worth_a_worker=1))
+
+
+def test_few_large_results_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of results that weigh much, no more are handed out than a worker's share holds, and none is left behind."""
+    waiting: list[int] = []
+    submit = worker_pool.ProcessPoolExecutor.submit
+
+    def counted(pool: Any, *task: Any) -> Any:
+        waiting.append(len(task[-1]))
+        return submit(pool, *task)
+
+    monkeypatch.setattr(worker_pool.ProcessPoolExecutor, "submit", counted)
+    items = list(range(40))
+    heavy = worker_pool.map_files(
+        abs, items, workers=2, chunk=4, worth_a_worker=1, weights=[worker_pool._BYTES_AHEAD] * 40
+    )
+    assert next(heavy) == 0
+    assert waiting == [1] * 2  # a share for each of the two workers
+    assert list(heavy) == items[1:]
+    waiting.clear()
+    assert list(worker_pool.map_files(abs, items, workers=2, chunk=4, worth_a_worker=1, weights=[1] * 40)) == items
+    assert waiting == [4] * 10
