@@ -9,6 +9,7 @@ patient (coins, images, augmentation, dropout) is drawn from a stream that is ke
 a batch or a cohort.
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -17,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.noise import SecretStreams
+from client.noise import SecretStreams, in_unit_interval
 from client.site_data import Rows
 from shared.privacy import PrivacyPlan
 
-SEEDS: Final = 1 << 53
-"""A seed is one of so many: all that a number of [0, 1) from a stream can be."""
+TOSSED_AT_ONCE: Final = 256
+"""Patients whose coins of a round are held in memory together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,16 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """What one patient brings to one step, as in `Sample`; `places` are those of the images among `Patients.rows_N`."""
+
+    step: int
+    places: list[int]
+    weights: list[float]
+    seeds: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateSteps:
     """The steps of one private round at one site: who takes part in each, and what is released of their sum.
 
@@ -97,42 +108,52 @@ class PrivateSteps:
 
     def __post_init__(self) -> None:
         """Toss all coins of the round: a patient's stream is begun once, for all of its steps."""
-        each = [self._of_patient(place) for place in range(len(self.patients))]
+        turns = [turn for place, steps in self._taking() for turn in self._turns_of(place, steps)]
+        turns.sort(key=lambda turn: turn.step)  # within a step they stay in the order of their patients
         width = self.plan.images_per_patient
-        step_T = np.concatenate([np.empty(0, np.int64), *(steps for steps, _ in each)])
-        order = np.argsort(step_T, kind="stable")
-        turns = Sample(
-            rows_PK=np.concatenate([np.empty((0, width), np.int64), *(own.rows_PK for _, own in each)])[order],
-            weights_PK=np.concatenate([np.empty((0, width), np.float32), *(own.weights_PK for _, own in each)])[order],
-            seeds_PK=np.concatenate([np.empty((0, width), np.int64), *(own.seeds_PK for _, own in each)])[order],
+        sample = Sample(
+            rows_PK=self.patients.rows_N[np.array([turn.places for turn in turns], np.int64).reshape(-1, width)],
+            weights_PK=np.array([turn.weights for turn in turns], np.float32).reshape(-1, width),
+            seeds_PK=np.array([turn.seeds for turn in turns], np.int64).reshape(-1, width),
         )
-        object.__setattr__(self, "_turns", turns)
+        object.__setattr__(self, "_turns", sample)
         steps = np.arange(self.plan.steps_per_round + 1)
-        object.__setattr__(self, "_ends", np.searchsorted(step_T[order], steps))
+        object.__setattr__(self, "_ends", np.searchsorted([turn.step for turn in turns], steps))
 
     def sample(self, step: int) -> Sample:
         """Give the patients whose coin fell so, with the images drawn of each, without regard to the rest."""
         return self._turns.part(int(self._ends[step]), int(self._ends[step + 1]))
 
-    def _of_patient(self, place: int) -> tuple[npt.NDArray[np.int64], Sample]:
-        """Toss one patient's coin for each step, and draw what they bring to those that they take part in.
+    def _taking(self) -> Iterator[tuple[int, list[int]]]:
+        """Toss every patient's coin for each step, and give by place the steps of who takes part in any."""
+        steps = self.plan.steps_per_round
+        for first in range(0, len(self.patients), TOSSED_AT_ONCE):
+            some = range(first, min(first + TOSSED_AT_ONCE, len(self.patients)))
+            bits = b"".join(self.streams.bits(steps, step=0, purpose=f"{self._whose(p)}, inclusion") for p in some)
+            tossed_PS = in_unit_interval(np.frombuffer(bits, dtype="<u8")).reshape(len(some), steps)
+            for place, taking_S in zip(some, tossed_PS < self.plan.sample_rate, strict=True):
+                if (taking := np.flatnonzero(taking_S)).size:
+                    yield place, taking.tolist()
 
-        `images_per_patient` different images, or all that there are, each equally likely.
-        """
-        whose = f"patient {self.patients.number_P[place]}"
-        tossed_S = self.streams.uniform(self.plan.steps_per_round, step=0, purpose=f"{whose}, inclusion")
-        taking_T = np.flatnonzero(tossed_S < self.plan.sample_rate)
+    def _turns_of(self, place: int, steps: list[int]) -> Iterator["_Turn"]:
+        """Draw what one patient brings to each step: different images, or all that there are, each equally likely."""
         wanted, count = self.plan.images_per_patient, int(self.patients.count_P[place])
-        drawn = self.streams.uniform(len(taking_T) * (count + wanted), step=0, purpose=f"{whose}, images")
-        drawn_TL = drawn.reshape(len(taking_T), count + wanted)
-        place_TK = drawn_TL[:, :count].argsort(axis=1)[:, :wanted] + self.patients.first_P[place]
-        rows_TK = self.patients.rows_N[np.pad(place_TK, ((0, 0), (0, wanted - place_TK.shape[1])), mode="edge")]
-        weights_K = (np.arange(wanted) < count) / min(count, wanted)
-        return taking_T, Sample(
-            rows_PK=rows_TK,
-            weights_PK=np.broadcast_to(weights_K.astype(np.float32), rows_TK.shape),
-            seeds_PK=(drawn_TL[:, count:] * SEEDS).astype(np.int64),
-        )
+        bits = self.streams.bits(len(steps) * (count + wanted), step=0, purpose=f"{self._whose(place)}, images")
+        words = iter(struct.unpack(f"<{len(bits) // 8}Q", bits))
+        begins = int(self.patients.first_P[place])
+        for step in steps:
+            lots = [next(words) for _ in range(count)]
+            drawn = sorted(range(count), key=lots.__getitem__)[:wanted]
+            more = wanted - len(drawn)
+            yield _Turn(
+                step=step,
+                places=[begins + image for image in drawn + drawn[-1:] * more],
+                weights=[1 / len(drawn)] * len(drawn) + [0.0] * more,
+                seeds=[next(words) >> 1 for _ in range(wanted)],
+            )
+
+    def _whose(self, place: int) -> str:
+        return f"patient {self.patients.number_P[place]}"
 
     def release(self, total_D: torch.Tensor, step: int) -> None:
         """Turn a step's clipped sum, in place, into what may be seen: (sum + noise) / (clip × rate × public size).

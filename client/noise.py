@@ -77,9 +77,11 @@ class SecretStreams:
 
     def uniform(self, count: int, *, step: int, purpose: str) -> npt.NDArray[np.float64]:
         """Draw `count` numbers of [0, 1), multiples of 2^-53; a comparison `< q` is true with q's chance to 2^-53."""
-        bits = np.frombuffer(self._keystream(step, purpose).update(8 * count), dtype="<u8")
-        numbers: npt.NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * _UNIT
-        return numbers
+        return in_unit_interval(np.frombuffer(self.bits(count, step=step, purpose=purpose), dtype="<u8"))
+
+    def bits(self, count: int, *, step: int, purpose: str) -> bytearray:
+        """Draw `count` words of 64 bits."""
+        return self._keystream(step, purpose).update(8 * count)
 
     def gaussian(self, count: int, *, step: int, purpose: str) -> torch.Tensor:
         """Draw `count` independent standard Gaussians in fp64, on the CPU."""
@@ -115,6 +117,12 @@ class SecretStreams:
         fields = [self.task_id.encode(), self.arrays_digest.encode(), str(step).encode(), purpose.encode()]
         info = b"".join(len(part).to_bytes(8, "big") + part for part in fields)
         return _Keystream(hmac.digest(self._extracted, info + b"\x01", "sha256"))
+
+
+def in_unit_interval(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Turn words of 64 bits into numbers of [0, 1), by the upper 53."""
+    numbers: npt.NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * _UNIT
+    return numbers
 
 
 def simulated_key(seed: int) -> bytes:

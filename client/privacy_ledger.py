@@ -21,7 +21,7 @@ from client.ledger_file import OpenLedger, opened
 from client.privacy_account import Account, Statement
 from client.site import SiteConfig
 from client.task_store import EVENT as BEGUN
-from shared.audit import AuditLog, now, verify
+from shared.audit import AuditLog, now, told
 from shared.errors import PrivacyError, TaskError
 from shared.privacy import PrivacyPlan
 from shared.refusal_codes import Refusal
@@ -270,8 +270,7 @@ def ledger_of(config: SiteConfig) -> PrivacyLedger:
 
 def _audited(path: Path) -> frozenset[tuple[str, str]]:
     """List the tasks that the audit log says were begun or charged, each with which of both."""
-    entries = verify(path) if path.exists() else ()
-    return frozenset((str(entry["task"]), entry["event"]) for entry in entries if entry["event"] in (EVENT, BEGUN))
+    return frozenset((str(entry["task"]), entry["event"]) for entry in told(path) if entry["event"] in (EVENT, BEGUN))
 
 
 def _same(one: Account, other: Account) -> bool:

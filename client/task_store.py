@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from shared.audit import DEPARTURE, REFUSAL, AuditLog, verify
+from shared.audit import DEPARTURE, REFUSAL, AuditLog, told
 from shared.errors import StorageError, TaskError
 from shared.messages import DeliverTask, EvaluateTask, LandmarksTask, ReadyTask, Refusal, Task
 from shared.parameters import digest
@@ -211,7 +211,7 @@ def read_begun(folder: Path, *, audit: Path, study: str) -> Sequence[Begun]:
 
 
 def _of_audit(audit: Path, study: str) -> Iterator[Begun]:
-    for entry in verify(audit) if audit.exists() else ():
+    for entry in told(audit):
         if entry["event"] == EVENT and entry["study"] == study:
             yield Begun(
                 task_id=entry["task"],
@@ -226,7 +226,7 @@ def _of_audit(audit: Path, study: str) -> Iterator[Begun]:
 
 def _answered(audit: Path) -> Iterator[str]:
     """Name the tasks of which a reply has left."""
-    for entry in verify(audit) if audit.exists() else ():
+    for entry in told(audit):
         if entry["event"] == DEPARTURE and entry["kind"] != REFUSAL:
             yield str(entry["task"])
 

@@ -103,6 +103,19 @@ def verify(path: Path) -> Iterator[dict[str, Any]]:
         yield from _chain(path, log)
 
 
+def told(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a log that another program may be writing to, none where there is no log.
+
+    A last line that is torn is passed over: it tells of nothing that has happened yet.
+
+    Raises:
+        StorageError: the chain does not hold, or the log cannot be read.
+    """
+    if path.exists():
+        content = _read(path)
+        yield from _chain(path, BytesIO(content[: len(content) - len(_torn(content))]))
+
+
 def _chain(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     before = GENESIS
     for number, line in enumerate(lines, start=1):

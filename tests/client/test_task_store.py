@@ -74,6 +74,7 @@ def test_a_line_that_a_crash_cut_off_is_forgotten(tmp_path: Path) -> None:
     open_store(tmp_path).begin(train(), "r")
     with (tmp_path / "audit.jsonl").open("a") as file:
         file.write('{"line": 2, "event": "task begun", "ta')
+    assert len(read_begun(tmp_path, audit=tmp_path / "audit.jsonl", study="d")) == 1, "read while it is written"
     store = open_store(tmp_path)
     store.begin(train(round=2), "s")
     store.begin(train(round=3), "t")
