@@ -15,6 +15,7 @@ INVITATION = "invitation.toml"
 STUDY = "study.toml"
 CA = "ca.crt"
 BUNDLE = "polyclinic.fab"
+WEIGHTS = "weights"
 """The files of the folder that `polyclinic coordinator invite` writes."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
