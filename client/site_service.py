@@ -38,7 +38,10 @@ class SiteService:
 
         Raises:
             PolyclinicError: the keys or a disk do not allow it, or no study can be prepared.
+            SiteError: every approval is of an earlier version.
         """
+        if all(study.outdated for study in self.studies):
+            self.studies[0].current()
         torch.use_deterministic_algorithms(True)
         link = self.config.link
         names = [study.digest[:SHOWN] for study in self.studies]

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import FederationError, SiteError
-from shared.messages import WIRE_VERSION
 from shared.storage import atomic_file
+from shared.tasks import WIRE_VERSION
 
 INVITATION = "invitation.toml"
 STUDY = "study.toml"
