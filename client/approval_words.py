@@ -78,11 +78,12 @@ def explain(
     rounds_per_day: int | None,
     budget: Iterable[str] = (),
     earlier: Iterable[Invitation] = (),
+    together: Iterable[str] = (),
 ) -> Iterator[str]:
     """Yield paragraphs; `update` are the arrays that travel in the round in which the most do.
 
     `budget` says what a private study would take of this hospital's privacy budget. `earlier` are the invitations that
-    this site has approved before.
+    this site has approved before, and `together` says what their studies tell beside this one.
     """
     invitation, protocol = invited.invitation, invited.protocol
     yield (
@@ -93,6 +94,8 @@ def explain(
     landmarks = LANDMARKS.format(min_cell=min_cell) if protocol.images.harmonise == "landmarks" else ""
     leaves = _leaves(protocol).format(min_cell=min_cell)
     yield "What will leave\n" + landmarks + leaves
+    if lines := tuple(together):
+        yield "\n".join(("What it tells together with other studies", *lines))
     if kinds := protocol.evaluation.own_settings:
         yield "What will come back\n" + OWN_SETTINGS.format(kinds=" and ".join(kinds))
     promised = (*_privacy(protocol), *(f"- {line}" for line in budget))

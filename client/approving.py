@@ -13,13 +13,13 @@ from client.bootstrap import site_cohort, site_records
 from client.deployment import check_initial
 from client.features import Progress
 from client.ledger_words import budget_lines
-from client.pretrained import kept_weights, offered_weights
 from client.privacy_account import Account
 from client.privacy_ledger import ledger_of
 from client.private_site import account_of
 from client.site import SiteConfig
 from client.site_audit import record_decision
 from client.site_keys import SiteKeys
+from client.studies_together import told_together
 from shared.audit import now
 from shared.errors import SiteError
 from shared.invitation import CA
@@ -31,7 +31,7 @@ from shared.storage import atomic_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """An invitation that this site could accept, in words; `weights` is the SHA-256 of the `file` that it starts from.
+    """An invitation that this site could accept, in words; `weights` is the SHA-256 of the file that it starts from.
 
     `account` is what a private study would reserve of the hospital's budget.
     """
@@ -39,7 +39,6 @@ class Offer:
     invited: Invited
     words: Sequence[str]
     weights: str
-    file: Path | None
     account: Account | None
 
 
@@ -57,23 +56,24 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
     protocol = invited.protocol
     if not set(protocol.task.targets) & set(config.data.findings):
         raise SiteError("[data.findings] names none of the study's findings. Add their columns, or decline.")
-    file = offered_weights(config, invited, given=weights_file)
-    model, provenance = build(model_spec(protocol), weights_file=file)
+    model, provenance = build(model_spec(protocol), weights_file=weights_file)
     arrays = {name: np.array(tensor.numpy()) for name, tensor in model.state_dict().items()}
     check_initial(arrays, promised=invited.invitation.initial)
     widest = protocol.model.trains_from(protocol.federation.rounds)
     update = {name: arrays[name] for name in exchanged(model, widest, local_norm=protocol.federation.local_norm)}
     policy = config.policy
     account = _account(config, protocol, progress=progress)
+    approved = Approvals(config.link.state / "studies").all()
     words = explain(
         invited,
         min_cell=policy.min_cell,
         update=update,
         rounds_per_day=policy.rounds_per_day,
-        earlier=[study.approval.invitation for study in Approvals(config.link.state / "studies").all()],
+        earlier=[study.approval.invitation for study in approved],
+        together=told_together(protocol, [study.protocol for study in approved], min_cell=policy.min_cell),
         budget=budget_lines(ledger_of(config).foresee(account), account) if account else (),
     )
-    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", file=file, account=account)
+    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", account=account)
 
 
 def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> ApprovedStudy:
@@ -86,8 +86,6 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
     link, invitation = config.link, offer.invited.invitation
     if offer.account is not None:
         ledger_of(config).reserve(offer.account)
-    if offer.file is not None:
-        kept_weights(config).keep(offer.file, offer.weights)
     at = now()
     record_decision(link.state, link.syslog, "study approved", study=invitation.digest, approved_by=approved_by)
     approvals = Approvals(link.state / "studies")

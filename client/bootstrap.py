@@ -57,7 +57,6 @@ def site_cohort(
         targets=protocol.task.targets,
         exclusive=protocol.task.exclusive,
         modality=protocol.images.modality,
-        objects=protocol.images.objects,
         frames=protocol.images.frames,
         study=protocol.study.name,
         seed=protocol.study.seed,
@@ -166,6 +165,7 @@ def compose_agent(
         wire=protocol.federation.wire,
         private=private.release if private else None,
         described=flow.splits[described_split(protocol)].patients,
+        count_rounding=site.config.policy.count_rounding,
     )
     return Agent(
         site=site.name,

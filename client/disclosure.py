@@ -21,22 +21,16 @@ def suppress_evidence(
     """Withhold a split's evidence on every target of which a class has fewer than `min_cell` patients.
 
     Numerators are never suppressed alone. Classes exclude one another, so that one follows from the rest: there the
-    whole split is withheld if any is too small. A class of which the split has nobody is withheld alone: what follows
-    from the rest is that nobody has it, which is nobody's secret.
+    whole split is withheld if any is too small.
     """
     items = tuple(evidence)
     small = [
         isinstance(item, Withheld) or min(item.positive_patients, item.negative_patients) < min_cell for item in items
     ]
-    if exclusive and any(too_small and not _nobody(item) for item, too_small in zip(items, small, strict=True)):
+    if exclusive and any(small):
         return tuple(Withheld() for _ in items)
     open_items = tuple(Withheld() if too_small else item for item, too_small in zip(items, small, strict=True))
     return suppress_subgroups(open_items, min_cell=min_cell, exclusive=exclusive)
-
-
-def _nobody(item: Evidence | Withheld) -> bool:
-    """Tell whether nobody is of this class, and enough are of others."""
-    return isinstance(item, Evidence) and not item.positive_patients and not item.histogram.n_pos
 
 
 def suppress_subgroups(
@@ -142,6 +136,37 @@ def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:
     splits = {name: _split(split, min_cell) for name, split in flow.splits.items()}
     hidden = None in excluded.values() or any(split.patients is None for split in splits.values())
     return replace(flow, found=None if hidden else _count(flow.found, min_cell), excluded=excluded, splits=splits)
+
+
+def round_flow(flow: ReleasedFlow, *, to: int) -> ReleasedFlow:
+    """Round all counts of a flow up to multiples of `to`; 0 stays 0, and what is suppressed stays so.
+
+    Up, so that no count that leaves elsewhere is above the flow's, by which the coordinator judges it.
+    """
+
+    def rounded(count: Count) -> Count:
+        return None if count is None else -(-count // to) * to
+
+    return ReleasedFlow(
+        found=rounded(flow.found),
+        excluded={reason: rounded(count) for reason, count in flow.excluded.items()},
+        splits={
+            name: SplitCounts(
+                patients=rounded(split.patients),
+                exams=rounded(split.exams),
+                classes=tuple(
+                    ClassCounts(
+                        positive_patients=rounded(one.positive_patients),
+                        negative_patients=rounded(one.negative_patients),
+                        positive_exams=rounded(one.positive_exams),
+                        negative_exams=rounded(one.negative_exams),
+                    )
+                    for one in split.classes
+                ),
+            )
+            for name, split in flow.splits.items()
+        },
+    )
 
 
 def _split(split: SplitCounts, min_cell: int) -> SplitCounts:

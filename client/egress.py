@@ -5,9 +5,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from client.disclosure import suppress_description, suppress_evidence, suppress_flow, suppress_landmarks
+from client.disclosure import round_flow, suppress_description, suppress_evidence, suppress_flow, suppress_landmarks
+from client.joint_disclosure import Token, released_sets, suppress_jointly
 from client.patient_flow import FILE_REASONS
 from client.private_release import PrivateRelease
+from client.released import Released
 from shared.audit import DEPARTURE, REFUSAL, AuditLog
 from shared.errors import (
     DataError,
@@ -21,7 +23,7 @@ from shared.errors import (
     TaskError,
     WeightsError,
 )
-from shared.evidence import Withheld
+from shared.evidence import Evidence, Withheld
 from shared.messages import (
     PACKAGE_VERSION,
     SHA256,
@@ -97,7 +99,9 @@ class EgressGuard:
     have none. The signature is part of the recorded frames. `digest` is taken of these; only a simulation, in which
     nothing leaves the machine, does without (docs/decisions/0011).
     `private` is there under [privacy]. `described` is how many patients the split has that a description is of; no sum
-    over some of them leaves where nobody knows (None).
+    over some of them leaves where nobody knows (None). `released` is what has left in the study before, at a deployed
+    site: its flow leaves as it left first, and no group that would tell of few beside an earlier one. Counts of the
+    flow are rounded up to multiples of `count_rounding`, which is the hospital's.
     """
 
     min_cell: int
@@ -106,6 +110,8 @@ class EgressGuard:
     wire: Wire
     private: PrivateRelease | None = None
     described: Count = None
+    released: Released | None = None
+    count_rounding: int = 1
     key: SigningKey | None = None
     digest: Digest = sha256_of
 
@@ -153,7 +159,7 @@ class EgressGuard:
             case EvaluateTask(split=Split.VALIDATION | Split.TEST), EvaluateReply(evidence=evidence):
                 # Noise comes first: which counts are too small is then told by noised counts too.
                 noised = self.private.evidence(task, evidence) if self.private else evidence
-                kept = suppress_evidence(noised, min_cell=self.min_cell, exclusive=self.exclusive)
+                kept = self._evidence(task.split, noised)
                 released = EvaluateReply(evidence=kept)
                 what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]
             case DescribeTask(), DescribeReply(description=description):
@@ -201,7 +207,27 @@ class EgressGuard:
         return self._record(task_id, self._frames(answer), kind=REFUSAL, what=[str(code)])
 
     def _flow(self, flow: ReleasedFlow) -> ReleasedFlow:
-        return suppress_flow(flow, min_cell=self.min_cell) if self.private is None else self.private.flow(flow)
+        if self.private is None:
+            shown = round_flow(suppress_flow(flow, min_cell=self.min_cell), to=self.count_rounding)
+        else:
+            shown = self.private.flow(flow)
+        return self.released.flow(shown) if self.released else shown
+
+    def _evidence(self, split: Split, counted: tuple[Evidence | Withheld, ...]) -> tuple[Evidence | Withheld, ...]:
+        """Withhold what is small, and groups that tell of few together with all that leaves or has left."""
+        kept = suppress_evidence(counted, min_cell=self.min_cell, exclusive=self.exclusive)
+        token: Token = self.released.token if self.released else int
+        shown = suppress_jointly(
+            kept,
+            counted,
+            min_cell=self.min_cell,
+            exclusive=self.exclusive,
+            earlier=self.released.sets(split) if self.released else (),
+            token=token,
+        )
+        if self.released:
+            self.released.remember(split, list(released_sets(shown, counted, token=token)))
+        return shown
 
     def _update(self, sent: NamedArrays, reply: TrainReply) -> TrainReply:
         if problem := same_form(reply.update, sent, wire=self.wire):

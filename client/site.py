@@ -74,6 +74,7 @@ class Policy(Declaration):
     max_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
     max_delta: Annotated[float, Field(gt=0, le=1e-3)] = 1e-5
     min_cell: Annotated[int, Field(ge=1)] = 10
+    count_rounding: Annotated[int, Field(ge=1, le=1000)] = 1
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
     max_change: Annotated[float, Field(gt=0)] = 100.0
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from client.membership import MemberGroup
 from client.site_data import Records, Rows
 from shared.estimates import Estimate
 from shared.intervals import auc
 from shared.metrics import confusion
 from shared.protocol import Task
 from shared.scores import ScoredUnits, units_of
-from shared.subgroups import AXES, GroupEvidence
+from shared.subgroups import AXES
 
 
 def group_evidence(
@@ -24,7 +25,7 @@ def group_evidence(
     axes: Sequence[str],
     confidence: float,
     threshold: float,
-) -> tuple[GroupEvidence, ...]:
+) -> tuple[MemberGroup, ...]:
     """Count target `place` by group, over `rows`, whose scores are given; groups without a unit are left out.
 
     A unit whose images are of several groups is "unknown".
@@ -38,7 +39,8 @@ def group_evidence(
             chosen = assessed_N & (own_N == code)
             units = records.units(scores_N[chosen], rows[chosen], place, unit=task.unit, aggregate=task.aggregate)
             if units.scores_M.size:
-                found.append(_group(units, axis, group, confidence=confidence, threshold=threshold))
+                owners_M = np.unique(owner_N[chosen])  # in the order of the units
+                found.append(_group(units, owners_M, axis, group, confidence=confidence, threshold=threshold))
     return tuple(found)
 
 
@@ -57,13 +59,18 @@ def one_group_a_unit(codes_N: Rows, owner_N: Rows, assessed_N: npt.NDArray[np.bo
     return np.where(least == most, least, unknown)[unit_of]
 
 
-def _group(units: ScoredUnits, axis: str, group: str, *, confidence: float, threshold: float) -> GroupEvidence:
+def _group(
+    units: ScoredUnits, owners_M: Rows, axis: str, group: str, *, confidence: float, threshold: float
+) -> MemberGroup:
     area = auc(units, confidence=confidence)
-    return GroupEvidence(
+    members = np.stack([owners_M, units.patients_M], axis=1)
+    return MemberGroup(
         axis=axis,
         group=group,
         positive_patients=len(np.unique(units.patients_M[units.positive_M])),
         negative_patients=len(np.unique(units.patients_M[~units.positive_M])),
         confusion=confusion(units, threshold=threshold),
         auc=None if area is None else Estimate(value=area.value, low=area.low, high=area.high),
+        positives=frozenset(map(tuple, members[units.positive_M].tolist())),
+        negatives=frozenset(map(tuple, members[~units.positive_M].tolist())),
     )

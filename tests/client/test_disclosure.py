@@ -1,12 +1,14 @@
 """What is too small to leave does not leave, and does not follow from what does."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.disclosure import suppress_evidence, suppress_flow
+from client.disclosure import round_flow, suppress_evidence, suppress_flow
 from shared.evidence import Evidence, Withheld
 from shared.metrics import ScoreHistogram
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
@@ -77,26 +79,6 @@ def test_classes_that_exclude_one_another_are_withheld_together() -> None:
     assert suppress_evidence(items, min_cell=9, exclusive=True) == tuple(items)
 
 
-def test_a_class_that_nobody_has_hides_itself_and_no_other() -> None:
-    """Of three classes one is empty at this site: the two others are shown. With a small one beside it none is."""
-    items = [evidence(40, 30), evidence(30, 40), evidence(0, 70)]
-    assert suppress_evidence(items, min_cell=10, exclusive=True) == (*items[:2], Withheld())
-    assert suppress_evidence([evidence(70, 0), evidence(0, 70)], min_cell=10, exclusive=True) == (Withheld(),) * 2
-    small = [evidence(40, 34), evidence(30, 44), evidence(0, 74), evidence(4, 70)]
-    assert suppress_evidence(small, min_cell=10, exclusive=True) == (Withheld(),) * 4
-
-
-@given(sizes=st.lists(st.integers(0, 40), min_size=2, max_size=6), min_cell=st.integers(1, 15))
-def test_no_class_that_somebody_has_follows_from_the_others(sizes: list[int], min_cell: int) -> None:
-    """What is shown of classes adds up to what is not: nobody, or nothing is shown at all."""
-    total = sum(sizes)
-    kept = suppress_evidence([evidence(size, total - size) for size in sizes], min_cell=min_cell, exclusive=True)
-    shown = [size for size, item in zip(sizes, kept, strict=True) if isinstance(item, Evidence)]
-    if shown:
-        assert total - sum(shown) == 0
-        assert min(shown) >= min_cell
-
-
 def test_what_is_withheld_already_stays_so() -> None:
     """The guard never turns withheld evidence into something else."""
     assert suppress_evidence([Withheld()], min_cell=1, exclusive=False) == (Withheld(),)
@@ -164,3 +146,24 @@ def test_no_count_below_min_cell_leaves(counts: list[int], excluded: list[int], 
     assert all(count is None or count >= min_cell for count in shown)
     assert all(count is None or count == 0 or count >= min_cell for count in after.excluded.values())
     assert replace(suppress_flow(before, min_cell=0), found=before.found) == before
+
+
+@given(counts=st.lists(COUNTS, min_size=9, max_size=9), to=st.integers(1, 60), min_cell=st.integers(1, 30))
+def test_rounded_counts_are_multiples_and_never_below_the_true_ones(counts: list[int], to: int, min_cell: int) -> None:
+    """Up to the next multiple of what the hospital says; nothing stays nothing, and suppressed suppressed."""
+    splits = {
+        name: SplitCounts(
+            patients=counts[place], exams=counts[place], classes=(classes(counts[place + 3], counts[place + 6]),)
+        )
+        for place, name in enumerate(("train", "validation", "test"))
+    }
+    shown = suppress_flow(ReleasedFlow(found=500, excluded={"empty": counts[0]}, splits=splits), min_cell=min_cell)
+    rounded = round_flow(shown, to=to)
+    assert list(_all(rounded)) == [None if count is None else to * math.ceil(count / to) for count in _all(shown)]
+    assert round_flow(shown, to=1) == shown
+
+
+def _all(flow: ReleasedFlow) -> Iterator[int | None]:
+    yield from (flow.found, *flow.excluded.values())
+    for split in flow.splits.values():
+        yield from (split.patients, split.exams, *(count for target in split.classes for count in target.all))

@@ -46,7 +46,6 @@ def test_headers_and_the_table_are_read(hospital: Any) -> None:
             targets=["opacity"],
             exclusive=False,
             modality="any",
-            objects="anatomy",
             frames="first",
             study="s",
             seed=0,

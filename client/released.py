@@ -1,0 +1,82 @@
+"""What has left a site in one study, as far as later releases depend on it: durably, and at the site alone."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client.joint_disclosure import ReleasedSet
+from shared.errors import StorageError
+from shared.released_flow import ReleasedFlow
+from shared.split import Split
+from shared.storage import append_line, private_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Remembers a study's first patient flow and whose sizes left, in a folder that no command removes.
+
+    Patients are kept as keyed hashes: `key` is the site's, and never leaves.
+    """
+
+    folder: Path
+    key: bytes = field(repr=False)
+
+    def token(self, patient: int) -> int:
+        """Give what stands for a patient: 63 bits of a keyed hash."""
+        known = hmac.new(self.key, f"released {patient}".encode(), hashlib.sha256).digest()
+        return int.from_bytes(known[:8], "big") >> 1
+
+    def flow(self, flow: ReleasedFlow) -> ReleasedFlow:
+        """Give the flow that left first; if none has, this one is it from now on, before it leaves.
+
+        Raises:
+            StorageError: it cannot be read or written; then none may leave.
+        """
+        path = self.folder / "flow.json"
+        try:
+            return ReleasedFlow.from_numbers(json.loads(path.read_text(encoding="ascii")))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StorageError(f"{path}: what left first cannot be read as it was written. Restore it.") from None
+        with private_file(path) as part:
+            part.write_text(json.dumps(flow.to_numbers()), encoding="ascii")
+        return flow
+
+    def sets(self, split: Split) -> Sequence[ReleasedSet]:
+        """Give the groups of a split that have left.
+
+        Raises:
+            StorageError: they cannot be read; then no group may leave.
+        """
+        path = self._sets(split)
+        try:
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            found = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a last line that was cut left nobody
+            return [ReleasedSet(**one | {"patients": frozenset(one["patients"])}) for one in found]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StorageError(f"{path}: what has left cannot be read as it was written. Restore it.") from None
+
+    def remember(self, split: Split, sets: Sequence[ReleasedSet]) -> None:
+        """Add groups that are about to leave; it is on the disk before they do.
+
+        Raises:
+            StorageError: it cannot be written; then they may not leave.
+        """
+        known = set(self.sets(split))
+        for one in sets:
+            if one not in known:
+                words = {
+                    "finding": one.finding,
+                    "axis": one.axis,
+                    "group": one.group,
+                    "positive": one.positive,
+                    "patients": sorted(one.patients),
+                }
+                append_line(self._sets(split), json.dumps(words).encode() + b"\n")
+
+    def _sets(self, split: Split) -> Path:
+        return self.folder / f"{split}.jsonl"

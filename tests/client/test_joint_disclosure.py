@@ -1,0 +1,213 @@
+"""No sum or difference of group sizes that leave, in one reply or in several, is about fewer than min_cell patients."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.disclosure import suppress_evidence
+from client.egress import EgressGuard
+from client.evaluation import evidence_on
+from client.joint_disclosure import released_sets, suppress_jointly
+from client.membership import MemberGroup
+from client.released import Released
+from client.site_data import Records
+from client.subgroup_evidence import group_evidence
+from shared.audit import AuditLog
+from shared.errors import EgressError, StorageError
+from shared.evidence import Evidence, Withheld
+from shared.metrics import Confusion
+from shared.protocol import Task
+from shared.scores import unit_scores
+from shared.split import Split
+from shared.subgroups import AXES, GroupEvidence
+
+Item = Evidence | Withheld
+
+
+def counted(
+    groups: dict[str, Sequence[int]],
+    labels: Sequence[float],
+    patients: Sequence[int] | None = None,
+    unit: Any = "patient",
+) -> Evidence:
+    """Give a finding's evidence with groups, as a site counts it; `groups` has by axis each image's place."""
+    count = len(labels)
+    records = Records(
+        labels_NK=np.array(labels, dtype=np.float32)[:, None],
+        patients_N=np.array(range(count) if patients is None else patients),
+        exams_N=np.arange(count),
+        split_N=np.array(["test"] * count),
+        groups={axis: np.array(codes) for axis, codes in groups.items()},
+    )
+    scores, rows = np.linspace(0, 1, count), np.arange(count)
+    units = unit_scores(
+        scores,
+        records.labels_NK[:, 0],
+        exams_N=records.exams_N,
+        patients_N=records.patients_N,
+        unit=unit,
+        aggregate="max",
+    )
+    whole = evidence_on(units, bins=8, confidence=0.95, threshold=0.5)
+    found = group_evidence(
+        scores,
+        records,
+        rows,
+        0,
+        task=Task(findings=("opacity",), unit=unit),
+        axes=tuple(groups),
+        confidence=0.95,
+        threshold=0.5,
+    )
+    kept = {field.name: getattr(whole, field.name) for field in fields(Evidence)}
+    return Evidence(**kept | {"subgroups": found})
+
+
+def left(items: Sequence[Evidence], *, min_cell: int, **more: Any) -> list[set[tuple[str, str]]]:
+    """Name the groups that leave of each item."""
+    kept = suppress_evidence(items, min_cell=min_cell, exclusive=False)
+    shown = suppress_jointly(kept, tuple(items), min_cell=min_cell, exclusive=False, **more)
+    return [
+        set() if isinstance(item, Withheld) else {(one.axis, one.group) for one in item.subgroups} for item in shown
+    ]
+
+
+DEVICES = [0] * 120 + [1] * 80 + [2] * 6 + [3] * 94
+"""Three devices of one manufacturer, the third with three patients of each class, and one of another."""
+GE, SIEMENS = AXES["manufacturer"].index("GE"), AXES["manufacturer"].index("Siemens")
+MAKERS = [SIEMENS if device == 3 else GE for device in DEVICES]
+LABELS = [float(n % 2) for n in range(300)]
+
+
+def test_a_withheld_device_does_not_follow_from_its_manufacturer() -> None:
+    """The attack: GE minus its two large devices was the third, with three patients."""
+    item = counted({"manufacturer": MAKERS, "device": DEVICES}, LABELS)
+    (names,) = left([item], min_cell=10)
+    assert ("device", "device 3") not in names
+    assert not {("manufacturer", "GE"), ("device", "device 1"), ("device", "device 2")} <= names
+    assert ("device", "device 1") in names
+
+
+def test_what_leaves_is_whole_where_nothing_is_small() -> None:
+    """Nested axes of large groups stay as they are, and what leaves does not say who is in a group."""
+    item = counted({"manufacturer": MAKERS, "device": [min(device, 1) for device in DEVICES]}, LABELS)
+    assert len(left([item], min_cell=10)[0]) == 2 + 2 - 0
+    (shown,) = suppress_jointly((item,), (item,), min_cell=10, exclusive=False)
+    assert isinstance(shown, Evidence)
+    assert {type(one) for one in shown.subgroups} == {GroupEvidence}
+
+
+def sizes_tell(members: Sequence[frozenset[int]], wholes: int, least: int) -> bool:
+    """Try every sum and difference: tell whether one is about fewer than `least` patients, and not of wholes alone."""
+    people = sorted(set().union(*members))
+    matrix = np.array([[person in one for person in people] for one in members], dtype=np.int64)
+    every = np.array(list(itertools.product((-1, 0, 1), repeat=len(members))))
+    about = (every @ matrix != 0).sum(axis=1)
+    few = every[(about > 0) & (about < least)]
+    if not len(few):
+        return False
+    of_wholes = {tuple(row) for row in np.array(list(itertools.product((-1, 0, 1), repeat=wholes))) @ matrix[:wholes]}
+    return any(tuple(row @ matrix) not in of_wholes for row in few)
+
+
+@given(data=st.data(), least=st.integers(2, 4), people=st.integers(8, 20), unit=st.sampled_from(["exam", "patient"]))
+@settings(max_examples=250, deadline=None)
+def test_no_sum_or_difference_of_sizes_is_about_too_few(data: Any, least: int, people: int, unit: Any) -> None:
+    """By brute force, for both classes: nested, crossing or equal axes, patients with several images or one."""
+    images = people if unit == "patient" else people + 10
+    owners = list(range(people)) + data.draw(st.lists(st.integers(0, people - 1), min_size=10, max_size=10))
+    device = data.draw(st.lists(st.integers(0, 3), min_size=images, max_size=images))
+    of_maker = data.draw(st.lists(st.sampled_from([0, 1]), min_size=4, max_size=4))
+    maker = [of_maker[one] for one in device]
+    if data.draw(st.booleans()):
+        maker = data.draw(st.lists(st.integers(0, 1), min_size=images, max_size=images))
+    labels = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=images, max_size=images))
+    item = counted({"manufacturer": maker, "device": device}, labels, owners[:images], unit)
+    (names,) = left([item], min_cell=least)
+    for positive in (True, False):
+        of = {
+            (one.axis, one.group): one.positives if positive else one.negatives
+            for one in item.subgroups
+            if isinstance(one, MemberGroup)
+        }
+        whole = frozenset().union(*(members for (axis, _), members in of.items() if axis == "device"))
+        every = [whole, *(of[name] for name in sorted(names))]
+        assert not sizes_tell([frozenset(patient for _, patient in one) for one in every], 1, least)
+        if unit == "patient":
+            assert not sizes_tell([frozenset(owner for owner, _ in one) for one in every], 1, least)
+
+
+def test_two_findings_do_not_tell_who_was_assessed_for_one() -> None:
+    """GE's patients assessed for one finding, minus those for the other, were two."""
+    second = [*LABELS]
+    second[0] = second[1] = float("nan")
+    both = [counted({"manufacturer": MAKERS}, labels) for labels in (LABELS, second)]
+    names = left(both, min_cell=10)
+    assert not all(("manufacturer", "GE") in of for of in names)
+    assert left([both[0]], min_cell=10) == [{("manufacturer", "GE"), ("manufacturer", "Siemens")}]
+
+
+def test_classes_lose_a_group_together() -> None:
+    """Of classes one follows from the others: what is withheld for one is withheld for each."""
+    items = [
+        counted({"manufacturer": MAKERS, "device": DEVICES}, labels) for labels in (LABELS, [1 - x for x in LABELS])
+    ]
+    kept = suppress_evidence(items, min_cell=10, exclusive=True)
+    shown = suppress_jointly(kept, tuple(items), min_cell=10, exclusive=True)
+    names = [{(one.axis, one.group) for one in item.subgroups} for item in shown if isinstance(item, Evidence)]
+    assert names[0] == names[1]
+    assert not {("manufacturer", "GE"), ("device", "device 1"), ("device", "device 2")} <= names[0]
+
+
+def test_a_withdrawn_patients_groups_do_not_follow_from_two_releases(tmp_path: Path) -> None:
+    """Counted before and after, a group that lost one patient does not leave again; the others do."""
+    memory = Released(folder=tmp_path, key=bytes(32))
+    before = counted({"manufacturer": MAKERS}, LABELS)
+    names = release(memory, before)
+    assert names == {("manufacturer", "GE"), ("manufacturer", "Siemens")}
+    again = Released(folder=tmp_path, key=bytes(32))
+    assert release(again, before) == names
+    gone = slice(1, None)
+    after = counted({"manufacturer": MAKERS[gone]}, LABELS[gone], range(1, 300))
+    assert ("manufacturer", "GE") not in release(again, after)
+
+
+def release(memory: Released, item: Evidence) -> set[tuple[str, str]]:
+    sets = memory.sets(Split.VALIDATION)
+    kept = suppress_evidence([item], min_cell=10, exclusive=False)
+    shown = suppress_jointly(kept, (item,), min_cell=10, exclusive=False, earlier=sets, token=memory.token)
+    memory.remember(Split.VALIDATION, list(released_sets(shown, (item,), token=memory.token)))
+    return {(one.axis, one.group) for one in shown[0].subgroups} if isinstance(shown[0], Evidence) else set()
+
+
+def test_what_has_left_is_remembered_by_keyed_hashes_alone(tmp_path: Path) -> None:
+    """Without the key nobody can try out patients; a memory that cannot be read lets nothing leave."""
+    memory = Released(folder=tmp_path, key=bytes(32))
+    release(memory, counted({"manufacturer": MAKERS}, LABELS))
+    text = (tmp_path / "validation.jsonl").read_text()
+    assert len(text.splitlines()) == 4
+    assert memory.token(7) != Released(folder=tmp_path, key=b"\1" * 32).token(7)
+    assert str(memory.token(7)) in text
+    (tmp_path / "validation.jsonl").write_text("{}\n")
+    with pytest.raises(StorageError, match="cannot be read"):
+        memory.sets(Split.VALIDATION)
+
+
+def test_a_group_that_does_not_say_who_is_in_it_does_not_leave(tmp_path: Path) -> None:
+    """The guard denies by default."""
+    at = Confusion(tp=40, fp=0, tn=40, fn=0)
+    plain = GroupEvidence(
+        axis="sex", group="female", positive_patients=40, negative_patients=40, confusion=at, auc=None
+    )
+    item = counted({"manufacturer": MAKERS}, LABELS)
+    kept = {field.name: getattr(item, field.name) for field in fields(Evidence)}
+    guard = EgressGuard(min_cell=10, audit=AuditLog(tmp_path / "audit.jsonl"), exclusive=False, wire="fp32")
+    with pytest.raises(EgressError, match="does not say who is in it"):
+        guard._evidence(Split.TEST, (Evidence(**kept | {"subgroups": (plain,)}),))

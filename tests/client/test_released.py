@@ -1,0 +1,90 @@
+"""A study's patient flow leaves as it left first, and studies that tell more together say so before an approval."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.egress import EgressGuard
+from client.released import Released
+from client.studies_together import told_together
+from shared.audit import AuditLog
+from shared.errors import StorageError
+from shared.messages import Answer, Approval, Header, Kind, ReadyReply, ReadyTask, decode_answer
+from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from shared.wire import from_frames
+
+KEY = bytes(32)
+
+
+def flow(test: int) -> ReleasedFlow:
+    """Give a flow with so many test patients, half of them with the finding."""
+    half = test // 2
+    own = ClassCounts(
+        positive_patients=test - half, negative_patients=half, positive_exams=test - half, negative_exams=half
+    )
+    return ReleasedFlow(
+        found=200, excluded={"empty": 0}, splits={"test": SplitCounts(patients=test, exams=test, classes=(own,))}
+    )
+
+
+def answered(guard: EgressGuard, exact: ReleasedFlow) -> ReleasedFlow:
+    """Ask how ready a site is, and read what leaves."""
+    header = Header(kind=Kind.READY, protocol_digest="d", run_id="r", round=0, site="north")
+    reply = ReadyReply(flow=exact, package="0.1.0", approval=Approval.APPROVED)
+    answer: Answer = decode_answer(from_frames(guard.release(ReadyTask(header=header), reply)))
+    assert isinstance(answer.reply, ReadyReply)
+    return answer.reply.flow
+
+
+def guard(folder: Path, **more: Any) -> EgressGuard:
+    """Give the guard of a site that has been started anew."""
+    return EgressGuard(
+        min_cell=10, audit=AuditLog(folder / "audit.jsonl"), exclusive=False, wire="fp32",
+        released=Released(folder=folder / "released", key=KEY), **more,
+    )  # fmt: skip
+
+
+def test_a_withdrawn_patients_side_and_class_do_not_follow_from_two_counts(tmp_path: Path) -> None:
+    """Asked before and after, and by an agent that was started again: the second flow is the first."""
+    first = answered(guard(tmp_path), flow(test=41))
+    assert first == flow(test=41)
+    assert answered(guard(tmp_path), flow(test=40)) == first
+
+
+def test_a_first_flow_is_on_the_disk_before_it_leaves(tmp_path: Path) -> None:
+    """What cannot be remembered does not leave; nor does another flow where the first cannot be read."""
+    (tmp_path / "released").write_text("no folder")
+    with pytest.raises(StorageError):
+        answered(guard(tmp_path), flow(test=41))
+    (tmp_path / "released").unlink()
+    answered(guard(tmp_path), flow(test=41))
+    (tmp_path / "released" / "flow.json").write_text("{")
+    with pytest.raises(StorageError, match="cannot be read as it was written"):
+        answered(guard(tmp_path), flow(test=40))
+
+
+def test_a_hospital_can_round_its_flow(tmp_path: Path) -> None:
+    """All counts leave as multiples."""
+    left = answered(guard(tmp_path, count_rounding=25), flow(test=41))
+    assert (left.found, left.splits["test"].patients) == (200, 50)
+    assert left.splits["test"].classes[0].all == (25, 25, 25, 25)
+
+
+def test_what_two_studies_tell_together_is_said(tiny: Any) -> None:
+    """Where they count other patients of the same hospital: by what they differ, and what rounds."""
+    protocol = tiny.protocol()
+    films = protocol.model_copy(
+        update={
+            "study": protocol.study.model_copy(update={"name": "Films"}),
+            "images": protocol.images.model_copy(update={"modality": "DX"}),
+        }
+    )
+    (line,) = told_together(protocol, [films, protocol], min_cell=10)
+    assert line.startswith("- This study and “Films” differ by modality and the split of patients; counts can be")
+    assert "fewer than 10 patients" in line
+    assert "count_rounding" in line
+    later = protocol.model_copy(update={"study": protocol.study.model_copy(update={"version": "2"})})
+    (line,) = told_together(protocol, [later], min_cell=10)
+    assert "count the same patients" in line
+    assert list(told_together(protocol, [protocol], min_cell=10)) == []
