@@ -3,9 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# torch and torchvision are asked for first and in exact versions, so that pip takes a CPU build where one is at hand
-# (its find-links); elsewhere it takes what the package index has for this platform, often a larger build for GPUs.
-TORCH := $(shell grep -E '^torch(vision)?==' constraints.txt)
+# Only files whose hashes stand in constraints.txt are installed, and nothing is fetched to build this project. Where a
+# CPU build of torch is at hand (pip's find-links), pip takes that; else PyPI's, which needs constraints-cuda.txt too.
+LOCKED := install --require-hashes --no-deps --only-binary :all:
 DEMO := runs/demo
 FEDERATION := runs/federation
 CUT ?= 120
@@ -19,14 +19,14 @@ help: ## say what each word does
 
 setup: .venv/installed ## install everything that demo, test and lint need
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt constraints-cuda.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install -c constraints.txt $(TORCH)
-	$(PIP) install -c constraints.txt -e '.[simulate,dev]'
-	touch $@
-
-.venv/installed-bench: .venv/installed
-	$(PIP) install -c constraints.txt -e '.[simulate,dev,bench]'
+	sed -n '/^torch==/,/[^\\]$$/p' constraints.txt > .venv/torch.txt
+	$(PIP) $(LOCKED) --no-index -r .venv/torch.txt || echo 'No CPU build of torch is at hand; the package index is asked.'
+	$(PIP) $(LOCKED) -r constraints.txt
+	$(PIP) check || $(PIP) $(LOCKED) -r constraints-cuda.txt
+	$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	$(PIP) check
 	touch $@
 
 demo: .venv/installed ## run a study over four synthetic hospitals, afresh each time, and write its report
@@ -63,7 +63,7 @@ runbook: .venv/installed ## run docs/runbook.md's commands as they stand: two si
 sbom: .venv/installed ## list every component of this environment, as CycloneDX, into sbom.json
 	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json
 
-bench: .venv/installed-bench ## measure speed and memory, into benchmarks/results.json
+bench: .venv/installed ## measure speed and memory, into benchmarks/results.json
 	$(BIN)/python -m benchmarks
 
 clean: ## remove what these words made; runs of your own stay

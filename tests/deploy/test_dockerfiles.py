@@ -70,8 +70,10 @@ def test_link_courier_and_exporter_hold_neither_torch_nor_a_reader_of_patients(d
         while stage in found:
             installed += found[stage]
             stage = base[stage]
+        installed = "\n".join(re.findall(r"/opt/polyclinic/bin/pip install .+", installed))
+        assert "polyclinic" in installed
         assert "torch" not in installed
-        assert set(re.findall(r"whl\)\[(\w+)\]", installed)) <= {"exporter"}
+        assert set(re.findall(r"polyclinic\[(\w+)\]", installed)) <= {"exporter"}
     project = tomllib.loads((deploy.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     light = " ".join([*project["dependencies"], *project["optional-dependencies"]["exporter"]])
     assert not re.search(r"torch|pydicom|imagecodecs|opacus", light)
@@ -86,10 +88,26 @@ def test_what_is_copied_is_there(deploy: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_installs_take_the_fixed_versions_and_the_extras_exist(deploy: Path, name: str) -> None:
-    """Each `pip install` is held by constraints.txt, and names an extra that pyproject.toml has."""
-    text = (deploy / name).read_text(encoding="utf-8")
+def test_installs_take_the_fixed_files_and_the_extras_exist(deploy: Path, name: str) -> None:
+    """What is fetched has a hash in constraints.txt; what is built or installed comes from these files alone."""
+    text = (deploy / name).read_text(encoding="utf-8").replace("\\\n", " ")
     extras = tomllib.loads((deploy.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert all("-c constraints.txt" in line for line in re.findall(r"pip install (.+)", text))
-    assert set(re.findall(r"whl\)\[(\w+)\]", text)) <= set(extras)
+    fetched = re.findall(r"pip download (.+)", text)
+    assert fetched
+    for line in fetched:
+        assert line.startswith("--require-hashes --no-deps --only-binary :all:"), line
+        assert set(re.findall(r"-r (\S+)", line)) <= {"constraints.txt", "constraints-cuda.txt"}
+    for word, line in re.findall(r"pip (install|wheel) (.+?)(?:&&|$)", text, flags=re.MULTILINE):
+        assert "--no-index" in line, line
+        assert word == "install" or "--no-build-isolation" in line, line
+    assert set(re.findall(r"polyclinic\[(\w+)\]", text)) <= set(extras)
     assert "pip install" in text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_base_image_is_named_in_one_place(deploy: Path, name: str) -> None:
+    """A Dockerfile names no image of others but by the variable, which has no default."""
+    text = (deploy / name).read_text(encoding="utf-8")
+    own = set(bases(text))
+    assert {base for base in bases(text).values() if base not in own} == {"${PYTHON_IMAGE}"}
+    assert re.findall(r"^ARG (.+)$", text, flags=re.MULTILINE) == ["PYTHON_IMAGE"]
