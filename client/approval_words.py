@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from client.approval import Invited
+from shared.amounts import at_most, counted, fewer_than
 from shared.invitation import Invitation
 from shared.parameters import NamedArrays
 from shared.protocol import StudyProtocol
@@ -12,15 +13,15 @@ WHAT_LEAVES = """From each round leaves: this hospital's update of the model, it
 model, and how fast it was. The coordinator sees this hospital's update by itself, before it is added to the others'.
 An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
-from them, as the README's table "What may leave a hospital" lists. Counts of fewer than {min_cell} patients do not
-leave. The test patients' figures leave once. At the end leaves, once, how images look: sums of
+from them, as the README's table "What may leave a hospital" lists.
+{small_counts} The test patients' figures leave once. At the end leaves, once, how images look: sums of
 brightness and features over training patients without disease, and of how many; how well what stands out in a corner
 tells training patients with each finding from those without, and how many are with it and without; and what blanking a
 corner does to the scores of validation patients, with how many of these are with each finding and without. No image,
 no identifier and no text leaves."""
 
 LANDMARKS = """Before round 1 leaves, once, where grey levels of images lie on average, as nine numbers, over training
-patients without disease, unless they are fewer than {min_cell}. The mean over all hospitals comes back, and every image
+patients without disease, unless {too_few}. The mean over all hospitals comes back, and every image
 is brought to it. Each hospital's own nine numbers stand in the report that all hospitals get.
 """
 
@@ -31,7 +32,7 @@ figures say; nothing more leaves for that.
 WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
 and whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
-from them, {counts}. Counts of fewer than {{min_cell}} patients do not leave. The test patients' figures leave once.
+from them, {counts}. {{small_counts}} The test patients' figures leave once.
 {images}No image, no identifier and no text leaves."""
 
 IMAGES_PRIVATELY = """At the end leaves, once, how validation patients' images look: sums of features over those
@@ -91,8 +92,9 @@ def explain(
         f"Intended use: {protocol.study.intended_use}"
     )
     yield "\n".join(("What will be computed here", *_computed(protocol)))
-    landmarks = LANDMARKS.format(min_cell=min_cell) if protocol.images.harmonise == "landmarks" else ""
-    leaves = _leaves(protocol).format(min_cell=min_cell)
+    too_few = f"they are fewer than {min_cell}" if min_cell > 1 else "there are none"
+    landmarks = LANDMARKS.format(too_few=too_few) if protocol.images.harmonise == "landmarks" else ""
+    leaves = _leaves(protocol).format(small_counts=_small_counts(min_cell))
     yield "What will leave\n" + landmarks + leaves
     if lines := tuple(together):
         yield "\n".join(("What it tells together with other studies", *lines))
@@ -106,6 +108,12 @@ def explain(
         f"Digest {invitation.digest}\nThis digest is what you approve. Whatever differs from it by one setting is "
         "refused."
     )
+
+
+def _small_counts(min_cell: int) -> str:
+    if min_cell > 1:
+        return f"Counts of {fewer_than(min_cell, 'patient')} do not leave."
+    return "Counts leave however small they are, since this site's [policy] min_cell is 1."
 
 
 def _leaves(protocol: StudyProtocol) -> str:
@@ -122,9 +130,9 @@ def _privacy(protocol: StudyProtocol) -> Iterator[str]:
     if (asked := protocol.privacy) is None:
         return
     yield (
-        f"- Each training patient, with all images: epsilon {asked.epsilon:g} at delta {asked.delta:g} over all "
-        f"{protocol.federation.rounds} rounds. This approval reserves the whole of it in the site's ledger, which "
-        "refuses it where [policy] max_epsilon does not allow it; `polyclinic site ledger` shows what is left."
+        f"- Each training patient, with all images: epsilon {asked.epsilon:g} at delta {asked.delta:g} over "
+        f"{counted(protocol.federation.rounds, 'round')}. This approval reserves the whole of it in the site's ledger, "
+        "which refuses it where [policy] max_epsilon does not allow it; `polyclinic site ledger` shows what is left."
     )
     if asked.centre_rounds:
         yield (
@@ -138,10 +146,10 @@ def _computed(protocol: StudyProtocol) -> Iterator[str]:
     task, training = protocol.task, protocol.training
     kind = "Which one of these is true" if task.exclusive else "Whether each of these is present"
     yield f"- {kind}: {', '.join(task.targets)}; one answer for each {task.unit}."
-    yield (
-        f"- A {protocol.model.backbone} is trained on {100 * protocol.split.train:.0f} % of the patients, "
-        f"{training.local_epochs} times over in each of {protocol.federation.rounds} rounds."
-    )
+    epochs, rounds = training.local_epochs, protocol.federation.rounds
+    often = "once" if epochs == 1 else f"{epochs:,} times over"
+    when = "in the one round" if rounds == 1 else f"in each of {rounds:,} rounds"
+    yield f"- {_what_trains(protocol)}, on {100 * protocol.split.train:.0f} % of the patients, {often} {when}."
     yield (
         f"- {100 * protocol.split.validation:.0f} % of the patients choose the threshold (and are scored in every "
         f"round), {100 * protocol.split.test:.0f} % test the final model, once."
@@ -149,11 +157,21 @@ def _computed(protocol: StudyProtocol) -> Iterator[str]:
     yield f"- Images are reduced to {protocol.images.size} x {protocol.images.size} pixels, and cached at this site."
 
 
+def _what_trains(protocol: StudyProtocol) -> str:
+    """Say which layers training changes: often the last one alone, and the rest of the backbone stays as it is."""
+    model, rounds = protocol.model, protocol.federation.rounds
+    steps = [step for step in model.unfreeze if step.round <= rounds]
+    if not steps:
+        return f"The last layer of a {model.backbone}, its head, is trained, and no other"
+    later = "; ".join(f"from round {step.round} on its layers from {step.start} on" for step in steps)
+    return f"Of a {model.backbone} the head is trained, and {later}"
+
+
 def _costs(protocol: StudyProtocol, update: NamedArrays, rounds_per_day: int | None) -> Iterator[str]:
     rounds = protocol.federation.rounds
     width = 2 if protocol.federation.wire == "fp16" else 4
-    megabytes = sum(array.size for array in update.values()) * width / 1e6
-    yield f"- {rounds} rounds; in each, up to {megabytes:.1f} MB come in twice, and as much leaves once."
-    yield f"- Disk for stored replies: up to {rounds * megabytes / 1e3:.1f} GB until the study is purged."
+    size = sum(array.size for array in update.values()) * width
+    yield f"- {counted(rounds, 'round')}; in each, up to {at_most(size)} come in twice, and as much leaves once."
+    yield f"- Disk for stored replies: up to {at_most(rounds * size)} until the study is purged."
     if rounds_per_day is not None:
-        yield f"- This site's own limit is {rounds_per_day} rounds a day."
+        yield f"- This site's own limit is {counted(rounds_per_day, 'round')} a day."

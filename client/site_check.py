@@ -9,6 +9,7 @@ from rich.table import Table
 
 from client.bootstrap import PreparedSite, prepare
 from client.site import SiteConfig, read_site
+from shared.amounts import fewer_than
 from shared.protocol import Federation, Study, StudyProtocol, Task, read_protocol
 from shared.storage import atomic_file
 
@@ -114,8 +115,10 @@ def _warnings(prepared: PreparedSite, protocol: StudyProtocol) -> Iterator[str]:
     least = prepared.config.policy.min_cell
     for split, counts in prepared.cohort.flow.splits.items():
         if (counts.patients or 0) < least:
-            yield f"{split.value}: fewer than {least} patients (min_cell). The site cannot use this split in a study."
+            few = fewer_than(least, "patient")
+            yield f"{split.value}: {few} (min_cell is {least}). The site cannot use this split in a study."
         for target, found in zip(protocol.task.targets, counts.classes, strict=True):
             smallest = min(found.positive_patients or 0, found.negative_patients or 0)
             if (counts.patients or 0) >= least > smallest and split.value != "train":
-                yield f"{split.value}, {target}: a class has fewer than {least} patients (min_cell), so it is withheld."
+                few = fewer_than(least, "patient")
+                yield f"{split.value}, {target}: a class has {few} (min_cell is {least}), so it is withheld."

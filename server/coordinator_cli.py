@@ -30,7 +30,9 @@ def init(
     host: Annotated[str, typer.Option(help="Name or address by which sites reach this server.", show_default=False)],
     site: Annotated[list[str], typer.Option(help="A site that runs go to; give it once a site.", show_default=False)],
     port: Annotated[int, typer.Option(help="The proxy's port, the only one that sites reach.")] = 443,
-    listen: Annotated[str, typer.Option(help="The proxy's own address.")] = "0.0.0.0",  # noqa: S104
+    listen: Annotated[
+        str, typer.Option(help="Address of this machine to listen at; 0.0.0.0 for all of them, so that sites reach it.")
+    ] = "127.0.0.1",
     superlink_port: Annotated[int, typer.Option(help="Flower's port, on loopback.")] = 18000,
     folder: FolderOption = HERE,
 ) -> None:
@@ -44,6 +46,8 @@ def init(
     }
     coordinator.make_folder(_at(folder), settings, now=datetime.now(UTC))
     typer.echo(f"Made {folder}. Its settings: {folder / 'coordinator.toml'}. Next: `invite` each site.")
+    if listen in ("127.0.0.1", "localhost", "::1"):
+        typer.echo("It listens on this machine alone. For sites elsewhere set its [address] listen, e.g. to 0.0.0.0.")
 
 
 @app.command()

@@ -21,7 +21,7 @@ class Address(Declaration):
     called: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")] = "Polyclinic coordinator"
     host: Host
     port: Port = 443
-    listen: Host = "0.0.0.0"  # noqa: S104  # the one port that sites reach
+    listen: Host = "127.0.0.1"  # the world is let in where somebody asks for it
 
 
 class SuperLink(Declaration):

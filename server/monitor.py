@@ -43,6 +43,7 @@ class Answer:
     status: int
     kind: str
     body: bytes
+    location: str = ""
 
 
 class Monitor:
@@ -64,8 +65,10 @@ class Monitor:
                 return Answer(status=200, kind=CONTENT_TYPE, body=RunMetrics(self._all).page())
             if path == "/health":
                 return Answer(status=200, kind=TEXT, body=b"ok\n")
-            asked = re.fullmatch(r"/runs/([^/]+)/(report\.html)?", path)
+            asked = re.fullmatch(r"/runs/([^/]+)(?:/(report\.html)?)?", path)
             if asked and asked[1] in run_names(self._folder):
+                if not path.startswith(f"/runs/{asked[1]}/"):  # its links are relative to the folder
+                    return Answer(status=308, kind=TEXT, body=b"", location=run_address(asked[1]))
                 return self._report(asked[1]) if asked[2] else self._run(asked[1])
         return Answer(status=404, kind=TEXT, body=b"There is no such page. The runs are listed at /\n")
 
@@ -149,7 +152,7 @@ def _handler(monitor: Monitor, names: set[str]) -> type[BaseHTTPRequestHandler]:
             self.send_response(answer.status)
             for name, value in {"Content-Type": answer.kind, "Content-Length": str(len(answer.body))}.items():
                 self.send_header(name, value)
-            for name, value in HEADERS.items():
+            for name, value in (HEADERS | ({"Location": answer.location} if answer.location else {})).items():
                 self.send_header(name, value)
             self.end_headers()
             return answer.body

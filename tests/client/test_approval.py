@@ -124,13 +124,13 @@ def test_an_ended_study_is_no_longer_approved(tiny: Any, tmp_path: Path) -> None
     assert sorted(path.name for path in study.folder.iterdir()) == [CA, "delivered", STUDY]
 
 
-def words(tiny: Any, folder: Path, **sections: Any) -> str:
+def words(tiny: Any, folder: Path, *, min_cell: int = 7, numbers: int = 500_000, **sections: Any) -> str:
     import numpy as np
 
     protocol = tiny.protocol(**sections)
     invited: Invited = read_invited(invite(folder, protocol), site="north")
-    update = {"fc.weight": np.zeros((1000, 500), np.float32)}
-    return "\n".join(explain(invited, min_cell=7, update=update, rounds_per_day=3))
+    update = {"fc.weight": np.zeros(numbers, np.float32)}
+    return "\n".join(explain(invited, min_cell=min_cell, update=update, rounds_per_day=3))
 
 
 def invitation_of(tiny: Any, folder: Path, key: SigningKey, **changes: str) -> Invitation:
@@ -226,3 +226,25 @@ def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> N
     both = words(tiny, tmp_path / "own", evaluation={"own_settings": ["threshold", "calibration"]})
     assert "comes this hospital's own threshold and calibration" in both
     assert "tells training patients with each finding from those without, and how many are" in both.replace("\n", " ")
+
+
+def test_what_is_trained_is_what_changes(tiny: Any, tmp_path: Path) -> None:
+    """Mostly the last layer alone; and an approval for more says from which round on, of those that there are."""
+    head = words(tiny, tmp_path / "head", model={"backbone": "resnet50_v1"}, federation={"rounds": 5})
+    assert "The last layer of a resnet50_v1, its head, is trained, and no other, on" in head
+    steps = {"model": {"unfreeze": [{"round": 3, "from": "layer4"}, {"round": 9, "from": "layer3"}]}}
+    more = words(tiny, tmp_path / "more", federation={"rounds": 5}, **steps)
+    assert "the head is trained, and from round 3 on its layers from layer4 on, on" in more
+    assert "layer3" not in more
+
+
+def test_the_smallest_numbers_are_words_too(tiny: Any, tmp_path: Path) -> None:
+    """One round, a head of 65 numbers, a hospital that withholds nothing: no "1 rounds", "0.0 MB", "fewer than 1"."""
+    told = words(tiny, tmp_path, min_cell=1, numbers=65, federation={"rounds": 1}, images={"harmonise": "landmarks"})
+    assert "- 1 round; in each, up to 260 bytes come in twice" in told
+    assert "up to 260 bytes until the study is purged" in told
+    assert "once in the one round" in told
+    assert "unless there are none" in told
+    assert "Counts leave however small they are" in told
+    for wrong in ("1 rounds", "0.0 ", "fewer than 1", "1 times"):
+        assert wrong not in told, wrong

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from server.bundle import build_bundle, bundle_digest
 from server.coordinator_cli import app
+from server.coordinator_config import read_coordinator
 from server.coordinator_folder import CoordinatorFolder
 from shared.errors import CoordinatorError, PolyclinicError
 from shared.invitation import read_invitation
@@ -49,6 +50,19 @@ def test_init_makes_keys_for_one_user_and_a_certificate_for_the_host(place: Coor
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["coordinator.example", "localhost"]
     assert server.not_valid_before_utc <= datetime.now(UTC) < server.not_valid_after_utc
+
+
+def test_the_world_is_let_in_where_somebody_asks_for_it(run: Any, tmp_path: Path) -> None:
+    """Without --listen the port is this machine's alone, in the file and where the file says nothing; init says so."""
+    said = run("init", "--host", "coordinator.example", "--site", "north")
+    assert "on this machine alone" in said
+    place = CoordinatorFolder(path=tmp_path / "coordinator")
+    assert read_coordinator(place.config).address.listen == "127.0.0.1"
+    place.config.write_text('[address]\nhost = "coordinator.example"\n[sites]\nnames = ["north"]\n')
+    assert read_coordinator(place.config).address.listen == "127.0.0.1"
+    asked = run("init", "--host", "coordinator.example", "--site", "north", "--listen", "0.0.0.0", folder="open")
+    assert "on this machine alone" not in asked
+    assert read_coordinator(tmp_path / "open" / "coordinator.toml").address.listen == "0.0.0.0"
 
 
 def test_init_does_not_take_the_place_of_a_coordinator(run: Any, place: CoordinatorFolder) -> None:

@@ -78,6 +78,16 @@ def test_the_page_shows_progress_and_each_sites_figures(port: int) -> None:
     assert page.count("<figure>") == 3
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_runs_address_without_its_last_slash_leads_to_its_page(port: int, method: str) -> None:
+    """Browsers and people leave it out; a run that there is not leads nowhere, and nothing leads elsewhere."""
+    reply, _ = ask(port, "/runs/tiny%20run", method=method)
+    assert (reply.status, reply.headers["Location"]) == (308, run_address("tiny run"))
+    assert ask(port, reply.headers["Location"])[0].status == 200
+    for address in ("/runs/tiny", "/runs", "/runs/%2F%2Fevil.example"):
+        assert ask(port, address)[0].status == 404
+
+
 def test_no_script_runs_whatever_the_names_hold(port: int) -> None:
     """Names are escaped, there is no script, and the browser is told to run none and fetch nothing."""
     for address in ("/", run_address("tiny run"), "/metrics", "/nowhere"):
@@ -92,7 +102,6 @@ def test_no_script_runs_whatever_the_names_hold(port: int) -> None:
     "address",
     [
         "/runs/",
-        "/runs/tiny%20run",
         "/runs/tiny%20run/model.safetensors",
         "/runs/tiny%20run/protocol.toml",
         "/runs/../secret",
