@@ -15,6 +15,7 @@ from client.evaluation import Witness, evaluate_split, nobody
 from client.features import in_batches
 from client.inputs import Inputs
 from client.intake import Intake
+from client.loading import load_model
 from client.local_norm import LocalNorm
 from client.opening import open_task
 from client.private_training import PrivateTraining
@@ -162,16 +163,14 @@ class Agent:
 
     def _train(self, task: TrainTask) -> TrainReply:
         number = task.header.round
-        if list(task.arrays) != self._exchanged(task):
+        if list(task.arrays) != self._exchanged(number):
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
         if self.private is not None:
             return self._train_privately(task, self.private)
         if self.records.patients(Split.TRAIN) < self.min_patients:
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
         inputs = self.inputs_on(task.header.standard)
-        self.bench.load(task.arrays)
-        if self.local_norm:
-            self.local_norm.load(task.header.run_id, before=number)
+        self._load(task, before=number)
         rows = self.records.training_rows()
         outcome = train_round(
             self.bench,
@@ -205,7 +204,7 @@ class Agent:
 
     def _train_privately(self, task: TrainTask, private: PrivateTraining) -> TrainReply:
         """Train one round under [privacy]; the guard takes all out of the reply but what is noised, free or public."""
-        self.bench.load(task.arrays)
+        self._load(task, before=task.header.round)
         outcome = private.train(
             task, bench=self.bench, inputs=self.inputs, records=self.records, protocol=self.protocol
         )
@@ -222,7 +221,7 @@ class Agent:
         return update, norm
 
     def _evaluate(self, task: EvaluateTask) -> EvaluateReply:
-        self._load(task)
+        self._load(task, before=task.header.round + 1)
         self.guard.charge(task)  # before a score is computed: whatever comes of it, it is paid for
         evidence = evaluate_split(
             self.bench,
@@ -239,7 +238,7 @@ class Agent:
         return EvaluateReply(evidence=evidence)
 
     def _describe(self, task: DescribeTask) -> DescribeReply:
-        self._load(task)
+        self._load(task, before=task.header.round + 1)
         if self.guard.noises_counts:  # nothing of it would leave, so that nothing of it is computed
             return DescribeReply(description=withheld_description(targets=len(self.protocol.task.targets)))
         description = describe(
@@ -256,7 +255,7 @@ class Agent:
     def _take(self, task: DeliverTask) -> DeliverReply:
         if self.deliveries is None:
             raise TaskError(Refusal.WRONG_FORM, "a simulated site has no place for a delivered model")
-        self._load(task)
+        self._load(task, before=task.header.round + 1)
         self.deliveries.store(
             self.bench.arrays(self.bench.names),
             number=task.header.round,
@@ -267,16 +266,15 @@ class Agent:
         )
         return DeliverReply(arrays_digest=digest(task.arrays))
 
-    def _load(self, task: EvaluateTask | DescribeTask | DeliverTask) -> None:
-        """Load a model as its round left it."""
-        if not set(self._exchanged(task)) <= set(task.arrays):
-            raise TaskError(Refusal.WRONG_FORM, "the task's arrays lack some that train in this round")
-        self.bench.load(task.arrays)
+    def _load(self, task: TrainTask | EvaluateTask | DescribeTask | DeliverTask, *, before: int) -> None:
+        """Load the model that came in, and this site's own layers as they were before a round, and nothing else."""
+        ever = self._exchanged(self.protocol.federation.rounds)
+        load_model(self.bench, task, trains=self._exchanged(task.header.round), ever_trains=ever)
         if self.local_norm:
-            self.local_norm.load(task.header.run_id, before=task.header.round + 1)
+            self.local_norm.load(task.header.run_id, before=before)
 
-    def _exchanged(self, task: Task) -> list[str]:
-        start = self.protocol.model.trains_from(task.header.round)
+    def _exchanged(self, number: int) -> list[str]:
+        start = self.protocol.model.trains_from(number)
         return self.bench.exchanged(start, local_norm=self.local_norm is not None)
 
     def _loss(self, rows: Rows) -> Loss:

@@ -83,6 +83,11 @@ class AgentService:
             ) from None
         self._server.start()
 
+    @property
+    def turn(self) -> Lock:
+        """Held by whoever works on a task; nothing else that could disturb one happens at the same time."""
+        return self._turn
+
     def ready(self, handler: Handler) -> None:
         """Let another handler answer from the next task on, and be healthy."""
         self._handler = handler

@@ -148,6 +148,20 @@ class Approvals:
         found = [self._read(record.parent) for record in self._folder.glob(f"*/{RECORD}")]
         return sorted(found, key=lambda study: study.since, reverse=True)
 
+    def at_least_one(self) -> Sequence[ApprovedStudy]:
+        """Give every approved study, the earliest approval first.
+
+        Raises:
+            SiteError: there is none, or an approval cannot be read.
+        """
+        if not (found := self.all()):
+            raise SiteError("no study is approved here. `polyclinic site approve` an invitation.")
+        return found[::-1]
+
+    def stands(self, digest: str) -> bool:
+        """Tell whether a study is approved still: an approval is taken back by removing its record."""
+        return (self._folder / digest / RECORD).exists()
+
     def pick(self, start: str | None) -> ApprovedStudy:
         """Give the study whose digest begins with `start`; without one, the only study that there is.
 

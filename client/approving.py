@@ -13,6 +13,7 @@ from client.bootstrap import site_cohort, site_records
 from client.deployment import check_initial
 from client.features import Progress
 from client.ledger_words import budget_lines
+from client.pretrained import kept_weights, offered_weights
 from client.privacy_account import Account
 from client.privacy_ledger import ledger_of
 from client.private_site import account_of
@@ -31,7 +32,7 @@ from shared.storage import atomic_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """An invitation that this site could accept, in words; `weights` is the SHA-256 of the file that it starts from.
+    """An invitation that this site could accept, in words; `weights` is the SHA-256 of the `file` that it starts from.
 
     `account` is what a private study would reserve of the hospital's budget.
     """
@@ -39,6 +40,7 @@ class Offer:
     invited: Invited
     words: Sequence[str]
     weights: str
+    file: Path | None
     account: Account | None
 
 
@@ -56,7 +58,8 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
     protocol = invited.protocol
     if not set(protocol.task.targets) & set(config.data.findings):
         raise SiteError("[data.findings] names none of the study's findings. Add their columns, or decline.")
-    model, provenance = build(model_spec(protocol), weights_file=weights_file)
+    file = offered_weights(config, invited, given=weights_file)
+    model, provenance = build(model_spec(protocol), weights_file=file)
     arrays = {name: np.array(tensor.numpy()) for name, tensor in model.state_dict().items()}
     check_initial(arrays, promised=invited.invitation.initial)
     widest = protocol.model.trains_from(protocol.federation.rounds)
@@ -73,7 +76,7 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
         together=told_together(protocol, [study.protocol for study in approved], min_cell=policy.min_cell),
         budget=budget_lines(ledger_of(config).foresee(account), account) if account else (),
     )
-    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", account=account)
+    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", file=file, account=account)
 
 
 def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> ApprovedStudy:
@@ -86,6 +89,8 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
     link, invitation = config.link, offer.invited.invitation
     if offer.account is not None:
         ledger_of(config).reserve(offer.account)
+    if offer.file is not None:
+        kept_weights(config).keep(offer.file, offer.weights)
     at = now()
     record_decision(link.state, link.syslog, "study approved", study=invitation.digest, approved_by=approved_by)
     approvals = Approvals(link.state / "studies")

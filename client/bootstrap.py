@@ -57,6 +57,7 @@ def site_cohort(
         targets=protocol.task.targets,
         exclusive=protocol.task.exclusive,
         modality=protocol.images.modality,
+        objects=protocol.images.objects,
         frames=protocol.images.frames,
         study=protocol.study.name,
         seed=protocol.study.seed,

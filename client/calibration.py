@@ -103,6 +103,15 @@ def text_if_readable(dataset: Dataset, keyword: str) -> str:
         return ""
 
 
+def values_if_readable(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Do it with each of several values."""
+    try:
+        value = dataset.get(keyword) or ()
+        return tuple(str(one).strip(" \x00") for one in ([value] if isinstance(value, str) else value))
+    except Exception:  # the same
+        return ()
+
+
 def _modality_table(dataset: FileDataset) -> Table:
     """Read a modality LUT sequence (C.11.1.1.1)."""
     holder = dataset.ModalityLUTSequence[0]

@@ -22,7 +22,6 @@ PRIVATE = 0o077
 
 SiteFile = Annotated[Path, typer.Argument(help="The hospital's site.toml.", show_default=False)]
 Study = Annotated[str | None, typer.Option("--study", help="The study, by the beginning of its digest.")]
-Weights = Annotated[Path | None, typer.Option(help="The study's pretrained weights, where it needs a file.")]
 
 
 @app.callback()
@@ -97,7 +96,9 @@ def approve(
     invitation: Annotated[Path, typer.Argument(help="The folder that the coordinator sent.", show_default=False)],
     by: Annotated[str | None, typer.Option("--by", help="Who approves: name and role. Asked for if left out.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without being asked: for scripts.")] = False,
-    weights: Weights = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The study's pretrained weights, where they came by another way.")
+    ] = None,
 ) -> None:
     """Say in plain words what a study computes, what leaves and what it costs; then approve its digest alone."""
     from client.approving import approve_study, look_at
@@ -126,18 +127,22 @@ def bundle(
 
 
 @app.command()
-def serve(site: SiteFile, study: Study = None, weights: Weights = None) -> None:
-    """Run the agent: it prepares the images, then answers this one study's tasks at its socket until it is stopped."""
+def serve(site: SiteFile, study: Study = None) -> None:
+    """Run the agent: it prepares the images, then answers tasks of all approved studies until it is stopped.
+
+    With --study it answers that one alone. One task is worked on at a time, of whichever study.
+    """
     from client.approval import Approvals
-    from client.deployment import Deployment
+    from client.site_service import SiteService
 
     config = _read(site)
-    approved = Approvals(config.link.state / "studies").pick(study)
+    approvals = Approvals(config.link.state / "studies")
+    served = approvals.at_least_one() if study is None else [approvals.pick(study)]
     stopped = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
 
-    Deployment(config=config, study=approved, weights_file=weights, progress=_progress).serve(stopped)
+    SiteService(config=config, studies=served, progress=_progress).serve(stopped)
     sys.stdout.flush()
     os._exit(0)  # a round that is under way goes on from its checkpoint; waiting for its thread would take its time
 

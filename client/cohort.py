@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from client.anatomy import Objects
 from client.dicom import Header
 from client.identifiers import spelled
 from client.image_index import IndexedFile, Progress, index_images, printable
@@ -142,6 +143,7 @@ def build_cohort(
     targets: Sequence[str],
     exclusive: bool,
     modality: str,
+    objects: Objects,
     frames: Frames,
     study: str,
     seed: int,
@@ -153,7 +155,8 @@ def build_cohort(
     """Find a site's images and labels, and apply the study's inclusion criteria and split.
 
     Reads headers only: what the pixels hold against an image comes with `Cohort.without`. A file is counted under
-    the first of these that holds: its header's reason, wrong modality, no patient, a withdrawn one, a second copy, its
+    the first of these that holds: its header's reason, wrong modality, no patient, a withdrawn one, a second copy, no
+    anatomy, its
     labels' reason.
 
     Args:
@@ -161,6 +164,7 @@ def build_cohort(
         targets: the study's findings or classes.
         exclusive: True for classes.
         modality: as in the header, or "any".
+        objects: "anatomy" leaves out what is no image of the exam's own; "all" takes all.
         frames: which frames of a file the study reads; "all" makes an image of each.
         study: name of the study, part of the split's key.
         seed: seed of the study, part of the split's key.
@@ -188,7 +192,15 @@ def build_cohort(
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
     matches, row_fates, people = whose(data, rows, index)
     many_keys = data.join == "AccessionNumber"
-    reasons = exclusions(index, matches, people, modality=modality, one_exam_many_keys=many_keys, withdrawn=withdrawn)
+    reasons = exclusions(
+        index,
+        matches,
+        people,
+        modality=modality,
+        objects=objects,
+        one_exam_many_keys=many_keys,
+        withdrawn=withdrawn,
+    )
     included = sorted(
         (place for place, reason in enumerate(reasons) if reason is None),
         key=lambda place: (index[place].identity.sop_instance_uid, index[place].relative),

@@ -1,39 +1,35 @@
-"""One deployed agent from its approval to its socket: prepares the images, serves tasks, and tells its monitoring."""
+"""One approved study's agent: prepares the images, answers its tasks, and tells the monitoring."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
-import torch
 
 from client.agent import Agent
-from client.agent_service import FOLDER_MODE, AgentService, Handler
-from client.approval import SHOWN, ApprovedStudy
+from client.agent_service import Handler
+from client.approval import ApprovedStudy
 from client.bootstrap import compose_agent, prepare, site_inputs
 from client.delivery import Deliveries
 from client.egress import EgressGuard
 from client.features import Progress
 from client.intake import Intake, Limits
 from client.metrics import SiteMetrics
-from client.metrics_socket import serve_page
+from client.pretrained import pretrained_of
 from client.privacy_ledger import ledger_of
 from client.private_site import Vault
 from client.released import Released
 from client.site import SiteConfig
-from client.site_audit import DEPARTURES, WitnessedLog, alone
-from client.site_keys import GATE_MODE, SiteKeys, read_secret
+from client.site_keys import SiteKeys, read_secret
 from client.task_store import TaskStore, uncharged
 from client.withdrawal import Withdrawals, withdrawals_of
 from client.workbench import Workbench, pick_device
 from shared.audit import AuditLog, now
-from shared.errors import TaskError, WeightsError
-from shared.messages import Approval, Refusal
+from shared.errors import WeightsError
+from shared.messages import Approval
 from shared.model import build, model_spec
 from shared.parameters import NamedArrays, digest
 from shared.signing import SigningKey
@@ -44,52 +40,36 @@ ROOM_FOR_DOCUMENTS = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What one agent needs: the hospital's file, the study that it approved, and where the first weights are."""
+    """What the agent of one study needs: the hospital's file, and the study that it approved."""
 
     config: SiteConfig
     study: ApprovedStudy
-    weights_file: Path | None
     progress: Progress
 
-    def serve(self, stopped: Event) -> None:
-        """Open the sockets, prepare the images, then answer tasks until `stopped` is set.
+    def guard(self, audit: AuditLog) -> EgressGuard:
+        """Give the study's guard, with the site's one log and its key."""
+        protocol = self.study.protocol
+        return EgressGuard(
+            min_cell=self.config.policy.min_cell,
+            audit=audit,
+            exclusive=protocol.task.exclusive,
+            wire=protocol.federation.wire,
+            key=SigningKey.read(SiteKeys(self.config.link.keys).signing),
+        )
+
+    def handler(self, audit: AuditLog, metrics: SiteMetrics, *, turn: AbstractContextManager[bool]) -> Handler:
+        """Make the agent, and make it anew before the next task whenever a patient was withdrawn.
+
+        The model is drawn in `turn`, while no task of another study draws from torch's one generator.
 
         Raises:
+            SiteError: the study was approved under an earlier version.
             PolyclinicError: the keys, the weights, the images or a disk do not allow it.
         """
         self.study.current()
-        torch.use_deterministic_algorithms(True)
-        link, study = self.config.link, self.study
-        metrics = SiteMetrics(site=self.config.site.name, version=version("polyclinic"), study=study.digest[:SHOWN])
-        busy = f"{link.state}: another agent is at work here. A site has one."
-        with alone(link.state / "agent.lock", message=busy):
-            guard = self._guard()
-            service = AgentService(link.agent_socket, observed(_preparing(guard), metrics))
-            _open_gate(link.sockets)
-            link.metrics_socket.parent.mkdir(parents=True, exist_ok=True)
-            link.metrics_socket.parent.chmod(FOLDER_MODE)
-            service.start()
-            try:
-                with serve_page(link.metrics_socket, metrics.page):
-                    service.ready(observed(self._handler(guard, metrics), metrics))
-                    stopped.wait()
-            finally:
-                service.stop()
-
-    def _guard(self) -> EgressGuard:
-        link, protocol = self.config.link, self.study.protocol
-        return EgressGuard(
-            min_cell=self.config.policy.min_cell,
-            audit=WitnessedLog(link.state / DEPARTURES, syslog=link.syslog),
-            exclusive=protocol.task.exclusive,
-            wire=protocol.federation.wire,
-            key=SigningKey.read(SiteKeys(link.keys).signing),
-        )
-
-    def _handler(self, guard: EgressGuard, metrics: SiteMetrics) -> Handler:
-        """Make the agent, and make it anew before the next task whenever a patient was withdrawn."""
-        withdrawals = withdrawals_of(self.config)
-        bench, initial = self._model()
+        guard, withdrawals = self.guard(audit), withdrawals_of(self.config)
+        with turn:
+            bench, initial = self._model()
         agent = self._agent(guard, bench, initial, withdrawals, metrics)
 
         current = True
@@ -111,7 +91,8 @@ class Deployment:
     def _model(self) -> tuple[Workbench, NamedArrays]:
         """Build the study's model, and check that it starts where the approval says."""
         protocol = self.study.protocol
-        model, _ = build(model_spec(protocol), weights_file=self.weights_file)
+        weights = pretrained_of(self.config, self.study)
+        model, _ = build(model_spec(protocol), weights_file=weights)
         initial = {name: np.array(tensor.numpy()) for name, tensor in model.state_dict().items()}
         check_initial(initial, promised=self.study.approval.invitation.initial)
         device = pick_device(self.config.compute.device)
@@ -136,9 +117,9 @@ class Deployment:
         metrics: SiteMetrics,
     ) -> Agent:
         protocol, folder, policy = self.study.protocol, self.study.folder, self.config.policy
-        bench.load(initial)  # a bench that has trained has other layers than those that a site's own begin with
+        bench.restart({})  # a bench that has trained has other layers than those that a site's own begin with
         site = prepare(self.config, protocol, progress=self.progress, withdrawn=withdrawals)
-        metrics.cached(images=len(site.pixels), of=len(site.cohort.images))
+        metrics.cached(self.study.digest, images=len(site.pixels), of=len(site.cohort.images))
         inputs = site_inputs(site, protocol, bench, progress=self.progress)
         vault = self._vault(guard.audit) if protocol.privacy else None
         store = TaskStore(
@@ -175,13 +156,6 @@ class Deployment:
             most_bytes=sum(array.nbytes for array in initial.values()) + ROOM_FOR_DOCUMENTS,
             deliveries=Deliveries(site=site.name, folder=folder / "delivered", protocol=protocol),
         )
-
-
-def _open_gate(sockets: Path) -> None:
-    """Make the folder of the sockets' folders, which courier and exporter walk through and cannot list."""
-    if not sockets.exists():
-        sockets.mkdir(parents=True)
-        sockets.chmod(GATE_MODE)
 
 
 def check_initial(initial: NamedArrays, *, promised: str) -> None:
@@ -226,10 +200,3 @@ def _count(asked: bytes, header: dict[str, Any], metrics: SiteMetrics) -> None:
             images_per_second=figures["images_per_second"],
             seconds=figures["seconds"],
         )
-
-
-def _preparing(guard: EgressGuard) -> Callable[[Iterable[bytes]], Iterator[bytes]]:
-    def handle(_: Iterable[bytes]) -> Iterator[bytes]:
-        yield from guard.refuse(TaskError(Refusal.PREPARING, "the images are being prepared"), task_id="")
-
-    return handle

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from client.corners import blank, standing_out
+from client.evaluation import LARGEST_LOGIT, answerable
 from client.features import gathered, in_batches
 from client.inputs import Inputs
 from client.site_data import Records, Rows
@@ -22,6 +23,9 @@ from shared.preprocessing import normalise
 from shared.protocol import StudyProtocol
 from shared.scores import Floats
 from shared.split import Split
+
+LARGEST_FEATURE = 1e6
+"""Pooled features of a network that answers are below a thousand; their squares stay far from what fp64 can hold."""
 
 Seed = Callable[..., int]
 
@@ -88,7 +92,7 @@ def features(bench: Workbench, inputs: Inputs, rows: Rows, *, start: str) -> Flo
         hidden = inputs.evaluation(batch, start=start).to(bench.device)
         with bench.precision():
             found: torch.Tensor = bench.classifier.pooled(hidden, start=start)
-        return found
+        return answerable(found, most=LARGEST_FEATURE)
 
     return gathered(rows, bench.classifier.fc.in_features, pooled)
 
@@ -211,7 +215,7 @@ def _logits(bench: Workbench, rows: Rows, forward: Callable[[Rows], torch.Tensor
 
     def log_odds(batch: Rows) -> torch.Tensor:
         with bench.precision():
-            outputs = forward(batch).double()
+            outputs = answerable(forward(batch), most=LARGEST_LOGIT)
         if exclusive:  # the log-odds of a softmax: one class against all others together
             total = outputs.logsumexp(dim=1, keepdim=True)
             outputs = outputs - (total + torch.log1p(-(outputs - total).exp().clamp(max=1 - 1e-12)))

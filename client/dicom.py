@@ -20,7 +20,8 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from client.calibration import read_meaning, read_spacing_mm, text, text_if_readable
+from client.anatomy import UNSAID, Nature
+from client.calibration import read_meaning, read_spacing_mm, text, text_if_readable, values_if_readable
 from client.frames import decode, frame_count, full_scale, is_lossy
 from client.pixels import to_physical, to_physical_window
 from client.refusals import Reason, Unreadable, refuses
@@ -97,6 +98,7 @@ class Header:
     frames: int
     photometric: str
     manufacturer: str
+    nature: Nature = UNSAID
     traits: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -163,6 +165,11 @@ def read_header(path: Path) -> Header:
         frames=frame_count(dataset),
         photometric=text(dataset, "PhotometricInterpretation"),
         manufacturer=text_if_readable(dataset, "Manufacturer"),
+        nature=Nature(
+            sop_class=text(dataset, "SOPClassUID"),
+            image_type=values_if_readable(dataset, "ImageType"),
+            burned_in=text_if_readable(dataset, "BurnedInAnnotation").upper() == "YES",
+        ),
         traits={axis: text_if_readable(dataset, keyword) for axis, keyword in _TRAITS.items()},
     )
 

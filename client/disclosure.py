@@ -21,16 +21,22 @@ def suppress_evidence(
     """Withhold a split's evidence on every target of which a class has fewer than `min_cell` patients.
 
     Numerators are never suppressed alone. Classes exclude one another, so that one follows from the rest: there the
-    whole split is withheld if any is too small.
+    whole split is withheld if any is too small. A class of which the split has nobody is withheld alone: what follows
+    from the rest is that nobody has it, which is nobody's secret.
     """
     items = tuple(evidence)
     small = [
         isinstance(item, Withheld) or min(item.positive_patients, item.negative_patients) < min_cell for item in items
     ]
-    if exclusive and any(small):
+    if exclusive and any(too_small and not _nobody(item) for item, too_small in zip(items, small, strict=True)):
         return tuple(Withheld() for _ in items)
     open_items = tuple(Withheld() if too_small else item for item, too_small in zip(items, small, strict=True))
     return suppress_subgroups(open_items, min_cell=min_cell, exclusive=exclusive)
+
+
+def _nobody(item: Evidence | Withheld) -> bool:
+    """Tell whether nobody is of this class, and enough are of others."""
+    return isinstance(item, Evidence) and not item.positive_patients and not item.histogram.n_pos
 
 
 def suppress_subgroups(

@@ -28,6 +28,10 @@ Witness = Callable[[Split, tuple[ScoredUnits, ...]], None]
 """Is shown the exact scores that evidence was made from. A simulation alone has one (simulations/receipts.py)."""
 
 
+LARGEST_LOGIT = 1e4
+"""A score is 0 or 1 to the last bit of fp64 from a logit of ±745 on: no model's score changes by it."""
+
+
 def nobody(split: Split, units: tuple[ScoredUnits, ...]) -> None:
     """Show the scores to nobody."""
 
@@ -101,9 +105,18 @@ def score(
         hidden = inputs.evaluation(batch, start=start).to(bench.device)
         with bench.precision():
             logits = bench.classifier.rest(hidden, start=start)
-        return probabilities(logits, exclusive=exclusive)
+        return probabilities(answerable(logits, most=LARGEST_LOGIT), exclusive=exclusive)
 
     return gathered(rows, targets, scored)
+
+
+def answerable(outputs: torch.Tensor, *, most: float) -> torch.Tensor:
+    """Give outputs in fp64 that every later step can reckon with: what is not a number as 0, all within ±`most`.
+
+    A finite model may overflow on one image and not on another. If that ended in a refusal, the refusal would tell
+    that the image is there; so there is an answer whatever the images are.
+    """
+    return outputs.double().nan_to_num(nan=0.0, posinf=most, neginf=-most).clamp(-most, most)
 
 
 def probabilities(logits_NK: torch.Tensor, *, exclusive: bool) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.anatomy import UNSAID, Nature
 from client.dicom import Header, Identity, read_header
 from client.refusals import Reason, Unreadable
 from client.worker_pool import map_files
@@ -31,6 +32,11 @@ class IndexedFile:
     def identity(self) -> Identity:
         """Who and what the file is of; nothing but "" where its header could not be read."""
         return self.found.identity if isinstance(self.found, Header) else _UNKNOWN
+
+    @property
+    def nature(self) -> Nature:
+        """What the object is; nothing where its header could not be read."""
+        return self.found.nature if isinstance(self.found, Header) else UNSAID
 
     @property
     def frames(self) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Container, Hashable, Sequence
 
+from client.anatomy import Objects, not_of_anatomy
 from client.image_index import IndexedFile
 from client.labels import Match
 from client.patient_flow import Exclusion, FileReason
@@ -18,14 +19,16 @@ def exclusions(
     people: People,
     *,
     modality: str,
+    objects: Objects,
     one_exam_many_keys: bool,
     withdrawn: Container[str],
 ) -> Reasons:
     """Give each file's reason, None where it takes part.
 
-    In this order: what its header says, modality, patient, whether withdrawn, copies of one object, the label row,
-    and, with `one_exam_many_keys` (an exam may have several AccessionNumbers), an exam whose rows contradict each
-    other. Images of one exam that were labelled each for itself may differ: a finding may be on one of two views.
+    In this order: what its header says, modality, patient, whether withdrawn, copies of one object, whether it is of
+    the exam's anatomy (where the study's `objects` are these), the label row, and, with `one_exam_many_keys` (an exam
+    may have several AccessionNumbers), an exam whose rows contradict each other. Images of one exam that were labelled
+    each for itself may differ: a finding may be on one of two views.
 
     Invariant: a file's reason depends on its own patient's files and on the table, and on no other patient's files:
     copies and exams are looked for under one ID, whatever UIDs the files of two have in common.
@@ -39,6 +42,8 @@ def exclusions(
             reasons[place] = reasons[place] or Exclusion.WITHDRAWN
     for copies in _groups([file.identity.sop_instance_uid for file in index], people, reasons):
         _keep_one(copies, matches, reasons)
+    if objects == "anatomy":
+        _keep_anatomy(index, people, reasons)
     for place, match in enumerate(matches):
         reasons[place] = reasons[place] or match.reason
     if one_exam_many_keys:
@@ -52,6 +57,13 @@ def _of_file(file: IndexedFile, modality: str) -> FileReason | None:
     if isinstance(file.found, Reason):
         return file.found
     return None if modality in ("any", file.found.modality) else Reason.WRONG_MODALITY
+
+
+def _keep_anatomy(index: Sequence[IndexedFile], people: People, reasons: Reasons) -> None:
+    for exam in _groups([file.exam for file in index], people, reasons):
+        natures = [index[place].nature for place in exam]
+        for place, reason in zip(exam, not_of_anatomy(natures), strict=True):
+            reasons[place] = reason
 
 
 def _groups(words_N: Sequence[str], people: People, reasons: Reasons) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """What may come in: how often an approved study may ask, and which models it may hand to this site."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from client.loading import check_finite
 from client.task_store import Begun, TaskStore
 from shared.errors import TaskError
 from shared.messages import DeliverTask, DescribeTask, EvaluateTask, Kind, LandmarksTask, Refusal, Task, TrainTask
@@ -17,14 +19,15 @@ from shared.parameters import Array, NamedArrays, Wire, cast, digest, l2_norm
 from shared.split import CONCLUDING_LOOKS, Split
 from shared.storage import atomic_file
 
-MOST_DESCRIPTIONS = 1
-"""How often an approved study may ask how the images look: of the model that it ends with."""
-
-MOST_LANDMARKS = 1
-"""How often an approved study may ask where intensity landmarks lie: before its first round."""
+ModelTask = TrainTask | EvaluateTask | DescribeTask | DeliverTask
+"""A task that brings a model."""
 
 MOST_DELIVERIES = 3
 """How often a study may hand over its model; each takes the place of the one before."""
+
+MOST: Mapping[Kind, int] = {Kind.LANDMARKS: 1, Kind.DESCRIBE: 1, Kind.DELIVER: MOST_DELIVERIES}
+"""How often an approved study may ask where landmarks lie (before round 1), how images look (to the model it ends
+with), and hand that model over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,8 @@ class Limits:
     """What an approval allows: so many rounds, since it was given; of the hospital's own limits, those on tasks.
 
     `max_change` is how many times farther a model may have moved than this site's own training last moved it, for each
-    round in between; `rounds_per_day` is None where the hospital sets no limit.
+    round in between, or, where it has not trained in the run, than what was approved is long; `rounds_per_day` is None
+    where the hospital sets no limit.
     """
 
     rounds: int
@@ -47,9 +51,8 @@ class Intake:
 
     `initial` has every array of the model before round 1 as this site computed it from the approved study: no
     coordinator chooses where round 1 starts. `folder` keeps, by run, the model that last came in to be trained.
-    The norm of a model's change catches a model that was put in the place of the study's. It does not catch one that
-    was moved little, in a direction of the coordinator's choosing, nor the first that comes in where this site was not
-    asked for round 1 of the run: of that run it has no measure yet.
+    The norm of a model's change catches a model that was put in the place of the study's, to be trained, scored,
+    described or delivered. It does not catch one that was moved little, in a direction of the coordinator's choosing.
     """
 
     store: TaskStore
@@ -66,24 +69,21 @@ class Intake:
         """
         if any(task.header.task_id == begun.task_id for begun in self.store.begun):
             return
+        if isinstance(task, ModelTask):
+            self._within_rounds(task.header.round)
         match task:
-            case LandmarksTask():
-                self._at_most(MOST_LANDMARKS, Kind.LANDMARKS, Refusal.EVALUATIONS_USED_UP, "looks at its landmarks")
             case TrainTask():
-                self._within_rounds(task.header.round)
-                self._can_have_come_to(task)
+                self._within_training()
+                self._starts_as_approved(task)
             case EvaluateTask(split=Split.TEST):
                 if any(begun.split == Split.TEST for begun in self.store.begun):
                     raise TaskError(Refusal.TEST_RELEASED, "the test split is released once, and it was")
             case EvaluateTask():
-                most = self.limits.rounds + CONCLUDING_LOOKS  # one for each round, and those of the chosen one's model
-                self._at_most(most, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP, "evaluations")
-            case DescribeTask():
-                self._at_most(
-                    MOST_DESCRIPTIONS, Kind.DESCRIBE, Refusal.EVALUATIONS_USED_UP, "descriptions of its images"
-                )
-            case DeliverTask():
-                self._at_most(MOST_DELIVERIES, Kind.DELIVER, Refusal.EVALUATIONS_USED_UP, "deliveries")
+                self._within_looks(task.header.round)
+            case LandmarksTask() | DescribeTask() | DeliverTask():
+                self._at_most(MOST[task.header.kind], task.header.kind, Refusal.EVALUATIONS_USED_UP)
+        if isinstance(task, ModelTask):
+            self._can_have_come_to(task)
         if task.header.standard:  # last: a task that is refused leaves no file behind, whatever run it names
             self._one_scale(task)
 
@@ -110,38 +110,58 @@ class Intake:
     def _within_rounds(self, number: int) -> None:
         if not 1 <= number <= self.limits.rounds:
             raise TaskError(Refusal.ROUNDS_USED_UP, "the study was approved for fewer rounds than the task's number")
-        self._at_most(self.limits.rounds, Kind.TRAIN, Refusal.ROUNDS_USED_UP, "rounds")
+
+    def _within_training(self) -> None:
+        self._at_most(self.limits.rounds, Kind.TRAIN, Refusal.ROUNDS_USED_UP)
         yesterday = self.store.now - timedelta(days=1)
         today = sum(task.when > yesterday for task in self._since_approval(Kind.TRAIN))
         if self.limits.rounds_per_day is not None and today >= self.limits.rounds_per_day:
             raise TaskError(Refusal.TOO_MANY_A_DAY, "the hospital's rounds_per_day are used up for now")
 
-    def _at_most(self, most: int, kind: Kind, code: Refusal, what: str) -> None:
+    def _within_looks(self, number: int) -> None:
+        """Allow each round's model one look, and that of one round, the chosen one, the looks that conclude a study."""
+        self._at_most(self.limits.rounds + CONCLUDING_LOOKS, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP)
+        looks = Counter(task.round for task in self._since_approval(Kind.EVALUATE) if task.split != Split.TEST)
+        looks[number] += 1
+        several = [count - 1 for count in looks.values() if count > 1]
+        if len(several) > 1 or sum(several) > CONCLUDING_LOOKS:
+            raise TaskError(
+                Refusal.EVALUATIONS_USED_UP,
+                f"a round's model is scored once, and that of one round {CONCLUDING_LOOKS} times more, which was done",
+            )
+
+    def _at_most(self, most: int, kind: Kind, code: Refusal) -> None:
         if sum(task.split != Split.TEST for task in self._since_approval(kind)) >= most:
-            raise TaskError(code, f"the approved study may ask for {most} {what}, and they were asked for")
+            raise TaskError(code, f"the approved study may ask {most} times for '{kind}', and it did")
 
     def _since_approval(self, kind: Kind) -> list[Begun]:
         return [task for task in self.store.begun if task.kind == kind and task.when >= self.limits.since]
 
-    def _can_have_come_to(self, task: TrainTask) -> None:
-        if not task.arrays.keys() <= self.initial.keys():
-            raise TaskError(Refusal.WRONG_FORM, "the task has arrays that the study's model has not")
-        start = {name: self.initial[name] for name in task.arrays}
+    def _starts_as_approved(self, task: TrainTask) -> None:
+        start = self._start(task)
         if task.header.round == 1 and digest(task.arrays) != digest(cast(start, self.wire)):
             raise TaskError(Refusal.OTHER_WEIGHTS, "round 1 does not start from the approved study's initial weights")
-        if not np.isfinite(l2_norm(task.arrays)):
-            raise TaskError(Refusal.MOVED_TOO_FAR, "the model that came in is not finite")
-        if (last := self._load_last(task)) is not None:
-            before, number, update_norm = last
-            moved = l2_norm(_difference(task.arrays, {**start, **before}))
-            rounds = max(1, abs(task.header.round - number))
-            if moved > self.limits.max_change * update_norm * rounds:
-                raise TaskError(
-                    Refusal.MOVED_TOO_FAR,
-                    f"the model moved by {moved:.3g} in {rounds} rounds, and this site's training by {update_norm:.3g}",
-                )
 
-    def _load_last(self, task: TrainTask) -> tuple[dict[str, Array], int, float] | None:
+    def _can_have_come_to(self, task: ModelTask) -> None:
+        """Measure a model by what this site last trained in the run, or else by what was approved."""
+        check_finite(task.arrays)
+        start = self._start(task)
+        last = self._load_last(task)
+        before, number, step = last if last is not None else ({}, 0, l2_norm(start))
+        moved = l2_norm(_difference(task.arrays, {**start, **before}))
+        rounds = max(1, abs(task.header.round - number))
+        if not moved <= self.limits.max_change * step * rounds:
+            raise TaskError(
+                Refusal.MOVED_TOO_FAR,
+                f"the model moved by {moved:.3g} in {rounds} rounds, and a step of this site's is {step:.3g}",
+            )
+
+    def _start(self, task: ModelTask) -> NamedArrays:
+        if not task.arrays.keys() <= self.initial.keys():
+            raise TaskError(Refusal.WRONG_FORM, "the task has arrays that the study's model has not")
+        return {name: self.initial[name] for name in task.arrays}
+
+    def _load_last(self, task: ModelTask) -> tuple[dict[str, Array], int, float] | None:
         path = self._last(task)
         if not path.exists():
             return None
@@ -150,7 +170,7 @@ class Intake:
             arrays = {name: file.get_tensor(name) for name in file.keys() if name in task.arrays}  # noqa: SIM118  # no dict
         return arrays, int(facts["round"]), float(facts["update_norm"])
 
-    def _last(self, task: TrainTask) -> Path:
+    def _last(self, task: ModelTask) -> Path:
         return self.folder / task.header.run_id / "last_trained.safetensors"
 
 

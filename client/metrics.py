@@ -1,7 +1,7 @@
 """What the agent tells its hospital's monitoring: rounds, speed, refusals, last contact; never a patient's value."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -10,7 +10,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 NAMES = {
-    "polyclinic_site_info": "The site, its version of Polyclinic and the digest of the study that it serves.",
+    "polyclinic_site_info": "The site, its version of Polyclinic and the digest of each study that it serves.",
     "polyclinic_site_tasks_total": "Tasks that were answered, by kind.",
     "polyclinic_site_refusals_total": "Tasks that were refused or failed, by fixed code.",
     "polyclinic_site_rounds_total": "Rounds that were trained since the agent started.",
@@ -18,7 +18,7 @@ NAMES = {
     "polyclinic_site_loss": "Mean training loss of the last round's last epoch; absent in a private study.",
     "polyclinic_site_images_per_second": "Speed of the last training.",
     "polyclinic_site_train_seconds": "Duration of the last training.",
-    "polyclinic_site_cache_fill_ratio": "Images that are prepared in the cache, as a share of those of the study.",
+    "polyclinic_site_cache_fill_ratio": "Images that are prepared in the cache, as a share of those of its studies.",
     "polyclinic_site_last_contact_timestamp_seconds": "When a task last came in.",
     "polyclinic_site_busy": "1 while a task is being worked on, else 0.",
     "polyclinic_site_epsilon_spent": "Privacy loss charged to the ledger over all studies; absent without [privacy].",
@@ -36,7 +36,8 @@ class SiteMetrics(Collector):
 
     site: str
     version: str
-    study: str
+    studies: Sequence[str]
+    _cached: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
     _tasks: Counter[str] = field(default_factory=Counter, init=False)
     _refusals: Counter[str] = field(default_factory=Counter, init=False)
     _rounds: int = field(default=0, init=False)
@@ -67,10 +68,12 @@ class SiteMetrics(Collector):
             self._gauges.pop("loss", None)
             self._gauges |= {name: value for name, value in known.items() if value is not None}
 
-    def cached(self, *, images: int, of: int) -> None:
-        """Note how full the cache is."""
+    def cached(self, study: str, *, images: int, of: int) -> None:
+        """Note how full the cache is with one study's images; the figure is that of all of them."""
         with self._lock:
-            self._gauges["cache_fill_ratio"] = images / of if of else 1.0
+            self._cached[study] = images, of
+            there, wanted = map(sum, zip(*self._cached.values(), strict=True))
+            self._gauges["cache_fill_ratio"] = there / wanted if wanted else 1.0
 
     def spent(self, *, epsilon: float, left: float) -> None:
         """Note what the ledger has charged over all studies, and what the hospital's limit leaves."""
@@ -93,7 +96,8 @@ class SiteMetrics(Collector):
                 self._rounds,
             )
         info = _gauge("polyclinic_site_info", "site", "version", "study")
-        info.add_metric([self.site, self.version, self.study], 1)
+        for study in self.studies:
+            info.add_metric([self.site, self.version, study], 1)
         yield info
         yield _counter("polyclinic_site_tasks_total", "kind", tasks)
         yield _counter("polyclinic_site_refusals_total", "code", refusals)

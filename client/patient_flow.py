@@ -23,6 +23,9 @@ class Exclusion(StrEnum):
     CONFLICTING_LABELS = "conflicting_labels"
     NOT_LABELLED = "not_labelled"
     WITHDRAWN = "withdrawn"
+    LOCALIZER = "localizer"
+    SCREENSHOT = "screenshot"
+    REFORMAT = "reformat"
 
     @property
     def sentence(self) -> str:
@@ -65,6 +68,14 @@ _EXCLUSIONS = {
     Exclusion.CONFLICTING_LABELS: "Label rows for one exam contradict each other. Correct them.",
     Exclusion.NOT_LABELLED: "None of the study's findings was assessed. Nothing to do.",
     Exclusion.WITHDRAWN: "The patient was withdrawn from all studies. Nothing to do.",
+    Exclusion.LOCALIZER: "An image is the scanner's localizer. Nothing to do; a study reads it by objects = 'all'.",
+    Exclusion.SCREENSHOT: (
+        "An image was captured, as screenshots and dose sheets are. Nothing to do; a study reads it by objects = 'all'."
+    ),
+    Exclusion.REFORMAT: (
+        "An image was made of the exam's own images (a reformat, a projection, a protocol). "
+        "Nothing to do; a study reads it by objects = 'all'."
+    ),
 }
 
 _ROWS = {

@@ -83,7 +83,15 @@ def predict(
     index = index_images(folder, workers=workers, progress=lambda *counts: progress("headers read", *counts))
     unlabelled = [Match(labels=(), row=None, reason=None)] * len(index)
     people = people_of(index, unlabelled, by_table=False)
-    reasons = exclusions(index, unlabelled, people, modality=images.modality, one_exam_many_keys=False, withdrawn=())
+    reasons = exclusions(
+        index,
+        unlabelled,
+        people,
+        modality=images.modality,
+        objects=images.objects,
+        one_exam_many_keys=False,
+        withdrawn=(),
+    )
     cohort = _images(folder, index, people, reasons, every_frame=images.frames == "all")
     cached = fill(
         cohort,

@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.approval import SHOWN, Approvals, ApprovedStudy
+from client.pretrained import kept_weights
 from client.site import SiteConfig
 from client.site_audit import DECISIONS, DEPARTURES
 from client.site_keys import SiteKeys
@@ -112,7 +113,10 @@ def purge_study(config: SiteConfig, study: ApprovedStudy) -> None:
     Raises:
         StorageError: it cannot be removed.
     """
-    Approvals(config.link.state / "studies").end(study)
+    approvals = Approvals(config.link.state / "studies")
+    approvals.end(study)
+    if study.approval.weights not in {other.approval.weights for other in approvals.all()}:
+        kept_weights(config).forget(study.approval.weights)
     shutil.rmtree(SiteKeys(config.link.keys).node.parent / study.digest[:SHOWN], ignore_errors=True)
     shutil.rmtree(config.compute.cache, ignore_errors=True)
 

@@ -42,7 +42,7 @@ def run_link(config: SiteConfig, *, runtime: str, study: str | None) -> None:
     It calls the coordinator, through the hospital's web proxy where HTTPS_PROXY names one.
 
     Raises:
-        SiteError: no approved study, or several, are here.
+        SiteError: no approved study is here, or studies of several coordinators are.
         MissingPartError: flower-supernode is not installed here.
     """
     _become(link_command(SiteKeys(config.link.keys), runtime=runtime, study=study), os.environ)
@@ -61,24 +61,41 @@ def link_command(keys: SiteKeys, *, runtime: str, study: str | None) -> list[str
     """Write the link's command, from what an approval left in the link's own folder.
 
     Raises:
-        SiteError: it holds no approved study of this digest, or several.
+        SiteError: it holds no approved study of this digest, or studies of several coordinators.
     """
-    found = sorted(path.parent for path in keys.node.parent.glob(f"{study or ''}*/address"))
-    if len(found) != 1:
-        if not found:
-            which = f"no approved study's digest begins with {study!r}" if study else "no study is approved"
-            raise SiteError(f"{which} here. See `polyclinic site status`, or `approve` an invitation.")
-        names = ", ".join(folder.name for folder in found)
-        raise SiteError(f"several approved studies are here ({names}). Name one by --study and its digest's beginning.")
+    found = _coordinator(keys, study)
     host, _, port = runtime.rpartition(":")
     return [
         "flower-supernode",
-        *("--superlink", (found[0] / "address").read_text(encoding="ascii").strip()),
-        *("--root-certificates", str(found[0] / CA)),
+        *("--superlink", _address(found)),
+        *("--root-certificates", str(found / CA)),
         *("--auth-supernode-private-key", str(keys.node)),
         *("--host", host, "--port", port, "--isolation", "process"),
         *("--superexec-auth-secret-file", str(keys.link_secret)),
     ]
+
+
+def _coordinator(keys: SiteKeys, study: str | None) -> Path:
+    """Find whom to call: the study that was approved last, as long as all of them are of one coordinator.
+
+    A coordinator is known by its address; one that has a new authority sent it with its last invitation.
+    """
+    found = sorted(path.parent for path in keys.node.parent.glob(f"{study or ''}*/address"))
+    if not found:
+        which = f"no approved study's digest begins with {study!r}" if study else "no study is approved"
+        raise SiteError(f"{which} here. See `polyclinic site status`, or `approve` an invitation.")
+    if len({_address(folder) for folder in found}) > 1:
+        names = ", ".join(f"{folder.name} at {_address(folder)}" for folder in found)
+        raise SiteError(
+            f"approved studies are of several coordinators ({names}), and a link calls one. Start one link and one "
+            "courier for each, with a --runtime port of its own; name the link's study by --study and its digest's "
+            "beginning."
+        )
+    return max(found, key=lambda folder: (folder / "address").stat().st_mtime_ns)
+
+
+def _address(folder: Path) -> str:
+    return (folder / "address").read_text(encoding="ascii").strip()
 
 
 def _become(command: list[str], environment: Mapping[str, str]) -> None:

@@ -15,10 +15,10 @@ from shared.parameters import Array, NamedArrays
 
 
 class Workbench:
-    """Holds the model on its device; what a task loads stays until the next task loads its own.
+    """Holds the model on its device; what a task loads stays until the next task begins.
 
-    Several agents of one process may share a bench (simulation): every task loads all arrays that train in its round,
-    and the local normalisation layers where a study keeps them at the site, so that nothing of another site remains.
+    Several agents of one process may share a bench (simulation). Every task begins with the model as the study starts
+    with it (`restart`), so that nothing remains of another task, nor of another site.
     """
 
     def __init__(self, classifier: Classifier, *, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
@@ -32,6 +32,7 @@ class Workbench:
         # On a CPU numpy shows each tensor's memory, which stays where it is: training changes it in place.
         on_cpu = device.type == "cpu"
         self._views = {name: tensor.detach().numpy() for name, tensor in self._tensors.items()} if on_cpu else {}
+        self._start = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
         self._frozen_digests: dict[str, str] = {}
         self._exchanged: dict[tuple[str, bool], list[str]] = {}
 
@@ -52,6 +53,22 @@ class Workbench:
                 np.copyto(self._views[name], array)
             else:
                 self._tensors[name].copy_(torch.tensor(array))
+
+    @torch.no_grad()
+    def restart(self, arrays: NamedArrays) -> None:
+        """Load arrays, and let every other one be as it was when the bench was made.
+
+        Raises:
+            TaskError: a name is not the model's, or has another shape; nothing was copied then.
+        """
+        self.load(arrays)
+        for name, tensor in self._tensors.items():
+            if name not in arrays:
+                tensor.copy_(self._start[name])
+
+    def start(self, names: Iterable[str]) -> dict[str, Array]:
+        """Give arrays as they were when the bench was made; a name that is not the model's is passed over."""
+        return {name: self._start[name].cpu().contiguous().numpy() for name in names if name in self._start}
 
     @property
     def names(self) -> list[str]:

@@ -20,10 +20,12 @@ from server.coordinator_key import coordinator_key, draw_key, succession_of
 from server.enrolment import Register
 from server.fleet import Fleet
 from server.run_folder import RunFolder, open_run
+from server.study_weights import find_weights, keep_weights
 from shared.audit import AuditLog
 from shared.declaration import parse
 from shared.errors import CoordinatorError
-from shared.invitation import BUNDLE, CA, INVITATION, STUDY, Invitation, PublicKeys, Succession, write_paper
+from shared.invitation import BUNDLE, CA, INVITATION, STUDY, WEIGHTS, Invitation, PublicKeys, Succession, write_paper
+from shared.kept_weights import copy_checked
 from shared.messages import WIRE_VERSION
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
@@ -81,8 +83,10 @@ def new_key(folder: CoordinatorFolder) -> Succession:
     return drawn
 
 
-def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: Path) -> Invitation:
-    """Write the folder that a site gets: the study, the invitation to it, the authority's certificate, the bundle.
+def invite(
+    folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: Path, *, weights: Path | None = None
+) -> Invitation:
+    """Write the folder that a site gets: study, invitation, certificate, bundle, and the weights that it starts from.
 
     Raises:
         CoordinatorError: the site is not in coordinator.toml, or there is no key to sign tasks with.
@@ -93,7 +97,10 @@ def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: P
         raise CoordinatorError(f"{site}: not in [sites] names of {folder.config}. Add it there, and invite it again.")
     keys = succession_of(folder)
     _keep(folder.bundle, build_bundle())  # an older version's names another encoding
-    coordinator, _ = compose(protocol, weights_file=config.pretrained.file)
+    file = find_weights(folder, config, protocol, given=weights)
+    coordinator, _ = compose(protocol, weights_file=file)
+    if file is not None:
+        file = keep_weights(folder, protocol, file)
     invitation = Invitation(
         site=site,
         coordinator=config.address.called,
@@ -112,6 +119,9 @@ def invite(folder: CoordinatorFolder, site: str, protocol: StudyProtocol, out: P
     _keep(out / STUDY, protocol.to_toml().encode())
     _keep(out / CA, folder.ca.read_bytes())
     _keep(out / BUNDLE, folder.bundle.read_bytes())
+    if file is not None:
+        with atomic_file(out / WEIGHTS) as part:
+            copy_checked(file, part, invitation.weights)
     write_paper(invitation, out / INVITATION)
     AuditLog(folder.audit).append("invited", site=site, protocol=invitation.digest)
     return invitation
@@ -154,9 +164,13 @@ def begin_run(folder: CoordinatorFolder, protocol: StudyProtocol) -> RunFolder:
     Raises:
         CoordinatorError: a site in coordinator.toml is not enrolled, or there is no key to sign tasks with.
         StorageError: a run of another study is in the way.
+        WeightsError: the file that the study starts from is not here.
     """
-    Register(folder.sites).of(read_coordinator(folder.config).sites.names)
+    config = read_coordinator(folder.config)
+    Register(folder.sites).of(config.sites.names)
     coordinator_key(folder)
+    if (file := find_weights(folder, config, protocol)) is not None:
+        keep_weights(folder, protocol, file)  # the process that runs the rounds is told of no other place
     path = folder.runs / run_name(protocol)
     run = open_run(path, protocol, resume=(path / "protocol.toml").exists())
     if not run.order.exists():

@@ -55,14 +55,17 @@ def invite(
     site: Annotated[str, typer.Argument(help="The site, as in coordinator.toml.", show_default=False)],
     study: Annotated[Path, typer.Option(help="The study: a TOML file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the invitation, to be sent to the site.", show_default=False)],
+    weights: Annotated[
+        Path | None, typer.Option(help="The pretrained weights, where the study starts from a file; once is enough.")
+    ] = None,
     folder: FolderOption = HERE,
 ) -> None:
-    """Write the folder that a site gets: study, invitation, certificate and bundle. No secret is in it."""
+    """Write the folder that a site gets: study, invitation, certificate, bundle, weights. No secret is in it."""
     from server import coordinator
     from shared.protocol import read_protocol
     from shared.signing import fingerprint
 
-    invitation = coordinator.invite(_at(folder), site, read_protocol(study), out)
+    invitation = coordinator.invite(_at(folder), site, read_protocol(study), out, weights=weights)
     typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
     typer.echo(f"Fingerprint of the key that signs tasks, to be read out to {site}: {fingerprint(invitation.signing)}")
     typer.echo(f"Next: send the folder to {site}. It approves it, and sends back its public keys, which you `enroll`.")
@@ -215,7 +218,7 @@ def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
     from server.coordinator_config import read_coordinator
     from server.enrolment import Register
     from server.fleet import fleet
-    from server.progress import table
+    from server.progress import how_it_failed, table
     from server.run_status import read_status
     from shared.errors import FederationError
 
@@ -234,7 +237,7 @@ def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
     if run is not None or any(place.runs.glob("*/run.json")):
         found = coordinator.find_run(place, run)
         state = read_status(found.status)
-        typer.echo("\n".join([found.path.name, *(table(state) if state else ["  not begun"])]))
+        typer.echo("\n".join([found.path.name, *(table(state) if state else ["  not begun"]), *how_it_failed(found)]))
 
 
 @app.command()

@@ -86,6 +86,11 @@ class CoordinatorFolder:
         return self.path / "studies"
 
     @property
+    def weights(self) -> Path:
+        """The pretrained weights that studies start from, by SHA-256, and which study starts from which."""
+        return self.path / "weights"
+
+    @property
     def runs(self) -> Path:
         """One folder a study's run."""
         return self.path / "runs"

@@ -24,9 +24,10 @@ from server.enrolment import Register
 from server.finish import write_findings
 from server.model_file import write_model
 from server.run_folder import RunFolder
-from server.run_status import StatusBoard
+from server.run_status import StatusBoard, failed
 from server.seals import Seals
 from server.study_run import StudyRun
+from server.study_weights import find_weights
 from shared.errors import FederationError, PolyclinicError
 from shared.messages import ReadyReply
 from shared.protocol import StudyProtocol, read_protocol
@@ -51,6 +52,7 @@ def run_study(folder: CoordinatorFolder, name: str, grid: Grid) -> None:
         try:
             _run(folder, run, grid)
         except Exception as fault:
+            failed(run.status, now=datetime.now(UTC))
             _conclude(run, failed=str(fault), code=fault.exit_code if isinstance(fault, PolyclinicError) else None)
             raise
         _conclude(run, failed="", code=0)
@@ -62,7 +64,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
     records = Register(folder.sites).of(config.sites.names)
     board = StatusBoard(run.status, sorted(records), rounds=protocol.federation.rounds, now=partial(datetime.now, UTC))
     names = {record.node_id: site for site, record in records.items()}
-    coordinator, _ = compose(protocol, weights_file=config.pretrained.file)
+    coordinator, _ = compose(protocol, weights_file=find_weights(folder, config, protocol))
     study = StudyRun(
         coordinator=coordinator,
         desk=Desk(

@@ -1,5 +1,6 @@
 """Tells a person how a deployed run gets on: what each site did, and a line for each finished round."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,13 @@ def table(status: RunStatus) -> list[str]:
         said = f"{site.approval or 'not heard'} {site.package}".strip()
         lines.append(f"  {name:<{width}}  {site.state:<12} {said:<18} {site.refusal or ''}".rstrip())
     return lines
+
+
+def how_it_failed(run: RunFolder) -> list[str]:
+    """Say why a run failed, and how it goes on; nothing of one that did not."""
+    if not run.outcome.exists() or not (why := json.loads(run.outcome.read_text(encoding="utf-8"))["failed"]):
+        return []
+    return [f"  {why}", "  When that is mended, `polyclinic coordinator resume` goes on after the last finished round."]
 
 
 def _loss(by_epoch: Sequence[float]) -> str:

@@ -81,6 +81,18 @@ class StatusBoard:
             part.write_text(json.dumps(asdict(self.status), indent=1), encoding="utf-8")
 
 
+def failed(path: Path, *, now: datetime) -> None:
+    """Note that a run has failed, at the stage and round where it was; where nothing was noted yet, nothing is.
+
+    Raises:
+        StorageError: the file cannot be read or written.
+    """
+    if (status := read_status(path)) is not None:
+        status.stage, status.since = "failed", now.isoformat(timespec="seconds")
+        with atomic_file(path) as part:
+            part.write_text(json.dumps(asdict(status), indent=1), encoding="utf-8")
+
+
 def read_status(path: Path) -> RunStatus | None:
     """Read a run's status; None before it has one.
 

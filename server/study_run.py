@@ -12,6 +12,7 @@ from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState
 from server.own_settings import OwnResults, own_results, to_apply
+from server.readiness_words import TOO_FEW, what_to_do
 from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.seals import UNSEALED, Seals
@@ -278,14 +279,12 @@ class StudyRun:
             if patients:
                 weights[site] = float(patients) if by_patients else 1.0
             else:
-                reasons[site] = (
-                    flow.reason if isinstance(flow, Refused) else "fewer training patients than its min_cell"
-                )
+                reasons[site] = flow.reason if isinstance(flow, Refused) else TOO_FEW
         if len(weights) < self.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in reasons.items()) or "no others were named"
             raise FederationError(
                 f"{len(weights)} of {len(self.train_on)} sites can take part, and the study needs {self.min_sites} "
-                f"({why}). See `polyclinic site check` at these sites, or lower [federation] min_sites."
+                f"({why}). {what_to_do(reasons)}".rstrip()
             )
         return [Site(name=site, node_id=self.nodes[site], weight=weight) for site, weight in weights.items()]
 

@@ -8,13 +8,14 @@ from pydantic import Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import FederationError, SiteError
-from shared.messages import WIRE_VERSION
 from shared.storage import atomic_file
+from shared.tasks import WIRE_VERSION
 
 INVITATION = "invitation.toml"
 STUDY = "study.toml"
 CA = "ca.crt"
 BUNDLE = "polyclinic.fab"
+WEIGHTS = "weights"
 """The files of the folder that `polyclinic coordinator invite` writes."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -16,6 +16,7 @@ from shared.refusal_codes import Refusal as Refusal  # tasks, replies and their 
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
 from shared.tasks import DOCUMENTS as DOCUMENTS
+from shared.tasks import WIRE_VERSION as WIRE_VERSION
 from shared.tasks import DeliverTask as DeliverTask
 from shared.tasks import DescribeTask as DescribeTask
 from shared.tasks import EvaluateTask as EvaluateTask
@@ -26,9 +27,6 @@ from shared.tasks import ReadyTask as ReadyTask
 from shared.tasks import Task as Task
 from shared.tasks import TrainTask as TrainTask
 from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
-
-WIRE_VERSION = "3"
-"""Changes whenever a message of one version could be misread by another. Since 3 both sides sign what they send."""
 
 PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})")
 """A version of this package (PEP 440, in short): no site can write a sentence there."""

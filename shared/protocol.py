@@ -100,6 +100,7 @@ class Images(Declaration):
     depth: Literal["uint8", "uint16"] = "uint8"
     channels: Literal[1, 3] = 3
     harmonise: Literal["none", "landmarks"] = "none"
+    objects: Literal["anatomy", "all"] = "anatomy"
 
     @model_validator(mode="after")
     def _window_has_width(self) -> Self:
@@ -270,18 +271,14 @@ class Evaluation(Declaration):
         return self
 
 
-_LATER = (
-    "model.features",
-    "model.mirrored",
-    "model.zoomed",
-    "images.harmonise",
-    "privacy.centre_rounds",
-    "evaluation.own_settings",
-    "federation.norm_multiple",
-    "federation.aggregation",
-    "federation.trim",
-)
-"""Keys that came after others; the default of each says what was so before it."""
+_LATER: dict[str, tuple[str, ...]] = {
+    "model": ("features", "mirrored", "zoomed"),
+    "images": ("harmonise", "objects"),
+    "privacy": ("centre_rounds",),
+    "evaluation": ("own_settings",),
+    "federation": ("norm_multiple", "aggregation", "trim"),
+}
+"""Keys that came after others; the default of each says what was so before it, or what was meant to be so."""
 
 
 class StudyProtocol(Declaration):
@@ -342,7 +339,7 @@ class StudyProtocol(Declaration):
         declared = self.model_dump(mode="json", by_alias=True)
         if self.privacy is None:
             del declared["privacy"]
-        for section, key in (place.split(".") for place in _LATER):
+        for section, key in ((section, key) for section, keys in _LATER.items() for key in keys):
             part = getattr(self, section)
             if part is not None and getattr(part, key) == type(part).model_fields[key].default:
                 del declared[section][key]

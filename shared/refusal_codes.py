@@ -13,6 +13,7 @@ class Refusal(StrEnum):
     ID_REUSED = "task_id_reused"
     WRONG_SITE = "wrong_site"
     WRONG_FORM = "arrays_of_wrong_form"
+    NOT_FINITE = "arrays_not_finite"
     TOO_FEW_PATIENTS = "too_few_patients"
     DATA = "data_unusable"
     STORAGE = "storage"

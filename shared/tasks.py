@@ -9,6 +9,9 @@ from shared.landmarks import Standard
 from shared.parameters import NamedArrays
 from shared.split import Split
 
+WIRE_VERSION = "3"
+"""Changes whenever a message of one version could be misread by another. Since 3 both sides sign what they send."""
+
 
 class Kind(StrEnum):
     """What a task asks for; also Flower's message type."""

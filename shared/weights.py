@@ -57,7 +57,7 @@ def load_pretrained(
     if weights == "none":
         return _keep_own(file)
     try:
-        path = file or _downloaded(weights, backbone)
+        path = file or downloaded(weights, backbone)
     except MissingWeightsError:
         if fallback is None:
             raise
@@ -88,8 +88,13 @@ def _keep_own(file: Path | None) -> WeightsProvenance:
     return WeightsProvenance(source="none", sha256=None, sentence=sentence)
 
 
-def _downloaded(weights: str, backbone: Backbone) -> Path:
-    """Give torchvision's own file, from torch's download folder or from the network."""
+def downloaded(weights: str, backbone: Backbone) -> Path:
+    """Give torchvision's own file, from torch's download folder or from the network.
+
+    Raises:
+        MissingWeightsError: it is not to be had, or the study asks for another one.
+        WeightsError: torchvision has none for this backbone.
+    """
     if weights != "imagenet":
         raise MissingWeightsError(
             f"The study declares [model] weights = '{weights}', and no file was given. Add --weights FILE."

@@ -76,7 +76,7 @@ def _features(agents: Mapping[str, Agent], conclusion: Conclusion, run_id: str) 
     found = {}
     for site, agent in sorted(agents.items()):
         protocol, inputs = agent.protocol, agent.inputs_on(conclusion.state.standard)
-        agent.bench.load(conclusion.model)
+        agent.bench.restart(conclusion.model)
         if agent.local_norm:
             agent.local_norm.load(run_id, before=conclusion.chosen + 1)
         rows = described_rows(agent.records, described_split(protocol), exclusive=protocol.task.exclusive)

@@ -24,6 +24,7 @@ def federation(
         typer.Option(help="Folder with one folder a hospital, each with a site.toml. Left out: synthetic hospitals."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/federation"),
+    weights: Annotated[Path | None, typer.Option(help="File with the pretrained weights.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the study: section.key=value. May be given several times."),
@@ -64,6 +65,7 @@ def federation(
             variables={},
             settings=DEADLINES,
             say=console.say,
+            weights=weights,
         ) as running:
             place = running.place.path
             console.say(

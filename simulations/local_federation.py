@@ -69,6 +69,7 @@ class LocalFederation:
         variables: Mapping[str, str],
         settings: Mapping[str, Mapping[str, float]],
         say: Say,
+        weights: Path | None = None,
     ) -> None:
         self.folder = folder
         self.place = CoordinatorFolder(path=folder / "coordinator")
@@ -77,6 +78,7 @@ class LocalFederation:
         self.programs = Programs(folder / "logs", {})
         self.serving: Serving | None = None
         self._hospitals, self._compartments, self._settings, self._say = hospitals, compartments, settings, say
+        self._weights = weights
         self._variables = without_proxies({**os.environ, **variables})  # all that is called is on this machine
         self._sockets = Path(tempfile.mkdtemp(prefix="pc"))  # a socket's path has at most 107 bytes
         self._over = threading.Event()
@@ -177,10 +179,9 @@ class LocalFederation:
         public = keys.public(name)
         coordinator.enroll(self.place, public, superlink)
         invitation = own / "invitation"
-        coordinator.invite(self.place, name, self.protocol, invitation)
-        weights = self.config.pretrained.file
+        coordinator.invite(self.place, name, self.protocol, invitation, weights=self._weights)
         try:
-            offer = look_at(config, invitation, weights_file=weights, progress=unseen)
+            offer = look_at(config, invitation, weights_file=None, progress=unseen)
             approve_study(config, offer, approved_by=APPROVER)
         except SiteError:
             if not any((config.link.state / "studies").glob("*/")):

@@ -156,6 +156,8 @@ def _write_image(
             "Modality": modality,
             # Workstation (PS3.3 C.8.6.1): a file was converted, no film was digitised.
             "ConversionType": "WSD",
+            # Made from an image of the exam, and meant as one (PS3.3 C.7.6.1.1.2).
+            "ImageType": "DERIVED\\PRIMARY",
             **_compression(picture),
             **kept_attributes(dict(zip(carried, image.cells, strict=True))),
         },

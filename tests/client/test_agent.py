@@ -325,14 +325,17 @@ def test_only_the_arrays_of_this_rounds_stages_are_taken(tiny: Any, tmp_path: Pa
 
 
 def test_a_model_is_scored_only_with_all_that_trains(tiny: Any, tmp_path: Path) -> None:
-    """Whoever asks to score sends at least the round's arrays, so that nothing of an earlier task is scored."""
+    """Whoever asks to score sends the round's arrays, or all that train in any: no fewer, and none beside them."""
     protocol = tiny.protocol(model={"unfreeze": [{"round": 2, "from": "layer4"}]})
     agent = tiny.agent(protocol, tmp_path)
     head, layer4 = initial(agent.bench), initial(agent.bench, "layer4")
     assert code(ask(agent, evaluate_task(protocol, head, round=2))) == Refusal.WRONG_FORM
+    assert code(ask(agent, evaluate_task(protocol, head, round=1))) == Refusal.WRONG_FORM
     assert code(ask(agent, evaluate_task(protocol, {}, round=1))) == Refusal.WRONG_FORM
+    assert isinstance(ask(agent, evaluate_task(protocol, layer4, round=1)).reply, EvaluateReply)
     for arrays in (head, layer4):
-        assert isinstance(ask(agent, evaluate_task(protocol, arrays, round=1)).reply, EvaluateReply)
+        look = replace(evaluate_task(protocol, arrays, round=1), split=Split.VALIDATION)
+        assert isinstance(ask(agent, look).reply, EvaluateReply)
 
 
 def test_a_site_with_too_few_patients_does_not_train(tiny: Any, tmp_path: Path) -> None:

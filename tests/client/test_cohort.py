@@ -28,6 +28,7 @@ def build(site: SiteConfig, **changes: Any) -> Cohort:
         "targets": ("pna",),
         "exclusive": False,
         "modality": "any",
+        "objects": "anatomy",
         "frames": "first",
         "study": "lungs",
         "seed": 0,

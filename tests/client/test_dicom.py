@@ -16,6 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from client.anatomy import Nature
 from client.dicom import Header, Identity, read_header, read_image
 from client.refusals import Reason, Unreadable
 
@@ -40,11 +41,13 @@ def test_the_header_says_who_and_what(write_dicom: Writer) -> None:
             study_instance_uid="1.2.826.0.1.2",
             accession_number="ACC^7",
             patient_id="PAT^7",
+            full_name="Secret^Name",
         ),
         modality="CR",
         frames=3,
         photometric="MONOCHROME2",
         manufacturer="Polyclinic",
+        nature=Nature(sop_class="1.2.840.10008.5.1.4.1.1.7", image_type=(), burned_in=False),
         traits={"sex": "", "age": "", "view": "", "manufacturer": "Polyclinic", "device": ""},
     )
 

@@ -79,6 +79,26 @@ def test_classes_that_exclude_one_another_are_withheld_together() -> None:
     assert suppress_evidence(items, min_cell=9, exclusive=True) == tuple(items)
 
 
+def test_a_class_that_nobody_has_hides_itself_and_no_other() -> None:
+    """Of three classes one is empty at this site: the two others are shown. With a small one beside it none is."""
+    items = [evidence(40, 30), evidence(30, 40), evidence(0, 70)]
+    assert suppress_evidence(items, min_cell=10, exclusive=True) == (*items[:2], Withheld())
+    assert suppress_evidence([evidence(70, 0), evidence(0, 70)], min_cell=10, exclusive=True) == (Withheld(),) * 2
+    small = [evidence(40, 34), evidence(30, 44), evidence(0, 74), evidence(4, 70)]
+    assert suppress_evidence(small, min_cell=10, exclusive=True) == (Withheld(),) * 4
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=2, max_size=6), min_cell=st.integers(1, 15))
+def test_no_class_that_somebody_has_follows_from_the_others(sizes: list[int], min_cell: int) -> None:
+    """What is shown of classes adds up to what is not: nobody, or nothing is shown at all."""
+    total = sum(sizes)
+    kept = suppress_evidence([evidence(size, total - size) for size in sizes], min_cell=min_cell, exclusive=True)
+    shown = [size for size, item in zip(sizes, kept, strict=True) if isinstance(item, Evidence)]
+    if shown:
+        assert total - sum(shown) == 0
+        assert min(shown) >= min_cell
+
+
 def test_what_is_withheld_already_stays_so() -> None:
     """The guard never turns withheld evidence into something else."""
     assert suppress_evidence([Withheld()], min_cell=1, exclusive=False) == (Withheld(),)

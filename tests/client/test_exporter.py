@@ -27,7 +27,7 @@ def _scrape(port: int) -> str:
 
 def test_the_agents_figures_come_through(path: Path):
     """What the agent counts stands on the exporter's page, beside that the agent is up."""
-    metrics = SiteMetrics(site="north", version="0.1.0", study="ab12")
+    metrics = SiteMetrics(site="north", version="0.1.0", studies=["ab12"])
     metrics.refused("unknown_protocol")
     with serve_page(path, metrics.page), exporting(path, host="127.0.0.1", port=0) as port:
         page = _scrape(port)
@@ -40,7 +40,7 @@ def test_an_agent_that_is_away_is_down_and_the_exporter_stays(path: Path):
     """Before the agent starts, and after it has gone, the page says 0; when it comes, 1."""
     with exporting(path, host="127.0.0.1", port=0) as port:
         assert "polyclinic_agent_up 0.0" in _scrape(port)
-        with serve_page(path, SiteMetrics(site="n", version="1", study="s").page):
+        with serve_page(path, SiteMetrics(site="n", version="1", studies=["s"]).page):
             assert "polyclinic_agent_up 1.0" in _scrape(port)
         page = _scrape(port)
     assert "polyclinic_agent_up 0.0" in page

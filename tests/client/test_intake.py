@@ -120,19 +120,40 @@ def test_the_test_split_is_released_once_whoever_approves_again(open_intake: Any
 
 
 def test_evaluations_are_limited(open_intake: Any) -> None:
-    """One a round and two to choose the threshold; then none, until it is approved again. The test is no part of it."""
+    """One a round and two to conclude, of one round; then none, until it is approved again, nor after a restart.
+
+    The test is no part of it. Another run's name, or another detail, makes no second first look.
+    """
     intake = open_intake()
     work_on(intake, evaluate(3, Split.TEST, "last"))
-    for number in range(5):
-        work_on(intake, evaluate(number, Split.VALIDATION))
-    assert refused(intake, evaluate(5, Split.VALIDATION)) == Refusal.EVALUATIONS_USED_UP
+    for number in (1, 2, 2, 2):
+        work_on(intake, evaluate(number, Split.VALIDATION, f"run {len(intake.store.begun)}"))
+    for later in (intake, open_intake()):
+        for number in (1, 2):
+            assert refused(later, evaluate(number, Split.VALIDATION, "another")) == Refusal.EVALUATIONS_USED_UP
+        later.admit(evaluate(3, Split.VALIDATION))
+    work_on(intake, evaluate(3, Split.VALIDATION))
+    assert refused(open_intake(), evaluate(3, Split.VALIDATION, "another")) == Refusal.EVALUATIONS_USED_UP
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_there_is_no_model_of_a_round_that_was_not_approved(open_intake: Any, number: int) -> None:
+    """Neither to be scored nor to be described or delivered."""
+    head = header(Kind.DELIVER, number, "run")
+    for task in (
+        evaluate(number, Split.VALIDATION),
+        evaluate(number, Split.TEST),
+        DescribeTask(header=head, arrays=HEAD),
+        DeliverTask(header=head, arrays=HEAD, thresholds=(), documents={}),
+    ):
+        assert refused(open_intake(), task) == Refusal.ROUNDS_USED_UP
 
 
 def test_images_are_described_once(open_intake: Any) -> None:
     """A second question how the images look is refused, whatever round or run it names."""
     intake = open_intake()
-    work_on(intake, DescribeTask(header=header(Kind.DESCRIBE, 4, "run"), arrays=HEAD))
-    for number, run in ((3, "run"), (4, "other")):
+    work_on(intake, DescribeTask(header=header(Kind.DESCRIBE, 3, "run"), arrays=HEAD))
+    for number, run in ((2, "run"), (3, "other")):
         again = DescribeTask(header=header(Kind.DESCRIBE, number, run), arrays=HEAD)
         assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
 
@@ -176,8 +197,8 @@ def test_deliveries_are_limited(open_intake: Any) -> None:
 
     intake = open_intake()
     for number in range(MOST_DELIVERIES):
-        work_on(intake, deliver(number))
-    assert refused(intake, deliver(9)) == Refusal.EVALUATIONS_USED_UP
+        work_on(intake, deliver(1 + number))
+    assert refused(intake, replace(deliver(3), header=header(Kind.DELIVER, 3, "x"))) == Refusal.EVALUATIONS_USED_UP
 
 
 def test_the_hospitals_rounds_a_day_are_kept(open_intake: Any, clock: Clock) -> None:
@@ -225,7 +246,38 @@ def test_a_model_that_moved_too_far_is_refused(open_intake: Any) -> None:
         assert refused(later, train(2, moved(1.01))) == Refusal.MOVED_TOO_FAR
         later.admit(train(3, moved(1.99)))
         assert refused(later, train(3, moved(2.01))) == Refusal.MOVED_TOO_FAR
-    later.admit(train(2, moved(50.0), run_id="another run has no measure yet"))
+    own = {"run_id": "trained elsewhere only"}  # then the measure is the length of what was approved, here √6
+    later.admit(train(2, moved(2 * 10 * 2.44), **own))
+    assert refused(later, train(2, moved(2 * 10 * 2.46), **own)) == Refusal.MOVED_TOO_FAR
+
+
+def test_a_model_to_be_scored_described_or_delivered_is_held_to_the_same(open_intake: Any) -> None:
+    """By this site's own last update in the run, and before its first by what was approved."""
+
+    def asked(arrays: Any) -> list[Task]:
+        head = header(Kind.DESCRIBE, 1, "run")
+        return [
+            replace(evaluate(1, Split.VALIDATION), arrays=arrays),
+            replace(evaluate(1, Split.TEST), arrays=arrays),
+            DescribeTask(header=head, arrays=arrays),
+            DeliverTask(header=replace(head, kind=Kind.DELIVER), arrays=arrays, thresholds=(), documents={}),
+        ]
+
+    def sharp(by: float) -> dict[str, Any]:
+        return {"fc.weight": HEAD["fc.weight"] + np.float32(by / 6**0.5)}
+
+    intake = open_intake()
+    for within, beyond in ((24.0, 25.0), (0.99, 1.01)):
+        for task in asked(sharp(within)):
+            intake.admit(task)
+        for task in asked(sharp(beyond)):
+            assert refused(open_intake(), task) == Refusal.MOVED_TOO_FAR
+        intake.remember(train(1), update_norm=0.1)
+    for value in (np.nan, np.inf):
+        for task in asked({"fc.weight": np.full((2, 3), value, np.float32)}):
+            assert refused(intake, task) == Refusal.NOT_FINITE
+    for task in asked({"fc.weight": np.full((2, 3), 3e38, np.float32)}):
+        assert refused(intake, task) == Refusal.MOVED_TOO_FAR
 
 
 def test_what_begins_to_train_must_still_be_as_it_was(open_intake: Any) -> None:
@@ -241,7 +293,7 @@ def test_what_begins_to_train_must_still_be_as_it_was(open_intake: Any) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_model_that_is_not_finite_is_refused(open_intake: Any, value: float) -> None:
     """It would make every update and every score of this site not finite."""
-    assert refused(open_intake(), train(2, {"fc.weight": np.full((2, 3), value, np.float32)})) == Refusal.MOVED_TOO_FAR
+    assert refused(open_intake(), train(2, {"fc.weight": np.full((2, 3), value, np.float32)})) == Refusal.NOT_FINITE
 
 
 def test_whether_a_site_is_ready_may_always_be_asked(open_intake: Any) -> None:

@@ -11,7 +11,7 @@ def _samples(metrics: SiteMetrics) -> dict[str, float]:
 
 
 def _metrics() -> SiteMetrics:
-    return SiteMetrics(site="north", version="0.1.0", study="ab12")
+    return SiteMetrics(site="north", version="0.1.0", studies=["ab12"])
 
 
 def test_what_is_not_known_is_absent_and_not_zero():
@@ -28,7 +28,7 @@ def test_each_event_changes_its_figures():
     metrics.answered("train")
     metrics.refused("unknown_protocol")
     metrics.answered("refusal")
-    metrics.cached(images=30, of=40)
+    metrics.cached("ab12", images=30, of=40)
     metrics.spent(epsilon=1.5, left=6.5)
     found = _samples(metrics)
     assert found == {
@@ -63,5 +63,5 @@ def test_a_private_round_shows_no_loss_not_even_the_one_before():
 def test_an_empty_study_has_a_full_cache():
     """With nothing to prepare nothing is missing."""
     metrics = _metrics()
-    metrics.cached(images=0, of=0)
+    metrics.cached("ab12", images=0, of=0)
     assert _samples(metrics)["polyclinic_site_cache_fill_ratio"] == 1

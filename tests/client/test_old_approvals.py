@@ -16,10 +16,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.approval import Approvals, ApprovedStudy
-from client.deployment import Deployment
 from client.intake import Intake, Limits
 from client.privacy_ledger import PrivacyLedger
 from client.site import read_site
+from client.site_service import SiteService
 from client.site_status import status_lines
 from client.task_store import TaskStore
 from shared.audit import AuditLog
@@ -65,9 +65,9 @@ def test_an_earlier_approval_says_what_to_do(state: Path, tmp_path: Path) -> Non
     for word in ("new invitation", "polyclinic site approve SITE.toml FOLDER", "polyclinic site bundle FOLDER"):
         assert word in study.outdated
     assert "stays counted" in study.outdated
-    deployment = Deployment(config=config, study=study, weights_file=None, progress=lambda *_: None)
+    service = SiteService(config=config, studies=[study], progress=lambda *_: None)
     with pytest.raises(SiteError, match="was approved under version 2 of the encoding"):
-        deployment.serve(None)  # type: ignore[arg-type]  # it never gets to wait
+        service.serve(None)  # type: ignore[arg-type]  # it never gets to wait
     assert not config.link.agent_socket.exists()
 
 

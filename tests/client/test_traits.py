@@ -46,6 +46,7 @@ def test_headers_and_the_table_are_read(hospital: Any) -> None:
             targets=["opacity"],
             exclusive=False,
             modality="any",
+            objects="anatomy",
             frames="first",
             study="s",
             seed=0,

@@ -507,7 +507,7 @@ REASONS = {
     "ask by a kind of task that there is not": "malformed",
     "ask without the coordinator's key": "not_signed_by_the_coordinator",
     "ask with a key of somebody else's": "not_signed_by_the_coordinator",
-    "provoke an exception with weights that are no numbers": "data_unusable",
+    "provoke an exception with weights that are no numbers": "arrays_not_finite",
     "provoke an exception with a bad count of thresholds": "malformed",
     "the same task id with other weights": "task_id_reused",
     "more rounds than approved": "rounds_used_up",

@@ -128,6 +128,7 @@ def test_replies_signed_with_another_key_do_not_take_part(deployment: Any) -> No
     outcome = swapped.outcome()
     assert outcome["exit_code"] == 16
     assert "0 of 2 sites can take part" in outcome["failed"]
+    assert read_status(swapped.run.status).stage == "failed"
     assert not swapped.run.ready.exists()
 
 

@@ -75,6 +75,7 @@ def cohort_of(site_file, targets=("pneumonia",), *, exclusive=False):
         targets=targets,
         exclusive=exclusive,
         modality="any",
+        objects="anatomy",
         frames="first",
         study="Test",
         seed=0,
