@@ -9,6 +9,7 @@ import numpy as np
 
 from client.approval import SHOWN, Approvals, ApprovedStudy, Invited, read_invited
 from client.approval_words import explain
+from client.assessed import not_assessed
 from client.bootstrap import site_cohort, site_records
 from client.deployment import check_initial
 from client.features import Progress
@@ -57,7 +58,8 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
     invited = read_invited(folder, site=config.site.name)
     protocol = invited.protocol
     if not set(protocol.task.targets) & set(config.data.findings):
-        raise SiteError("[data.findings] names none of the study's findings. Add their columns, or decline.")
+        lines = ["[data.findings] names none of the study's findings. Add their columns, or decline."]
+        raise SiteError("\n".join([*lines, *not_assessed(protocol.task.targets, config.data.findings)]))
     file = offered_weights(config, invited, given=weights_file)
     model, provenance = build(model_spec(protocol), weights_file=file)
     arrays = {name: np.array(tensor.numpy()) for name, tensor in model.state_dict().items()}
@@ -76,7 +78,8 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
         together=told_together(protocol, [study.protocol for study in approved], min_cell=policy.min_cell),
         budget=budget_lines(ledger_of(config).foresee(account), account) if account else (),
     )
-    return Offer(invited=invited, words=list(words), weights=provenance.sha256 or "", file=file, account=account)
+    told = [*words, *not_assessed(protocol.task.targets, config.data.findings)]
+    return Offer(invited=invited, words=told, weights=provenance.sha256 or "", file=file, account=account)
 
 
 def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> ApprovedStudy:

@@ -4,10 +4,13 @@ A label is 1 (present), 0 (absent) or NaN (not assessed).
 """
 
 import math
+import unicodedata
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from client.assessed import not_assessed
+from client.changed_keys import ChangedKeys
 from client.identifiers import spelled
 from client.label_table import read_table
 from client.patient_flow import Exclusion, FileReason, RowFate, RowReason
@@ -79,6 +82,7 @@ def read_labels(
     if not any(place is not None for place in places):
         raise SiteError(
             f"[data.findings] has none of the study's {', '.join(targets)}. Say in which column of the table they are."
+            + "".join(f"\n{line}" for line in not_assessed(targets, columns))
         )
     key_place, width = table.place(key), len(table.header)
     read = _reader(places, targets, exclusive=exclusive)
@@ -111,15 +115,23 @@ def join(rows: Sequence[LabelRow], keys: Sequence[str | None], *, by_path: bool)
         found[key], fates_of_key = _agreement(rows, groups[key])
         fates |= fates_of_key
     absent = Match(labels=(), row=None, reason=Exclusion.NO_LABEL_ROW)
+    changed = ChangedKeys(keys)
     return [found.get(key, absent) for key in asked], [
-        RowFate(number=row.number, reason=fates.get(place, row.reason or RowReason.NO_IMAGE), uncertain=row.uncertain)
+        RowFate(
+            number=row.number,
+            reason=fates[place] if place in fates else row.reason or changed.reason(row.key) or RowReason.NO_IMAGE,
+            uncertain=row.uncertain,
+        )
         for place, row in enumerate(rows)
     ]
 
 
 def path_key(path: str) -> str:
-    """Write a path that is relative to the DICOM folder in one way, whatever system it comes from."""
-    return path.strip().replace("\\", "/").removeprefix("./")
+    """Write a path that is relative to the DICOM folder in one way, whatever system it comes from.
+
+    macOS writes names decomposed (NFD), tables have them composed: both become composed (Unicode UAX #15).
+    """
+    return unicodedata.normalize("NFC", path.strip().replace("\\", "/").removeprefix("./"))
 
 
 Reader = Callable[[Sequence[str]], tuple[Labels, bool]]

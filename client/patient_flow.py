@@ -45,6 +45,11 @@ class RowReason(StrEnum):
     NOT_LABELLED = "not_labelled"
     DUPLICATE_ROW = "duplicate_row"
     IMAGE_EXCLUDED = "image_excluded"
+    KEY_IN_SCIENTIFIC_NOTATION = "key_in_scientific_notation"
+    KEY_WITHOUT_ZEROS = "key_without_zeros"
+    KEY_WITH_DECIMALS = "key_with_decimals"
+    KEY_AS_FORMULA = "key_as_formula"
+    KEY_ROUNDED = "key_rounded"
 
     @property
     def sentence(self) -> str:
@@ -87,6 +92,26 @@ _ROWS = {
     RowReason.CONFLICTING_LABELS: "Rows for one exam contradict each other. Correct them.",
     RowReason.NOT_LABELLED: "None of the study's findings was assessed. Nothing to do.",
     RowReason.DUPLICATE_ROW: "Another row says the same of the same image or exam. Nothing to do.",
+    RowReason.KEY_IN_SCIENTIFIC_NOTATION: (
+        "A spreadsheet wrote the key in scientific notation (as 1.2E+15), and digits are lost. "
+        "Export the table again with the key as text."
+    ),
+    RowReason.KEY_WITHOUT_ZEROS: (
+        "The key differs from an image's by leading zeros alone, which spreadsheets take away. "
+        "Export the table again with the key as text."
+    ),
+    RowReason.KEY_WITH_DECIMALS: (
+        "The key is an image's with decimals (as .0) or grouped digits, as programs write numbers. "
+        "Export the table again with the key as text."
+    ),
+    RowReason.KEY_AS_FORMULA: (
+        "The key is an image's inside a spreadsheet's formula or behind its apostrophe (as =\"1\"). "
+        "Write the key alone."
+    ),
+    RowReason.KEY_ROUNDED: (
+        "The key has zeros behind its first 15 digits, where a spreadsheet lost an image's own. "
+        "Export the table again with the key as text."
+    ),
     RowReason.IMAGE_EXCLUDED: "All images of this row are left out for reasons of their own: see the files.",
 }
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from client.assessed import not_assessed
 from client.bootstrap import PreparedSite, prepare
+from client.label_table import read_table
 from client.site import SiteConfig, read_site
 from shared.amounts import fewer_than
 from shared.protocol import Federation, Study, StudyProtocol, Task, read_protocol
@@ -32,12 +34,19 @@ def show_check(site: Path, study: Path | None) -> None:
         )
     for table in (_files(prepared), _rows(prepared), _patients(prepared, protocol)):
         console.print(table)
-    for warning in (*_doubts(prepared), *_warnings(prepared, protocol)):
+    for warning in (*_of_table(config, protocol), *_doubts(prepared), *_warnings(prepared, protocol)):
         console.print(f"! {warning}", style="yellow", markup=False)
     listing = config.compute.cache / "excluded.csv"
     with atomic_file(listing) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("file", "reason"), *prepared.cohort.local_listing()])
     console.print(f"Files that are left out, with the reason: {listing}", markup=False, soft_wrap=True)
+
+
+def _of_table(config: SiteConfig, protocol: StudyProtocol) -> Iterator[str]:
+    """Say how the table was read, and which of the study's findings it does not have."""
+    if warning := read_table(config.data.labels).warning:
+        yield warning
+    yield from not_assessed(protocol.task.targets, config.data.findings)
 
 
 def _any_study(config: SiteConfig) -> StudyProtocol:

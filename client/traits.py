@@ -9,6 +9,7 @@ from shared.protocol import Axis
 from shared.subgroups import (
     AXES,
     DEVICES,
+    SEX_WORDS,
     UNKNOWN,
     age_group,
     manufacturer_group,
@@ -36,9 +37,19 @@ def table_words(path: Path, columns: Mapping[Axis, str]) -> list[dict[str, str]]
     table = read_table(path)
     places = {axis: table.place(column) for axis, column in columns.items()}
     width = len(table.header)
-    return [
+    words = [
         {axis: cells[place] for axis, place in places.items()} if len(cells) == width else {} for _, cells in table.rows
     ]
+    return [row | {"sex": ""} for row in words] if "sex" in columns and _speaks_otherwise(words) else words
+
+
+_NOT_SAID = frozenset("unx-?")
+
+
+def _speaks_otherwise(words: Sequence[Mapping[str, str]]) -> bool:
+    """Tell whether M may be a woman: a column of H and M, without F, is hombre and mujer."""
+    letters = {word for row in words if len(word := row.get("sex", "").strip().lower()) == 1}
+    return "h" in letters or ("f" not in letters and bool(letters - _NOT_SAID - set(SEX_WORDS)))
 
 
 def group_codes(words: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:

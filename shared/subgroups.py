@@ -1,5 +1,6 @@
 """The groups of patients and devices that a study may report: fixed words, so that no text of a header ever leaves."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -45,20 +46,24 @@ AXES: Final[Mapping[str, tuple[str, ...]]] = {
 """What a study can ask for, and every group that it can be answered with."""
 
 
+SEX_WORDS: Final = {"f": "female", "female": "female", "m": "male", "male": "male", "o": "other", "other": "other"}
+"""What is read of sex; no word of another language is guessed at: "Mujer" and "Mulher" begin like "male"."""
+
+_AGE = re.compile(r"(\d{1,3})(?:[.,](\d+))?\s*(d|days?|w|weeks?|m|months?|y|years?)?")
+_AGES_A_YEAR: Final = {"d": 365.25, "w": 52.18, "m": 12.0, "y": 1.0}
+
+
 def sex_group(word: str) -> str:
     """Read a patient's sex (0010,0040), or a table's word for it."""
-    first = word.strip().lower()[:1]
-    return {"f": "female", "w": "female", "m": "male", "o": "other"}.get(first, UNKNOWN)
+    return SEX_WORDS.get(word.strip().lower(), UNKNOWN)
 
 
 def age_group(word: str) -> str:
-    """Read an age string (0010,1010; PS3.5 6.2: 045Y, 011M), or a table's whole years."""
-    text = word.strip().lower()
-    unit = text[-1:] if text[-1:] in ("d", "w", "m", "y") else "y"
-    number = text.rstrip("dwmy")
-    if not (number.isascii() and number.isdigit()):
+    """Read an age string (0010,1010; PS3.5 6.2: 045Y, 011M), or a table's years: 45, 45.0, 45.5, "11 months"."""
+    found = _AGE.fullmatch(word.strip().lower()) if word.isascii() else None
+    if not found:
         return UNKNOWN
-    years = int(number) / {"d": 365.25, "w": 52.18, "m": 12, "y": 1}[unit]
+    years = float(f"{found[1]}.{found[2] or 0}") / _AGES_A_YEAR[(found[3] or "y")[0]]
     return next((band for band, end in AGE_BANDS.items() if years < end), UNKNOWN)
 
 

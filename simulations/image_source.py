@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from shared.errors import DataError
 from simulations.dicom_writer import Stored
@@ -46,7 +47,8 @@ _SENTENCES = {
     Skip.MISSING_IMAGE: "The image is not there. Correct its name, or add the image.",
     Skip.UNREADABLE_IMAGE: "The image is broken, or is none. Copy it again.",
     Skip.UNSUPPORTED_PIXELS: (
-        "The image has several frames, or pixels other than grey of 8 or 16 bits and colour of 8. Convert it."
+        "The image has several frames, a fourth band, or pixels other than grey of 8 or 16 bits and colour of 8. "
+        "Convert it."
     ),
 }
 
@@ -85,7 +87,7 @@ class ImageFolder:
             if not (path.is_relative_to(self.folder.resolve()) and path.is_file()):
                 raise Unusable(Skip.MISSING_IMAGE)
             with Image.open(path) as image:
-                if getattr(image, "n_frames", 1) > 1 or _loses_bits(image):
+                if getattr(image, "n_frames", 1) > 1 or _loses_bits(image) or _loses_bands(image):
                     raise Unusable(Skip.UNSUPPORTED_PIXELS)
                 pixels = _pixels(ImageOps.exif_transpose(image))
                 lossy = image.format == "JPEG"
@@ -161,6 +163,21 @@ def _loses_bits(image: Image.Image) -> bool:
     """Tell whether Pillow would drop the lower half of 16-bit samples: it does so for all but plain grey."""
     raw = "".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     return ";16" in raw and not image.mode.startswith("I;16")
+
+
+def _loses_bands(image: Image.Image) -> bool:
+    """Tell whether a band would be dropped that says something: one more than grey or colour has, and not opaque.
+
+    Of a TIFF, Pillow itself drops what stands behind the third sample, if nothing says what it is.
+    """
+    if image.mode in ("LA", "RGBA", "PA", "La", "RGBa", "RGBX"):
+        lowest, highest = image.getchannel(len(image.getbands()) - 1).getextrema()
+        return image.mode == "RGBX" or lowest != highest
+    samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) if isinstance(image, TiffImageFile) else 1
+    return bool(samples > len(image.getbands()))
+
+
+_SAMPLES_PER_PIXEL = 277
 
 
 def _pixels(image: Image.Image) -> Stored:

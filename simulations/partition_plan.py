@@ -92,9 +92,10 @@ def _refuse_unknown(table: Table, columns: Columns) -> None:
     }
     for option, name in ((option, name) for option, names in wanted.items() for name in names):
         if (count := table.header.count(name)) != 1:
+            near = None if count else table.near(name)
+            remedy = f"Did you mean '{near}'?" if near else "Name one of its first row, that stands there once."
             raise DataError(
-                f"{option}: {table.name} has {count or 'no'} columns '{name}' among its {len(table.header)}. "
-                "Name one of its first row, that stands there once."
+                f"{option}: {table.name} has {count or 'no'} columns '{name}' among its {len(table.header)}. {remedy}"
             )
 
 

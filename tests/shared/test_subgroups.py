@@ -34,6 +34,23 @@ def test_a_study_can_ask_for_the_axes_that_there_are() -> None:
         (sex_group, "male", "male"),
         (sex_group, "O", "other"),
         (sex_group, "", UNKNOWN),
+        (sex_group, " FEMALE ", "female"),
+        *(
+            (sex_group, word, UNKNOWN)
+            for word in ("Mujer", "Mulher", "Hombre", "Femme", "weiblich", "W", "Mann", "masc")
+        ),
+        (age_group, "45.0", "40 to 59"),
+        (age_group, "45,0", "40 to 59"),
+        (age_group, "59.9", "40 to 59"),
+        (age_group, "0.5", "0 to 17"),
+        (age_group, "45 years", "40 to 59"),
+        (age_group, "013W", "0 to 17"),
+        (age_group, "216M", "18 to 39"),
+        (age_group, "11 months", "0 to 17"),
+        (age_group, "45ys", UNKNOWN),
+        (age_group, "٤٥", UNKNOWN),
+        (age_group, "-5", UNKNOWN),
+        (age_group, "1945", UNKNOWN),
         (age_group, "045Y", "40 to 59"),
         (age_group, "017Y", "0 to 17"),
         (age_group, "011M", "0 to 17"),

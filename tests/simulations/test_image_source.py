@@ -1,11 +1,13 @@
 """Pictures from a folder or an npz file: every bit, or a reason."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from shared.errors import DataError
-from simulations.image_source import Skip, Unusable, open_images
+from simulations.image_source import ImageFolder, Skip, Unusable, open_images
 
 GREY8 = np.arange(35, dtype=np.uint8).reshape(5, 7)
 GREY16 = (np.arange(35, dtype=np.uint16) * 1800).reshape(5, 7)
@@ -166,3 +168,21 @@ def test_a_source_that_is_none_is_named(tmp_path):
     ):
         with pytest.raises(DataError, match=says):
             open_images(tmp_path / name)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_a_fourth_band_is_not_dropped_in_silence(tmp_path: Path, extra: int) -> None:
+    """A TIFF of four bands is refused, whatever it says of the fourth, unless that is all opaque."""
+    bands = np.random.default_rng(0).integers(0, 255, (8, 8, 4), dtype=np.uint8)
+    for name, pixels in (("four", bands), ("opaque", np.dstack([bands[..., :3], np.full((8, 8), 255, np.uint8)]))):
+        Image.fromarray(pixels, "RGBA").save(tmp_path / f"{name}.tif", tiffinfo={338: extra})
+    with pytest.raises(Unusable) as fault:
+        ImageFolder(folder=tmp_path).read("four.tif")
+    assert fault.value.reason is Skip.UNSUPPORTED_PIXELS
+    Image.fromarray(bands, "RGBA").save(tmp_path / "four.png")
+    with pytest.raises(Unusable):
+        ImageFolder(folder=tmp_path).read("four.png")
+    Image.fromarray(bands[..., 3], "L").convert("LA").save(tmp_path / "grey.png")
+    assert ImageFolder(folder=tmp_path).read("grey.png").pixels.shape == (8, 8)
+    if extra == 2:
+        np.testing.assert_array_equal(ImageFolder(folder=tmp_path).read("opaque.tif").pixels, bands[..., :3])

@@ -1,0 +1,53 @@
+"""A finding under another name is told, with the name that it may have."""
+
+from typing import Any
+
+import pytest
+
+from client.assessed import not_assessed
+from client.site_check import show_check
+from shared.errors import SiteError
+
+
+def test_a_misspelt_finding_is_told_with_the_nearest() -> None:
+    """Both ways round; a finding that is merely not assessed is told without a guess."""
+    (line,) = not_assessed(["efusion"], {"effusion": "x"})
+    assert "'efusion' is not in [data.findings]" in line
+    assert "Did you mean 'effusion'" in line
+    (line,) = not_assessed(["Effusion", "mass"], {"mass": "x"})
+    assert "Did you mean" not in line
+    assert not [*not_assessed(["mass"], {"mass": "x", "masses": "y"})]
+
+
+def test_another_target_is_no_misspelling() -> None:
+    """Of two findings of the study that are called alike, one may not be assessed here."""
+    (line,) = not_assessed(["left effusion", "right effusion"], {"left effusion": "x"})
+    assert "Did you mean" not in line
+
+
+def test_site_check_says_it(hospital: Any, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a finding that fits, as a warning; alone, as an error that names the nearest."""
+    for number in range(4):
+        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=str(number), seed=number)
+    hospital.labels("AccessionNumber,x,y", *(f"A{number},{number % 2},1" for number in range(4)))
+    hospital.site(join="AccessionNumber", effusion="x", mass="y")
+    study = hospital.folder / "study.toml"
+    study.write_text(tiny.protocol(task={"findings": ["efusion", "mass"]}).to_toml(), encoding="utf-8")
+    show_check(hospital.folder / "site.toml", study)
+    assert "Did you mean 'effusion'" in " ".join(capsys.readouterr().out.split())
+    study.write_text(tiny.protocol(task={"findings": ["efusion"]}).to_toml(), encoding="utf-8")
+    with pytest.raises(SiteError, match="Did you mean 'effusion'"):
+        show_check(hospital.folder / "site.toml", study)
+
+
+def test_site_check_warns_of_a_table_in_windows_1252(
+    hospital: Any, tiny: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data manager is asked to look at the letters."""
+    for number in range(4):
+        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=str(number), seed=number)
+    rows = (f"A{number},{number % 2},Größe" for number in range(4))
+    hospital.labels("AccessionNumber,x,note", *rows, encoding="cp1252")
+    hospital.site(join="AccessionNumber", effusion="x")
+    show_check(hospital.folder / "site.toml", None)
+    assert "was read as Windows-1252" in " ".join(capsys.readouterr().out.split())
