@@ -37,7 +37,7 @@ def table_words(path: Path, columns: Mapping[Axis, str]) -> list[dict[str, str]]
     table = read_table(path)
     places = {axis: table.place(column) for axis, column in columns.items()}
     width = len(table.header)
-    words = [
+    words: list[dict[str, str]] = [
         {axis: cells[place] for axis, place in places.items()} if len(cells) == width else {} for _, cells in table.rows
     ]
     return [row | {"sex": ""} for row in words] if "sex" in columns and _speaks_otherwise(words) else words
