@@ -168,7 +168,7 @@ def hospitals(draw: st.DrawFn) -> list[Film]:
     films = []
     for patient in range(draw(st.integers(6, 11))):
         for film in range(draw(st.sampled_from([1, 1, 2, 3]))):
-            shared = draw(st.sampled_from([False, False, False, True]))
+            shared = draw(st.booleans())
             films.append(
                 Film(
                     patient=f"P{patient}",
@@ -184,8 +184,12 @@ def hospitals(draw: st.DrawFn) -> list[Film]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What one private round of a site came to, each step's clipped sum, and what went into it by patient and film."""
+    """What one private round of a site came to, each step's clipped sum, and what went into it by patient and film.
 
+    `cohort` has by patient what the study has of them: file, frame, side and labels of each image.
+    """
+
+    cohort: Mapping[str, frozenset[tuple[str, int, str, str]]]
     sums: tuple[torch.Tensor, ...]
     took: tuple[Mapping[str, Mapping[tuple[str, int, int], float]], ...]
     inputs: tuple[Mapping[tuple[str, int, int], torch.Tensor], ...]
@@ -212,6 +216,11 @@ class Watch:
     def __init__(self, site: PreparedSite, whose: Mapping[str, str]) -> None:
         self._films = [(image.path.name, image.frame) for image in site.cohort.images]
         self._whose = whose
+        self.cohort: dict[str, frozenset[tuple[str, int, str, str]]] = {}
+        for image in site.cohort.images:
+            one = (image.path.name, image.frame, str(image.split), str(image.labels))
+            patient = whose[image.path.name]
+            self.cohort[patient] = self.cohort.get(patient, frozenset()) | {one}
         self.sums: list[torch.Tensor] = []
         self.took: list[dict[str, dict[tuple[str, int, int], float]]] = []
         self.inputs: list[dict[tuple[str, int, int], torch.Tensor]] = []
@@ -377,16 +386,18 @@ def one_round(
         patch.setattr(PrivateSteps, "release", lambda steps, total, step: watch.release(steps, total, step))
         reply = decode_answer(from_frames(agent.handle(to_frames(encode_task(task))))).reply
     assert isinstance(reply, TrainReply), reply
-    return Seen(sums=tuple(watch.sums), took=tuple(watch.took), inputs=tuple(watch.inputs))
+    return Seen(cohort=watch.cohort, sums=tuple(watch.sums), took=tuple(watch.took), inputs=tuple(watch.inputs))
 
 
 def compare(with_all: Seen, without: Seen, *, patient: str, whose: Mapping[str, str], clip: float) -> None:
     """Hold two neighbours side by side: the sums within the clip, and all of the others the same."""
+    others = {name: images for name, images in with_all.cohort.items() if name != patient}
+    assert others == without.cohort, "another patient's images, side or labels are others"
     assert len(with_all.sums) == len(without.sums) > 0
     for step, (one, other) in enumerate(zip(with_all.sums, without.sums, strict=True)):
         took = with_all.took[step]
-        others = {name: films for name, films in took.items() if name != patient}
-        assert others == without.took[step], "another patient's coin, or the choice of images, is another"
+        beside = {name: films for name, films in took.items() if name != patient}
+        assert beside == without.took[step], "another patient's coin, or the choice of images, is another"
         for film, hidden in without.inputs[step].items():
             same = with_all.inputs[step][film]
             scale = float(same.abs().max())

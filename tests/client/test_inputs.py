@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from client.bootstrap import site_inputs
-from client.inputs import LiveInputs, StudyInputs
+from client.features import FORWARD_BATCH
+from client.inputs import LiveInputs, OneSize, StudyInputs
 from shared.augmentation import Augmentation, apply, draw
 from shared.preprocessing import normalise
 from shared.split import Split
@@ -55,6 +56,37 @@ def test_live_images_are_augmented_normalised_and_run_through_the_frozen_part(ti
     assert torch.equal(here.training(start="layer4"), augmented)
     assert torch.equal(here.inputs.live.evaluation(here.rows, start="layer4"), plain)
     assert not here.training(start="layer4").requires_grad
+
+
+@pytest.mark.parametrize("images", [1, 7, FORWARD_BATCH, FORWARD_BATCH + 1])
+def test_under_privacy_the_frozen_part_runs_on_batches_of_one_size(images: int) -> None:
+    """However many images there are, each goes through among FORWARD_BATCH, changed by what its own generator draws."""
+    sizes = []
+
+    class Live:
+        def evaluation(self, rows: Any, *, start: str) -> torch.Tensor:
+            sizes.append(len(rows))
+            return torch.from_numpy(rows)[:, None].float()
+
+        def training(self, rows: Any, *, start: str, generator: Any) -> torch.Tensor:
+            drawn = torch.cat([torch.rand(1, 1, generator=own) for own in generator])
+            return self.evaluation(rows, start=start) + drawn
+
+        def images(self, rows: Any) -> torch.Tensor:
+            raise NotImplementedError
+
+    rows, inputs = np.arange(images)[::-1].copy(), OneSize(live=Live())
+    assert inputs.evaluation(rows, start="head")[:, 0].tolist() == rows.tolist()
+    own = [torch.Generator().manual_seed(seed) for seed in range(images)]
+    made = inputs.training(rows, start="head", generator=own)[:, 0]
+    alone = torch.tensor(
+        [float(torch.rand(1, generator=torch.Generator().manual_seed(seed))) for seed in range(images)]
+    )
+    assert torch.equal(made, torch.from_numpy(rows).float() + alone)
+    left = [float(torch.rand(1, generator=generator)) for generator in own]
+    again = [torch.rand(2, generator=torch.Generator().manual_seed(seed))[1].item() for seed in range(images)]
+    assert left == again, "what fills a batch up draws from nobody's generator"
+    assert set(sizes) == {FORWARD_BATCH}
 
 
 def test_augmentation_follows_the_generator_and_spares_evaluation(tiny: Any, tmp_path: Path) -> None:
