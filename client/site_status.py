@@ -17,8 +17,9 @@ from shared.audit import verify
 from shared.errors import DataError
 from shared.storage import atomic_file
 
-KEPT = """Kept, because the hospital may have to account for it: both audit logs, the delivered model and report, the
-list of withdrawn patients, the ledger of privacy budget, and the study itself."""
+KEPT = """Kept, because the hospital may have to account for it: both audit logs, with what was asked and answered, the
+delivered model and report, the list of withdrawn patients, the ledger of privacy budget, and the study itself. What was
+answered is not computed again, whoever approves the study anew."""
 
 HEALTH_SECONDS = 2.0
 
