@@ -58,9 +58,7 @@ def figures(result: StudyResult) -> Iterator[Figure]:
     for finding in result.study.findings:
         yield from _of_study(result, finding)
         for site, model in result.unseen.items():
-            yield from _tested(
-                model.sites.get(site, {}), finding, Whose.UNSEEN, site, f"a model trained without {site}"
-            )
+            yield from _tested(model.sites.get(site, {}), finding, Whose.UNSEEN, site, "not trained there")
         yield from _of_comparison(result, finding)
 
 
@@ -79,16 +77,16 @@ def _of_study(result: StudyResult, finding: str) -> Iterator[Figure]:
 
 
 def _of_comparison(result: StudyResult, finding: str) -> Iterator[Figure]:
-    models = {f"the model that {home} trained alone": model for home, model in result.baselines.local.items()}
+    models = {f"trained at {home} alone": model for home, model in result.baselines.local.items()}
     together = {
-        "the model of all patients in one place": result.baselines.pooled,
-        "the model without noise": result.baselines.twin,
+        "all patients in one place": result.baselines.pooled,
+        "without noise": result.baselines.twin,
     }
     for name, model in (*models.items(), *together.items()):
         for site, tests in model.sites.items() if model else ():
             yield from _tested(tests, finding, Whose.COMPARISON, site, name)
-    yield from _receipts(result.personal, finding, "the model with its own layers")
-    yield from _receipts(result.blended, finding, "half its own head, half the federated")
+    yield from _receipts(result.personal, finding, "with its own layers")
+    yield from _receipts(result.blended, finding, "half its own head")
 
 
 def _receipts(owed: Receipts, finding: str, name: str) -> Iterator[Figure]:

@@ -59,15 +59,13 @@ def _elsewhere(result: StudyResult, finding: str) -> str:
             value = wording.area(worst.value) if measure == "auc" else wording.percent(worst.value)
             few = ", with too few cases to conclude from" if worst.few else ""
             seen = (
-                f" A model that never saw the hospital it was tested at had {_article(measure)} of {value} at "
-                f"{worst.site}, the lowest of {len(own)}{few}."
+                f"a model had {_article(measure)} of {value} at a hospital that it never saw ({worst.site}, lowest of "
+                f"{len(own)}{few})."
             )
             break
     if predicted:
-        return f"{before}: expect a sensitivity between {between(predicted)}.{seen}"
-    if seen:
-        return f"{before}: no sensitivity can be predicted.{seen}"
-    return f"At any other hospital for {finding}: nothing was measured there."
+        return f"{before}: expect a sensitivity between {between(predicted)}{f'; {seen}' if seen else '.'}"
+    return f"At any other hospital for {finding}: {seen or 'nothing was measured there.'}"
 
 
 def _article(measure: str) -> str:

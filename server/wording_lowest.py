@@ -3,7 +3,7 @@
 from itertools import groupby
 
 from server import wording
-from server.lowest import Figure, Whose, lowest
+from server.lowest import Figure, lowest
 from server.results import StudyResult
 
 
@@ -17,11 +17,10 @@ def lowest_lines(result: StudyResult) -> list[tuple[str, str]]:
 
 
 def figure(one: Figure, *, several: bool) -> str:
-    """Write one figure, where it is, under which model, and whether too few cases are behind it."""
+    """Write one figure: how its model was trained, the value, where, of whom, and whether few cases are behind it."""
     value = wording.area(one.value) if one.measure == "auc" else wording.percent(one.value)
     place = f"at {one.site}" if one.site else "over all sites"
-    group = f" ({one.group})" if one.group else ""
-    finding = f" for {one.finding}" if several else ""
-    model = f" under {one.model}" if one.whose is not Whose.STUDY else ""
-    few = ", with too few cases to conclude from" if one.few else ""
-    return f"{value} {place}{group}{finding}{model}{few}"
+    model = "" if one.model is None else f"{one.model}: "
+    details = [one.group, one.finding if several else None, "too few cases to conclude from" if one.few else None]
+    named = ", ".join(detail for detail in details if detail)
+    return f"{model}{value} {place}{f' ({named})' if named else ''}"

@@ -117,10 +117,10 @@ def _difference(result: StudyResult, worst: Stand) -> str:
     one = next((one for one in known if one.site == worst.site), None)
     if one is None:
         return "It could not be compared with other hospitals."
-    p = f"{wording.p_value(one.adjusted_p)}, {wording.all_tests(result)}"
+    p = f"{wording.p_value(one.adjusted_p)}, adjusted"
     if one.adjusted_p < result.study.significance:
-        return f"Its sensitivity differs from that of all others together by more than chance explains ({p})."
-    return f"That its sensitivity differs from that of all others together was not shown ({p})."
+        return f"It differs from all others together by more than chance explains ({p})."
+    return f"That it differs from all others together in sensitivity was not shown ({p})."
 
 
 def _why(result: StudyResult, worst: Stand | None) -> Answer:
