@@ -28,6 +28,7 @@ class Release(StrEnum):
 
 FIELDS: Final[Mapping[str, Release]] = {
     "Answer.task_id": Release.PUBLIC,
+    "Answer.request": Release.PUBLIC,
     "Answer.version": Release.PUBLIC,
     "RefusalReply.code": Release.PUBLIC,
     "ReadyReply.package": Release.PUBLIC,

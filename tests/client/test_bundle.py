@@ -9,6 +9,7 @@ from client.bundle import install_invited
 from server.bundle import build_bundle
 from shared.errors import SiteError, StorageError
 from shared.invitation import BUNDLE, INVITATION, Invitation, write_paper
+from shared.tasks import WIRE_VERSION
 
 
 def invite(folder: Path, promised: bytes, sent: bytes) -> Path:
@@ -25,6 +26,8 @@ def invite(folder: Path, promised: bytes, sent: bytes) -> Path:
         weights="",
         bundle=hashlib.sha256(promised).hexdigest(),
         ca=digest,
+        encoding=WIRE_VERSION,
+        signing=digest,
     )
     write_paper(paper, folder / INVITATION)
     return folder

@@ -412,7 +412,7 @@ def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, re
     content = json.loads(guard.release(task, reply)[0])
     state = content["configs"].pop("state")
     own = {"query": {"package", "approval"}, "query.deliver": {"arrays"}}
-    assert set(state) == {"version", "task_id", "kind"} | own.get(state["kind"], set())
+    assert set(state) == {"version", "task_id", "request", "kind"} | own.get(state["kind"], set())
     assert content["configs"] == {}
     allowed = ON_THE_WIRE[state["kind"]]
     for record, numbers in content["metrics"].items():
@@ -426,7 +426,7 @@ def test_every_key_on_the_wire_is_on_the_list(guard: EgressGuard, task: Task, re
 def test_a_refusal_on_the_wire_is_its_code(guard: EgressGuard) -> None:
     """Of an exception one fixed word leaves, with the task's id."""
     (frame,) = guard.refuse(DataError("too few images"), task_id="t")
-    state = {"version": WIRE_VERSION, "task_id": "t", "kind": "refusal", "code": "data_unusable"}
+    state = {"version": WIRE_VERSION, "task_id": "t", "request": "", "kind": "refusal", "code": "data_unusable"}
     assert json.loads(frame) == {"records": [], "arrays": [], "metrics": {}, "configs": {"state": state}}
 
 
