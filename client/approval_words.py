@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from client.approval import Invited
 from shared.amounts import at_most, counted, fewer_than
+from shared.fingerprints import coordinator_line, invitation_line
 from shared.invitation import Invitation
 from shared.parameters import NamedArrays
 from shared.protocol import StudyProtocol
-from shared.signing import fingerprint
 
 WHAT_LEAVES = """From each round leaves: this hospital's update of the model, its mean loss, how far training moved the
 model, and how fast it was. The coordinator sees this hospital's update by itself, before it is added to the others'.
@@ -64,7 +64,7 @@ def key_words(invitation: Invitation, earlier: Iterable[Invitation]) -> str:
         told = NEXT_KEY
     else:
         told = OTHER_KEY if any(_same_coordinator(invitation, one) for one in approved.values()) else NEW_KEY
-    return f"{told}\nFingerprint {fingerprint(invitation.signing)}"
+    return f"{told}\n{coordinator_line(invitation.signing)}"
 
 
 def _same_coordinator(one: Invitation, other: Invitation) -> bool:
@@ -106,7 +106,8 @@ def explain(
     yield key_words(invitation, earlier)
     yield (
         f"Digest {invitation.digest}\nThis digest is what you approve. Whatever differs from it by one setting is "
-        "refused."
+        f"refused.\n{invitation_line(invitation)}\nIt covers all files of the invitation: compare it by telephone with "
+        "what the coordinator's `invite` said."
     )
 
 

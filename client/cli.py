@@ -51,9 +51,11 @@ def check(
 def init(site: SiteFile) -> None:
     """Make this site's keys and folders; what is there already stays as it is."""
     from client.site_keys import SiteKeys
+    from shared.fingerprints import keys_line
 
     config = _read(site)
-    drawn = SiteKeys(config.link.keys).create()
+    own = SiteKeys(config.link.keys)
+    drawn = own.create()
     config.link.state.mkdir(parents=True, exist_ok=True)
     config.link.state.chmod(0o700)
     if drawn:
@@ -61,6 +63,7 @@ def init(site: SiteFile) -> None:
     else:
         _say("All keys are here already, and stay as they are.")
     _say(f"Keys: {config.link.keys}. They never leave this site, and no backup of the coordinator has them.")
+    _say(keys_line(own.public(config.site.name)))
     _say("Next: `polyclinic site keys` writes the public halves, which the coordinator enrols.")
 
 
@@ -72,6 +75,7 @@ def keys(
 ) -> None:
     """Write this site's public keys for the coordinator; no secret is in the file."""
     from client.site_keys import SiteKeys
+    from shared.fingerprints import keys_line
     from shared.invitation import write_paper
 
     config = _read(site)
@@ -82,10 +86,8 @@ def keys(
     path = out or Path(f"{config.site.name}.keys.toml")
     write_paper(public, path)
     _decided(config, "keys rotated" if rotate else "public keys written", signing=public.signing)
-    _say(
-        f"{path}: send it to the coordinator, and read the last eight digits to them by telephone: "
-        f"{public.signing[-8:]}"
-    )
+    _say(f"{path}: send it to the coordinator, and compare this line with theirs by telephone, when they enrol it:")
+    _say(keys_line(public))
     if rotate:
         _say("Restart agent and link after the coordinator has enrolled the new keys; until then they are unknown.")
 

@@ -62,12 +62,14 @@ def invite(
 ) -> None:
     """Write the folder that a site gets: study, invitation, certificate, bundle, weights. No secret is in it."""
     from server import coordinator
+    from shared.fingerprints import coordinator_line, invitation_line
     from shared.protocol import read_protocol
-    from shared.signing import fingerprint
 
     invitation = coordinator.invite(_at(folder), site, read_protocol(study), out, weights=weights)
     typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
-    typer.echo(f"Fingerprint of the key that signs tasks, to be read out to {site}: {fingerprint(invitation.signing)}")
+    typer.echo(coordinator_line(invitation.signing))
+    typer.echo(invitation_line(invitation))
+    typer.echo(f"Compare both lines by telephone with what `polyclinic site approve` shows at {site}.")
     typer.echo(f"Next: send the folder to {site}. It approves it, and sends back its public keys, which you `enroll`.")
 
 
@@ -79,11 +81,11 @@ def key(
     """Show the fingerprint of the key that signs this coordinator's tasks; with --new, draw another in its place."""
     from server import coordinator
     from server.coordinator_key import succession_of
-    from shared.signing import fingerprint
+    from shared.fingerprints import coordinator_line
 
     place = _at(folder)
     found = coordinator.new_key(place) if new else succession_of(place)
-    typer.echo(f"Fingerprint {fingerprint(found.key)}")
+    typer.echo(coordinator_line(found.key))
     if new:
         signed = "The old key has signed it." if found.endorsement else "No earlier key has signed it."
         typer.echo(f"{signed} Sites refuse tasks until they have approved a new invitation: `invite` each of them.")
@@ -94,15 +96,20 @@ def enroll(
     keys: Annotated[Path, typer.Argument(help="The file with public keys that the site sent.", show_default=False)],
     folder: FolderOption = HERE,
 ) -> None:
-    """Take in a site's public keys, in place of older ones. Check their digests with the site by telephone."""
+    """Take in a site's public keys, in place of older ones. Compare their fingerprint with the site by telephone."""
     from server import coordinator
     from server.fleet import fleet
+    from shared.fingerprints import keys_line
     from shared.invitation import read_keys
 
     read = read_keys(keys)
     with fleet(_at(folder)) as superlink:
         done = coordinator.enroll(_at(folder), read, superlink)
-    typer.echo(f"{read.site}: {done}. Signing key {read.signing[:16]}...")
+    typer.echo(f"{read.site}: {done}.\n{keys_line(read)}")
+    typer.echo(
+        f"Compare that line by telephone with what `polyclinic site keys` said at {read.site}. If it differs, somebody "
+        f"has changed the file: `revoke {read.site}`."
+    )
 
 
 @app.command()

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from server.coordinator_cli import app
-from shared.invitation import PublicKeys, write_paper
+from shared.fingerprints import keys_line
+from shared.invitation import PublicKeys, read_keys, write_paper
 from shared.signing import SigningKey
 from simulations.local_federation import free_port
 
@@ -88,7 +89,9 @@ def test_a_site_is_enrolled_and_revoked_while_the_coordinator_serves(operator: O
     deadline = time.monotonic() + PATIENCE_SECONDS
     while "does not answer" in operator.types("status"):
         assert time.monotonic() < deadline
-    assert operator.types("enroll", keys).startswith("north: ")
+    told = operator.types("enroll", keys)
+    assert told.startswith("north: ")
+    assert keys_line(read_keys(keys)) in told.splitlines()
     assert "north: not reachable" in operator.types("status")
     assert "north: revoked." in operator.types("revoke", "north")
     operator.sees("north: revoked")
