@@ -225,7 +225,9 @@ def _strategy(sites: int, optimiser: ServerOptimiser) -> FederatedStrategy:
         combine=partial(weighted_mean, cap=1.0),
         norm_multiple=1.0,
         norm_bound=0.0,
+        epochs=1,
         targets=("finding",),
+        axes=(),
         bins=64,
         wire="fp32",
     )

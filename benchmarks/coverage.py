@@ -139,7 +139,7 @@ def intervals(rng: np.random.Generator, n: int) -> Iterator[tuple[str, float, En
     other = confusion(units(rng, n), threshold=THRESHOLD)
     yield "difference of sites", 0.0, _ends(newcombe(at.sensitivity, other.sensitivity, confidence=CONFIDENCE))
     yield from _paired(rng, n)
-    own = need(bins, target=0.95, confidence=CONFIDENCE, design_effect=1.0)
+    own = need(bins, target=0.95, claim="point", confidence=CONFIDENCE, design_effect=1.0)
     yield "own threshold", true["own threshold"], (own.low, _next_edge(own.high))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from client.count_noise import drawn_words, noisy_counts
-from client.evaluation import evidence_on
+from client.evaluation import evidence_for
 from client.noise import SecretStreams
 from client.task_store import request_digest
 from shared.errors import EgressError, TaskError
@@ -66,7 +66,8 @@ class CountRelease:
         return tuple(
             self._noised(
                 item,
-                threshold=task.thresholds[place] if task.thresholds else None,
+                task=task,
+                place=place,
                 epsilon=epsilon,
                 targets=len(evidence),
                 words=words,
@@ -78,7 +79,8 @@ class CountRelease:
         self,
         item: Evidence | Withheld,
         *,
-        threshold: float | None,
+        task: EvaluateTask,
+        place: int,
         epsilon: float,
         targets: int,
         words: Iterator[int],
@@ -93,4 +95,6 @@ class CountRelease:
         )
         # Post-processing: nothing of the exact scores or counts goes into it.
         units = ScoreHistogram(positives=positives, negatives=negatives).units()
-        return evidence_on(units, bins=len(positives), confidence=self.confidence, threshold=threshold)
+        return evidence_for(
+            units, bins=len(positives), confidence=self.confidence, thresholds=task.thresholds, place=place
+        )

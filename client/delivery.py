@@ -14,6 +14,7 @@ from shared.own_settings import Own, own_from_list
 from shared.parameters import Array
 from shared.protocol import StudyProtocol
 from shared.storage import atomic_file
+from shared.tasks import Thresholds
 
 MODEL = "model.safetensors"
 
@@ -31,14 +32,12 @@ class Deliveries:
         arrays: Mapping[str, Array],
         *,
         number: int,
-        thresholds: tuple[float, ...],
+        thresholds: Thresholds,
         standard: Standard,
         own: tuple[float, ...],
         documents: Mapping[str, bytes],
     ) -> None:
         """Write the whole model (torchvision's names, fp32) with what one must know to use it, and the documents.
-
-        A threshold that is not a number stands for a target for which none could be chosen; it is left out.
 
         `own` are this site's own settings, as the task has them.
 
@@ -46,11 +45,10 @@ class Deliveries:
             TaskError: they are not such numbers, or the study lets no site have any.
             StorageError: the disk is full or cannot be written.
         """
-        points = zip(self.protocol.task.targets, thresholds, strict=False)
         facts = write_facts(
             self.protocol,
             arrays,
-            thresholds={target: point for target, point in points if point == point},
+            thresholds=dict(zip(self.protocol.task.targets, thresholds, strict=False)),
             number=number,
             standard=standard,
             own=self._own(own),

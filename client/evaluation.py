@@ -1,6 +1,6 @@
 """Score one split and reduce it to counts and histograms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from shared.protocol import Evaluation, Task
 from shared.score_calibration import brier_score, calibration
 from shared.scores import ScoredUnits
 from shared.split import Split
+from shared.tasks import Thresholds
 
 Witness = Callable[[Split, tuple[ScoredUnits, ...]], None]
 """Is shown the exact scores that evidence was made from. A simulation alone has one (simulations/receipts.py)."""
@@ -45,12 +46,13 @@ def evaluate_split(
     start: str,
     task: Task,
     evaluation: Evaluation,
-    thresholds: Sequence[float],
+    thresholds: Thresholds,
     witness: Witness = nobody,
 ) -> tuple[Evidence, ...]:
     """Score one side's images with the loaded model and give the evidence on each target, in the study's order.
 
-    With `thresholds` (a probability for each target) the counts at them are part of it. Nothing is suppressed here.
+    With `thresholds` (one for each target, or None) the counts at them are part of it, and so is what only exact scores
+    can say, which is looked at once. Nothing is suppressed here.
 
     Raises:
         TaskError: `thresholds` are given and are not one for each target.
@@ -65,21 +67,13 @@ def evaluate_split(
         for place in range(len(task.targets))
     )
     witness(split, every)
-    whole = tuple(
-        evidence_on(
-            units,
-            bins=evaluation.score_bins,
-            confidence=evaluation.confidence,
-            threshold=thresholds[place] if thresholds else None,
+    found = []
+    for place, units in enumerate(every):
+        item = evidence_for(
+            units, bins=evaluation.score_bins, confidence=evaluation.confidence, thresholds=thresholds, place=place
         )
-        for place, units in enumerate(every)
-    )
-    if not thresholds:
-        return whole
-    return tuple(
-        replace(
-            item,
-            subgroups=group_evidence(
+        if thresholds and (threshold := thresholds[place]) is not None:
+            groups = group_evidence(
                 scores_NK[:, place],
                 records,
                 rows,
@@ -87,11 +81,11 @@ def evaluate_split(
                 task=task,
                 axes=evaluation.subgroups,
                 confidence=evaluation.confidence,
-                threshold=thresholds[place],
-            ),
-        )
-        for place, item in enumerate(whole)
-    )
+                threshold=threshold,
+            )
+            item = replace(item, subgroups=groups)
+        found.append(item)
+    return tuple(found)
 
 
 @torch.no_grad()
@@ -130,6 +124,18 @@ def probabilities(logits_NK: torch.Tensor, *, exclusive: bool) -> torch.Tensor:
     return logits.softmax(dim=1) if exclusive else logits.sigmoid()
 
 
+def evidence_for(units: ScoredUnits, *, bins: int, confidence: float, thresholds: Thresholds, place: int) -> Evidence:
+    """Give one target's evidence for a task: with thresholds it is the last, and has what is looked at once.
+
+    Where none could be chosen for this target, nobody is called positive and nothing is counted.
+    """
+    if not thresholds or thresholds[place] is not None:
+        threshold = thresholds[place] if thresholds else None
+        return evidence_on(units, bins=bins, confidence=confidence, threshold=threshold)
+    plain = evidence_on(units, bins=bins, confidence=confidence, threshold=None)
+    return replace(plain, quality=score_quality(units, confidence=confidence, threshold=None))
+
+
 def evidence_on(units: ScoredUnits, *, bins: int, confidence: float, threshold: float | None) -> Evidence:
     """Reduce one target's units to what can be merged, and to what only exact scores can say."""
     area = auc(units, confidence=confidence)
@@ -147,9 +153,9 @@ def evidence_on(units: ScoredUnits, *, bins: int, confidence: float, threshold: 
     )
 
 
-def score_quality(units: ScoredUnits, *, confidence: float, threshold: float) -> ScoreQuality:
-    """Compute what only exact scores can say beside AUC; done once a split, when the threshold is known."""
-    called, cleared = predictive_design_effects(units, threshold=threshold)
+def score_quality(units: ScoredUnits, *, confidence: float, threshold: float | None) -> ScoreQuality:
+    """Compute it once a split, when it is known whether there is a threshold; without one nobody is called positive."""
+    called, cleared = (1.0, 1.0) if threshold is None else predictive_design_effects(units, threshold=threshold)
     return ScoreQuality(
         average_precision=average_precision(units, confidence=confidence),
         brier=brier_score(units, confidence=confidence),

@@ -1,6 +1,7 @@
 """Which replies enter the aggregate: form, dtype, finite, norm bound; each refusal has a reason."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -8,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import Message
 
-from shared.description import Description
-from shared.evidence import Evidence
+from server.site_bounds import MOST, MOST_FILES, Bounds, Most
+from shared.description import Description, MarkTest
+from shared.evidence import Evidence, Withheld
 from shared.feature_summary import FeatureSummary
 from shared.messages import (
     Answer,
@@ -27,13 +29,17 @@ from shared.messages import (
 from shared.packing import same_form
 from shared.parameters import NamedArrays, Wire, l2_norm
 from shared.refusal_codes import FROM_THE_COURIER
-from shared.released_flow import ReleasedFlow
+from shared.released_flow import Count, ReleasedFlow, SplitCounts
 from shared.signing import Purpose, signed_digest
 from shared.split import Split
+from shared.tasks import Thresholds
 
 LARGEST_STEP = 1000.0
 """An update of more than so many times the norm of the model that it changes is a fault or an attack, and does not
 enter even where the study sets no norm bound."""
+
+LARGEST_FIGURE = 1e12
+"""A loss, a rate or a number of seconds beyond this was not measured."""
 
 Accepted = TypeVar("Accepted", ReadyReply, LandmarksReply, TrainReply, EvaluateReply, DescribeReply, DeliverReply)
 
@@ -51,6 +57,9 @@ class Reason(StrEnum):
     NOT_FINITE = "update_not_finite"
     TOO_LARGE = "update_too_large"
     WRONG_COUNT = "counts_of_wrong_form"
+    TOO_MANY = "more_than_its_patient_flow"
+    NOT_AGREED = "more_patients_than_agreed"
+    WRONG_FIGURE = "figures_out_of_range"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,23 +107,45 @@ def open_reply(
     return answer.reply if isinstance(answer.reply, kind) else Refused(reason=Reason.MALFORMED)
 
 
-def admit_flow(reply: ReadyReply, *, targets: int) -> ReleasedFlow | Refused:
-    """Check that a patient flow has every split, every target in each, and no more patients than exams or files."""
-    splits, found = reply.flow.splits, reply.flow.found
-    fits = splits.keys() == set(Split) and all(
-        len(split.classes) == targets and _at_most(split.patients, split.exams) and _at_most(split.exams, found)
-        for split in splits.values()
+def admit_flow(reply: ReadyReply, *, targets: int, largest: int | None = None) -> ReleasedFlow | Refused:
+    """Check that a patient flow has every split and target, and that no part of it is larger than its whole.
+
+    `largest` is how many patients the coordinator was told that this site has; None where nobody said.
+    """
+    flow = reply.flow
+    splits = flow.splits
+    fits = (
+        splits.keys() == set(Split)
+        and all(len(split.classes) == targets and _holds_together(split, flow.found) for split in splits.values())
+        and all(_at_most(count, flow.found) and _at_most(count, MOST_FILES) for count in flow.excluded.values())
+        and _at_most(flow.found, MOST_FILES)
     )
-    return reply.flow if fits else Refused(reason=Reason.WRONG_COUNT)
+    if not fits:
+        return Refused(reason=Reason.WRONG_COUNT)
+    told = sum(split.patients or 0 for split in splits.values())
+    return flow if largest is None or told <= largest else Refused(reason=Reason.NOT_AGREED)
 
 
-def _at_most(count: int | None, other: int | None) -> bool:
+def _holds_together(split: SplitCounts, found: Count) -> bool:
+    """Compare a split's counts; sums are left out, because a hospital may round each count by itself."""
+    pairs = [(split.patients, split.exams), (split.exams, found), (split.patients, MOST), (split.exams, MOST)]
+    for item in split.classes:
+        for patients, exams in (
+            (item.positive_patients, item.positive_exams),
+            (item.negative_patients, item.negative_exams),
+        ):
+            pairs += [(patients, exams), (patients, split.patients), (exams, split.exams)]
+            pairs += [(patients, MOST), (exams, MOST)]
+    return all(_at_most(count, other) for count, other in pairs)
+
+
+def _at_most(count: Count, other: Count) -> bool:
     """Compare two counts, of which either may be suppressed."""
     return count is None or other is None or count <= other
 
 
-def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire) -> Admitted | Refused:
-    """Check an update against the model that was sent."""
+def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, epochs: int) -> Admitted | Refused:
+    """Check an update against the model that was sent, and its figures; `epochs` is how many losses belong to it."""
     if same_form(reply.update, model, wire=wire):
         return Refused(reason=Reason.WRONG_FORM)
     norm = l2_norm(reply.update)
@@ -122,26 +153,51 @@ def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire) -> Admitt
         return Refused(reason=Reason.NOT_FINITE)
     if norm > LARGEST_STEP and norm > LARGEST_STEP * l2_norm(model):
         return Refused(reason=Reason.TOO_LARGE)
+    figures = (*reply.loss_by_epoch, reply.seconds, reply.images_per_second)
+    if len(reply.loss_by_epoch) != epochs or not all(0 <= figure <= LARGEST_FIGURE for figure in figures):
+        return Refused(reason=Reason.WRONG_FIGURE)
     return Admitted(reply=reply, norm=norm)
 
 
-def admit_evidence(reply: EvaluateReply, *, targets: int, bins: int, counted: bool) -> EvaluateReply | Refused:
-    """Check that evidence covers every target, in the study's bins, and counts at the thresholds where it should."""
+def admit_evidence(
+    reply: EvaluateReply, *, targets: int, bins: int, thresholds: Thresholds, axes: Collection[str], most: Most
+) -> EvaluateReply | Refused:
+    """Check that evidence covers every target, in the study's bins, and counts at the thresholds where it should.
+
+    Subgroups are those of the study's `axes`, where there are thresholds. `most` bounds all counts.
+    """
     full = [item for item in reply.evidence if isinstance(item, Evidence)]
+    expected = zip(reply.evidence, thresholds or (None,) * targets, strict=False)
     fits = len(reply.evidence) == targets and all(
         len(item.histogram.positives) == len(item.histogram.negatives) == bins
-        and (item.confusion is not None) == counted
-        for item in full
+        and (item.confusion is None) == (threshold is None)
+        and {one.axis for one in item.subgroups} <= set(() if threshold is None else axes)
+        for item, threshold in expected
+        if isinstance(item, Evidence)
     )
-    return reply if fits else Refused(reason=Reason.WRONG_COUNT)
+    if not fits:
+        return Refused(reason=Reason.WRONG_COUNT)
+    within = all(item.units <= most.units and item.patients <= most.patients for item in full)
+    return reply if within else Refused(reason=Reason.TOO_MANY)
 
 
-def admit_description(reply: DescribeReply, *, targets: int) -> Description | Refused:
-    """Check that a description has both corner tests for every target, and that its covariance is one."""
-    features = reply.description.features
-    fits = len(reply.description.corners) == len(reply.description.marks) == targets
+def admit_description(reply: DescribeReply, *, targets: int, most: Bounds) -> Description | Refused:
+    """Check that a description has both corner tests for every target, that its covariance is one, and its counts."""
+    description = reply.description
+    features, intensity = description.features, description.intensity
+    fits = len(description.corners) == len(description.marks) == targets
     if isinstance(features, FeatureSummary):
         _, covariance = features.moments(features.dimensions)
-        least, *_, most = np.linalg.eigvalsh(covariance)
-        fits = fits and least >= -1e-6 * max(most, 1e-12)
-    return reply.description if fits else Refused(reason=Reason.WRONG_COUNT)
+        least, *_, largest = np.linalg.eigvalsh(covariance)
+        fits = fits and least >= -1e-6 * max(largest, 1e-12)
+    if not fits:
+        return Refused(reason=Reason.WRONG_COUNT)
+    everybody = max(one.patients for one in most.values())
+    counts = [] if isinstance(features, Withheld) else [(features.patients, most[features.split].patients)]
+    counts += [] if isinstance(intensity, Withheld) else [(intensity.patients, everybody)]
+    for test in (*description.corners, *description.marks):
+        if not isinstance(test, Withheld):
+            of = most[test.split] if isinstance(test, MarkTest) else most[Split.VALIDATION]
+            counts += [(test.positive_patients, of.patients), (test.negative_patients, of.patients)]
+    within = all(count <= bound for count, bound in counts)
+    return description if within else Refused(reason=Reason.TOO_MANY)

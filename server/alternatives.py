@@ -45,6 +45,6 @@ class Alternatives:
 
 
 def _counts(conclusion: Conclusion, place: int, target: str) -> dict[str, dict[str, Count]]:
-    if target not in conclusion.operating_point:
+    if conclusion.operating_point.get(target) is None:
         return by_measure({})
     return rate_counts(conclusion.test, place)

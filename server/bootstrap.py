@@ -14,7 +14,7 @@ from server.rounds import RoundPlan, initial_state
 from server.seals import UNSEALED, Seals
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.model import Classifier, build, exchanged, model_spec
-from shared.operating_point import choose
+from shared.operating_point import choose_on
 from shared.parameters import Array, NamedArrays, digest
 from shared.protocol import Federation, StudyProtocol
 from shared.weights import WeightsProvenance
@@ -44,7 +44,7 @@ class Coordinator:
             trained_names=self.trained_names,
             select=self.protocol.federation.select,
             targets=self.protocol.task.targets,
-            choose=partial(choose, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence),
+            choose=partial(choose_on, target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence),
             deadline_seconds=deadline_seconds,
         )
 
@@ -68,8 +68,10 @@ class Coordinator:
             combine=_combine(federation),
             norm_multiple=federation.norm_multiple,
             norm_bound=federation.norm_bound,
+            epochs=0 if self.protocol.privacy else self.protocol.training.local_epochs,
             targets=self.protocol.task.targets,
             bins=self.protocol.evaluation.score_bins,
+            axes=self.protocol.evaluation.subgroups,
             wire=federation.wire,
             standard=state.standard,
             seals=seals,

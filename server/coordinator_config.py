@@ -32,14 +32,20 @@ class SuperLink(Declaration):
 
 
 class Sites(Declaration):
-    """The sites that a run goes to; whoever else is enrolled is not asked."""
+    """The sites that a run goes to; whoever else is enrolled is not asked.
+
+    `most_patients` says of some of them how many patients they can have; one that tells of more does not take part.
+    """
 
     names: Annotated[list[SiteName], Field(min_length=1)]
+    most_patients: dict[SiteName, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _once(self) -> Self:
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise ValueError(f"{twice[0]!r} stands there twice")
+        if unknown := sorted(set(self.most_patients) - set(self.names)):
+            raise ValueError(f"most_patients has {unknown[0]!r}, which is not among the names")
         return self
 
 

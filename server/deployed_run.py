@@ -80,6 +80,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         folder=run.path,
         deadline_seconds=60 * config.deadlines.round_minutes,
         seals=Seals(key=coordinator_key(folder), sites={site: record.keys.signing for site, record in records.items()}),
+        largest=config.sites.most_patients,
     )
     flows = _readiness(study, run, config, board)
     board.stage("rounds", number=0)
@@ -90,7 +91,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         coordinator,
         conclusion,
         flows,
-        study.describe(conclusion),
+        study.describe(conclusion, flows),
         device=torch.device("cpu"),
         alternatives=Alternatives(),
         seeded=False,

@@ -23,7 +23,7 @@ def of_site(
     if not isinstance(reply, EvaluateReply):
         return {target: absent(Why.NO_REPLY) for target in protocol.task.targets}
     return {
-        target: _of_evidence(item, known=target in conclusion.operating_point, wish=protocol.evaluation)
+        target: _of_evidence(item, known=conclusion.operating_point.get(target) is not None, wish=protocol.evaluation)
         for target, item in zip(protocol.task.targets, reply.evidence, strict=True)
     }
 
@@ -55,8 +55,9 @@ def _of_evidence(item: Evidence | Withheld, *, known: bool, wish: Evaluation) ->
 
 def of_pool(evaluations: Evaluations, conclusion: Conclusion, protocol: StudyProtocol) -> dict[str, FindingResult]:
     """State what all sites released of a split, together, by target."""
+    known = {target for target, point in conclusion.operating_point.items() if point}
     return {
-        target: _pooled(list(released(evaluations, place).values()), target in conclusion.operating_point, protocol)
+        target: _pooled(list(released(evaluations, place).values()), target in known, protocol)
         for place, target in enumerate(protocol.task.targets)
     }
 

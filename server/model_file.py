@@ -19,7 +19,7 @@ def write_model(path: Path, coordinator: Coordinator, conclusion: Conclusion) ->
     facts = write_facts(
         coordinator.protocol,
         arrays,
-        thresholds={target: point.threshold for target, point in conclusion.operating_point.items()},
+        thresholds={target: point.threshold if point else None for target, point in conclusion.operating_point.items()},
         number=conclusion.chosen,
         standard=conclusion.state.standard,
         own={site: own for site in sorted(conclusion.test) if (own := to_apply(conclusion.own, site))},

@@ -10,7 +10,7 @@ import numpy as np
 from shared.evidence import Evidence
 from shared.intervals import wilson
 from shared.metrics import Confusion, Proportion, ScoreHistogram
-from shared.operating_point import Claim, Need, OperatingPoint, choose, need
+from shared.operating_point import Claim, Need, OperatingPoint, choose_on, need_on
 from shared.scores import lower_edges
 
 TARGETS = (0.9, 0.95, 0.99)
@@ -88,18 +88,18 @@ def other_thresholds(
         return OtherThresholds(table=(), own={}, benefit=(), site_benefit={})
     rows = []
     for wish in sorted({*TARGETS, target}):
-        point = choose(
-            merged.histogram, target=wish, claim=claim, confidence=confidence, design_effect=merged.repetition
-        )
+        point = choose_on(list(validation.values()), target=wish, claim=claim, confidence=confidence)
+        if point is None:
+            continue
         sites = {site: rates(item, point.threshold, confidence=confidence) for site, item in test.items()}
         pooled = _rates(tested, point.threshold, confidence=confidence)
         rows.append(TargetRow(point=point, pooled=pooled, sites=sites))
     return OtherThresholds(
         table=tuple(rows),
         own={
-            site: _own(item, test.get(site), target=target, confidence=confidence)
+            site: _own(found, test.get(site), confidence=confidence)
             for site, item in validation.items()
-            if item.histogram.n_pos
+            if (found := need_on(item, target=target, claim=claim, confidence=confidence))
         },
         benefit=_benefits(tested, confidence=confidence),
         site_benefit={
@@ -110,12 +110,11 @@ def other_thresholds(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counts:
-    """A histogram and how much patients repeat in it; `repetition` is positive units a positive patient."""
+    """A histogram and how much patients repeat in it, as found at the shared threshold."""
 
     histogram: ScoreHistogram
     positives_design_effect: float
     negatives_design_effect: float
-    repetition: float
 
     @classmethod
     def of(cls, item: Evidence) -> "_Counts":
@@ -124,7 +123,6 @@ class _Counts:
             histogram=item.histogram,
             positives_design_effect=at.positives_design_effect if at else 1.0,
             negatives_design_effect=at.negatives_design_effect if at else 1.0,
-            repetition=item.histogram.n_pos / max(1, item.positive_patients),
         )
 
     def at(self, threshold: float) -> Confusion:
@@ -151,7 +149,6 @@ def _merged(items: Mapping[str, Evidence]) -> _Counts | None:
         histogram=histogram,
         positives_design_effect=at.positives_design_effect if at else 1.0,
         negatives_design_effect=at.negatives_design_effect if at else 1.0,
-        repetition=histogram.n_pos / max(1, sum(item.positive_patients for item in full)),
     )
 
 
@@ -168,9 +165,7 @@ def _rates(counts: _Counts, threshold: float, *, confidence: float) -> Rates:
     )
 
 
-def _own(validation: Evidence, test: Evidence | None, *, target: float, confidence: float) -> OwnThreshold:
-    counts = _Counts.of(validation)
-    found = need(counts.histogram, target=target, confidence=confidence, design_effect=counts.positives_design_effect)
+def _own(found: Need, test: Evidence | None, *, confidence: float) -> OwnThreshold:
     nothing = Rates(sensitivity=None, specificity=None)
     return OwnThreshold(need=found, test=rates(test, found.threshold, confidence=confidence) if test else nothing)
 

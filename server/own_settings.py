@@ -13,7 +13,7 @@ from server.remedies import Recalibrated, recalibrated_on_test
 from server.validation import Evaluations, released
 from shared.estimates import Calibration, Coefficient
 from shared.evidence import Evidence
-from shared.operating_point import OperatingPoint, choose
+from shared.operating_point import OperatingPoint, choose_on
 from shared.own_settings import Own, OwnSettings
 from shared.protocol import Evaluation, StudyProtocol
 from shared.score_calibration import calibration, keeps_scores_apart, recalibrated, recalibration
@@ -53,7 +53,7 @@ def own_results(
     protocol: StudyProtocol,
     validation: Evaluations,
     test: Evaluations,
-    operating_point: Mapping[str, OperatingPoint],
+    operating_point: Mapping[str, OperatingPoint | None],
 ) -> dict[str, dict[str, OwnResult]]:
     """Choose each site's own settings by its validation units, and look once at what they give on its test units.
 
@@ -64,11 +64,11 @@ def own_results(
         return {}
     found = {}
     for place, target in enumerate(protocol.task.targets):
-        if target in operating_point:
+        if point := operating_point.get(target):
             seen, tested = released(validation, place), released(test, place)
-            shared = operating_point[target].threshold
             found[target] = {
-                site: _own(seen[site], tested[site], shared, wish) for site in sorted(seen.keys() & tested.keys())
+                site: _own(seen[site], tested[site], point.threshold, wish)
+                for site in sorted(seen.keys() & tested.keys())
             }
     return found
 
@@ -95,14 +95,10 @@ def _own(validation: Evidence, test: Evidence, shared: float, wish: Evaluation) 
     )
 
 
-def _threshold(validation: Evidence, test: Evidence, shared: float, wish: Evaluation) -> OwnThreshold:
-    point = choose(
-        validation.histogram,
-        target=wish.target_sensitivity,
-        claim=wish.claim,
-        confidence=wish.confidence,
-        design_effect=validation.histogram.n_pos / max(1, validation.positive_patients),
-    )
+def _threshold(validation: Evidence, test: Evidence, shared: float, wish: Evaluation) -> OwnThreshold | None:
+    point = choose_on([validation], target=wish.target_sensitivity, claim=wish.claim, confidence=wish.confidence)
+    if point is None:
+        return None
     at_shared, at_own = (rates(test, at, confidence=wish.confidence) for at in (shared, point.threshold))
     return OwnThreshold(point=point, shared=at_shared, own=at_own)
 
@@ -113,13 +109,16 @@ def _calibration(validation: Evidence, test: Evidence, confidence: float) -> Own
     if fitted is None or not keeps_scores_apart(intercept=fitted[0], slope=fitted[1]):
         return None
     intercept, slope = fitted
+    on_test = recalibrated_on_test(test, intercept, slope, confidence=confidence)
+    if on_test is None:
+        return None
     units = test.histogram.units()
     moved = replace(units, scores_M=recalibrated(units.scores_M, intercept=intercept, slope=slope))
     after = calibration(moved, confidence=confidence)
     # Bins do not say whose units they are: as if a patient's were all alike.
     widening = sqrt(test.units / test.patients) if test.patients else 1.0
     return OwnCalibration(
-        fitted=recalibrated_on_test(test, intercept, slope, confidence=confidence),
+        fitted=on_test,
         before=test.quality.calibration if test.quality else None,
         after=Calibration(slope=_widened(after.slope, widening), intercept=_widened(after.intercept, widening))
         if after

@@ -137,13 +137,18 @@ def _recalibrated(validation: Evidence, test: Evidence, *, confidence: float) ->
     return recalibrated_on_test(test, *fitted, confidence=confidence)
 
 
-def recalibrated_on_test(test: Evidence, intercept: float, slope: float, *, confidence: float) -> Recalibrated:
-    """Apply it; a patient's units count as alike, since bins do not say whose they are."""
+def recalibrated_on_test(test: Evidence, intercept: float, slope: float, *, confidence: float) -> Recalibrated | None:
+    """Apply it; a patient's units count as alike, since bins do not say whose they are. None without units.
+
+    Of a single one nothing is known of how they vary, and its change may be anything that a Brier score's can be.
+    """
+    if not test.units:
+        return None
     units = test.histogram.units()
     after = recalibrated(units.scores_M, intercept=intercept, slope=slope)
     squares = [(scores - units.positive_M) ** 2 for scores in (units.scores_M, after)]
     change = squares[1] - squares[0]
-    reach = normal_quantile(confidence) * float(change.std(ddof=1)) / sqrt(test.patients)
+    reach = 2.0 if change.size < 2 else normal_quantile(confidence) * float(change.std(ddof=1)) / sqrt(test.patients)
     return Recalibrated(
         intercept=intercept,
         slope=slope,

@@ -163,7 +163,7 @@ class StandingOut:
 class BaselineModel:
     """Another model of the same protocol and budget, at its own operating points, on every site's test patients."""
 
-    operating_point: Mapping[str, OperatingPoint]
+    operating_point: Mapping[str, OperatingPoint | None]
     sites: Mapping[str, FindingResults]
 
 
@@ -220,7 +220,7 @@ class SitePrivacy:
 class StudyResult:
     """Every fact the report may state; equal to what `results_json` reads back from its own text.
 
-    `operating_point` has no entry for a finding that no site's validation patients could show.
+    `operating_point` is None for a finding that no site's validation patients could show.
     `privacy` is by site, and empty where the study asks for none. `notes` are warnings, a sentence each. `receipts`
     compare the federated model with each site's own, `personal` one with each site's own layers with it, `blended` a
     site's own head and the federated one, half and half, with its own. `unseen[site]` was trained without that site.
@@ -233,7 +233,7 @@ class StudyResult:
     weights: Weights
     rounds: tuple[RoundResult, ...]
     selected: Selection
-    operating_point: Mapping[str, OperatingPoint]
+    operating_point: Mapping[str, OperatingPoint | None]
     sites: Mapping[str, SplitResults]
     pooled: SplitResults
     patient_flow: Mapping[str, ReleasedFlow]

@@ -35,7 +35,7 @@ class Judgement:
 def what_stands_out(
     test: Mapping[str, Mapping[str, Evidence]],
     descriptions: Mapping[str, Description | Refused],
-    points: Mapping[str, OperatingPoint],
+    points: Mapping[str, OperatingPoint | None],
     *,
     findings: Sequence[str],
     wish: Evaluation,
@@ -48,7 +48,7 @@ def what_stands_out(
     purpose.
     """
     confidence, dealt = wish.confidence, seed("heterogeneity")
-    known = [finding for finding in findings if finding in points]
+    known = {finding: point.threshold for finding in findings if (point := points.get(finding))}
     raw_sites = {finding: compare(finding, test[finding], wish=wish, seed=dealt) for finding in known}
     raw_corners = {
         finding: corner_findings(descriptions, place, confidence=confidence) for place, finding in enumerate(findings)
@@ -66,9 +66,7 @@ def what_stands_out(
     sites = {finding: one.adjusted(family) for finding, one in raw_sites.items()}
     corners = {finding: one.adjusted(finding, family) for finding, one in raw_corners.items()}
     told = {
-        finding: explanations(
-            one, threshold=points[finding].threshold, confidence=confidence, seed=seed("explanations")
-        )
+        finding: explanations(one, threshold=known[finding], confidence=confidence, seed=seed("explanations"))
         for finding, one in sites.items()
     }
     alpha = round(1 - confidence, 12)

@@ -13,12 +13,14 @@ from server.aggregation import ServerOptimiser, capped_shares
 from server.combining import Combine, Part
 from server.kept_updates import KeptUpdates
 from server.seals import UNSEALED, Seals
+from server.site_bounds import NOT_TOLD, Bounds
 from server.update_bound import round_bound, shrunk_to
 from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.packing import pack
 from shared.parameters import Array, NamedArrays, Wire, cast
 from shared.split import Split
+from shared.tasks import Thresholds, from_floats
 from shared.wire import arrays_from_record, record_of
 
 log = logging.getLogger("polyclinic.server")
@@ -26,11 +28,12 @@ log = logging.getLogger("polyclinic.server")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A site on the roster: its name, its Flower node, and its weight before shares are capped."""
+    """A site on the roster: its name, its Flower node, its weight before shares are capped, and how large it can be."""
 
     name: str
     node_id: int
     weight: float
+    most: Bounds = field(default_factory=lambda: NOT_TOLD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Rules:
 
     `combine` makes one update of a round's; `norm_multiple` and `norm_bound` say how far each may go
     (server/update_bound.py).
+    `epochs` is how many losses a site tells of a round, `axes` by what it counts subgroups.
     `standard` is the scale that sites bring their images to, where the study harmonises.
     """
 
@@ -50,8 +54,10 @@ class Rules:
     combine: Combine
     norm_multiple: float
     norm_bound: float
+    epochs: int
     targets: tuple[str, ...]
     bins: int
+    axes: tuple[str, ...]
     wire: Wire
     standard: Standard = ()
     seals: Seals = UNSEALED
@@ -98,7 +104,7 @@ class FederatedStrategy(Strategy):
         self._asked: dict[str, Header] = {}
         self._requests: dict[str, str] = {}
         self._model: NamedArrays = {}
-        self._counted = False
+        self._split, self._thresholds = Split.VALIDATION, Thresholds()
         self.bound: dict[tuple[str, ...], float] = {}
 
     def summary(self) -> None:
@@ -139,8 +145,8 @@ class FederatedStrategy(Strategy):
         `config["purpose"]` tells two questions about the same split in the same round apart, and so their task ids.
         """
         split = Split(str(config.get("split", Split.VALIDATION)))
-        thresholds = tuple(float(value) for value in config.get("thresholds", []))  # type: ignore[union-attr]
-        self._counted = bool(thresholds)
+        thresholds = from_floats(config.get("thresholds", []))  # type: ignore[arg-type]
+        self._split, self._thresholds = split, thresholds
         detail = f"{split}{'+counts' if thresholds else ''}{config.get('purpose', '')!s}"
         return self._ask(
             arrays,
@@ -157,8 +163,7 @@ class FederatedStrategy(Strategy):
             site = self._by_node[message.metadata.src_node_id]
             reply = self._opened(message, site, EvaluateReply)
             if isinstance(reply, EvaluateReply):
-                rules = self._rules
-                reply = admit_evidence(reply, targets=len(rules.targets), bins=rules.bins, counted=self._counted)
+                reply = self._admit_evidence(reply, site)
             self.outcome.evaluation[site.name] = reply
         return None
 
@@ -208,7 +213,17 @@ class FederatedStrategy(Strategy):
         reply = self._opened(message, site, TrainReply)
         if isinstance(reply, Refused):
             return reply
-        return admit_update(reply, model=self._model, wire=self._rules.wire)
+        return admit_update(reply, model=self._model, wire=self._rules.wire, epochs=self._rules.epochs)
+
+    def _admit_evidence(self, reply: EvaluateReply, site: Site) -> EvaluateReply | Refused:
+        return admit_evidence(
+            reply,
+            targets=len(self._rules.targets),
+            bins=self._rules.bins,
+            thresholds=self._thresholds,
+            axes=self._rules.axes,
+            most=site.most[self._split],
+        )
 
     def _opened(self, message: Message, site: Site, kind: type[Accepted]) -> Accepted | Refused:
         task_id, request = self._asked[site.name].task_id, self._requests[site.name]

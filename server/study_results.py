@@ -115,7 +115,7 @@ def study_result(
             target: remedies(
                 validation[target],
                 test[target],
-                threshold=conclusion.operating_point[target].threshold,
+                threshold=point.threshold,
                 others=others[target],
                 explained=found.explanations[target],
                 apart=apart,
@@ -124,6 +124,7 @@ def study_result(
                 confidence=protocol.evaluation.confidence,
             )
             for target in found.explanations
+            if (point := conclusion.operating_point[target])
         },
         own=conclusion.own,
         own_switched_on=protocol.evaluation.own_settings,

@@ -1,8 +1,7 @@
 """One run of a study, from asking who is ready to the chosen model's evidence on test patients."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -16,8 +15,9 @@ from server.readiness_words import TOO_FEW, what_to_do
 from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, run_rounds
 from server.seals import UNSEALED, Seals
+from server.site_bounds import NOT_TOLD, Bounds, bounds
 from server.strategy import FederatedStrategy, Site
-from server.validation import Evaluations, merged_histogram, repetition
+from server.validation import Evaluations, operating_points
 from shared.description import Description
 from shared.errors import FederationError
 from shared.landmarks import Landmarks
@@ -35,29 +35,27 @@ from shared.messages import (
     Refusal,
     encode_task,
 )
-from shared.operating_point import OperatingPoint, choose
+from shared.operating_point import OperatingPoint
 from shared.own_settings import own_to_list
 from shared.parameters import NamedArrays, cast, digest
 from shared.released_flow import ReleasedFlow
 from shared.split import Split
+from shared.tasks import Thresholds, to_floats
 from shared.wire import record_of
-
-UNREACHED_THRESHOLD = 0.5
-"""Counts need some threshold; where no operating point could be chosen those made with this one are not reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
     """What a finished run shows: the chosen round's model, its operating points, and the sites' evidence.
 
-    `operating_point` has no entry for a target whose validation evidence no site released. `own` has what each site may
+    `operating_point` is None for a target of which no site released a validation positive. `own` has what each site may
     use of its own, where the study switches that on.
     """
 
     state: RunState
     chosen: int
     model: NamedArrays
-    operating_point: Mapping[str, OperatingPoint]
+    operating_point: Mapping[str, OperatingPoint | None]
     validation: Evaluations
     test: Evaluations
     own: OwnResults
@@ -67,8 +65,8 @@ class Conclusion:
 class StudyRun:
     """A study over some sites: those in `train_on` make the model, those in `test_on` test it.
 
-    `nodes` maps every site to its Flower node. `begin` is where a run without checkpoints starts; None is before
-    round 1.
+    `nodes` maps every site to its Flower node, and `largest` to how many patients it can have, where the coordinator
+    was told. `begin` is where a run without checkpoints starts; None is before round 1.
     """
 
     coordinator: Coordinator
@@ -81,6 +79,7 @@ class StudyRun:
     folder: Path
     deadline_seconds: float
     seals: Seals = UNSEALED
+    largest: Mapping[str, int] = field(default_factory=dict)
     begin: RunState | None = None
 
     def flows(self) -> dict[str, ReleasedFlow | Refused]:
@@ -98,7 +97,9 @@ class StudyRun:
         """Admit the sites' patient flows."""
         targets = len(self.coordinator.protocol.task.targets)
         return {
-            site: reply if isinstance(reply, Refused) else admit_flow(reply, targets=targets)
+            site: reply
+            if isinstance(reply, Refused)
+            else admit_flow(reply, targets=targets, largest=self.largest.get(site))
             for site, reply in ready.items()
         }
 
@@ -126,7 +127,7 @@ class StudyRun:
 
         write_rounds(self.folder, state.history)  # a kill may have come between the two
         state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
-        return self._conclude(state, checkpoints)
+        return self._conclude(state, checkpoints, flows)
 
     def _landmarks(self, sites: Sequence[str]) -> tuple[dict[str, Landmarks | None], dict[str, str]]:
         """Ask the sites that train where their images' landmarks lie; who does not say has a code for why.
@@ -159,7 +160,9 @@ class StudyRun:
             )
         return found, absent
 
-    def describe(self, conclusion: Conclusion) -> dict[str, Description | Refused]:
+    def describe(
+        self, conclusion: Conclusion, flows: Mapping[str, ReleasedFlow | Refused]
+    ) -> dict[str, Description | Refused]:
         """Ask every site that tests the model how its images look to it."""
         headers = {site: self._about(site, Kind.DESCRIBE, conclusion) for site in sorted(self.test_on)}
         record = record_of(cast(conclusion.model, self.coordinator.protocol.federation.wire))
@@ -171,13 +174,17 @@ class StudyRun:
         for site, reply in self._ask(
             headers, contents, DescribeReply, group="describe", deadline_seconds=self.deadline_seconds
         ):
-            found[site] = reply if isinstance(reply, Refused) else admit_description(reply, targets=targets)
+            found[site] = (
+                reply
+                if isinstance(reply, Refused)
+                else admit_description(reply, targets=targets, most=self._most(flows[site]))
+            )
         return found
 
     def deliver(self, conclusion: Conclusion, documents: Mapping[str, bytes], *, deadline_seconds: float) -> list[str]:
         """Hand every site the chosen model, its thresholds and the documents; name the sites that stored them."""
-        points, targets = conclusion.operating_point, self.coordinator.protocol.task.targets
-        thresholds = tuple(points[target].threshold if target in points else math.nan for target in targets)
+        targets = self.coordinator.protocol.task.targets
+        thresholds = thresholds_of(conclusion.operating_point, targets)
         headers = {site: self._about(site, Kind.DELIVER, conclusion) for site in sorted(self.nodes)}
         contents = {
             site: encode_task(
@@ -220,29 +227,19 @@ class StudyRun:
             task_id, request = headers[site].task_id, requests[site]
             yield site, self.seals.opened(message, site=site, task_id=task_id, request=request, kind=kind)
 
-    def _conclude(self, state: RunState, checkpoints: CheckpointFolder) -> Conclusion:
+    def _conclude(
+        self, state: RunState, checkpoints: CheckpointFolder, flows: Mapping[str, ReleasedFlow | Refused]
+    ) -> Conclusion:
         protocol = self.coordinator.protocol
         number = chosen_round(state, protocol.federation.select)
         model = state.model if number == state.round else checkpoints.load(number).model
-        validators = self._strategy(self.train_on, state)
-        operating_point = {}
+        validators = self._strategy(self.train_on, state, flows)
         # Another task than the round's own validation: it sends every array that trains in any round.
         scored = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=())
-        for place, target in enumerate(protocol.task.targets):
-            if (histogram := merged_histogram(scored, place)) is not None and histogram.n_pos:
-                wish = protocol.evaluation
-                operating_point[target] = choose(
-                    histogram,
-                    target=wish.target_sensitivity,
-                    claim=wish.claim,
-                    confidence=wish.confidence,
-                    design_effect=repetition(scored, place),
-                )
-        thresholds = tuple(
-            operating_point[target].threshold if target in operating_point else UNREACHED_THRESHOLD
-            for target in protocol.task.targets
-        )
-        testers = self._strategy(self.test_on, state)
+        choose = self.coordinator.plan(deadline_seconds=self.deadline_seconds).choose
+        operating_point = operating_points(scored, protocol.task.targets, choose)
+        thresholds = thresholds_of(operating_point, protocol.task.targets)
+        testers = self._strategy(self.test_on, state, flows)
         validation = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=thresholds)
         test = self._evaluate(testers, model, number, Split.TEST, thresholds=thresholds)
         return Conclusion(
@@ -262,9 +259,9 @@ class StudyRun:
         number: int,
         split: Split,
         *,
-        thresholds: tuple[float, ...],
+        thresholds: Thresholds,
     ) -> Evaluations:
-        wish = ConfigRecord({"split": str(split), "thresholds": list(thresholds), "purpose": "+conclusion"})
+        wish = ConfigRecord({"split": str(split), "thresholds": to_floats(thresholds), "purpose": "+conclusion"})
         messages = strategy.configure_evaluate(number, record_of(model), wish, self.desk.grid)
         strategy.aggregate_evaluate(number, self.desk.ask(messages, self.deadline_seconds))
         return dict(strategy.outcome.evaluation)
@@ -286,10 +283,18 @@ class StudyRun:
                 f"{len(weights)} of {len(self.train_on)} sites can take part, and the study needs {self.min_sites} "
                 f"({why}). {what_to_do(reasons)}".rstrip()
             )
-        return [Site(name=site, node_id=self.nodes[site], weight=weight) for site, weight in weights.items()]
+        return [self._site_of(site, flows[site], weight=weight) for site, weight in weights.items()]
 
-    def _strategy(self, sites: Iterable[str], state: RunState) -> FederatedStrategy:
-        roster = [Site(name=site, node_id=self.nodes[site], weight=1.0) for site in sites]
+    def _site_of(self, name: str, flow: ReleasedFlow | Refused, *, weight: float) -> Site:
+        return Site(name=name, node_id=self.nodes[name], weight=weight, most=self._most(flow))
+
+    def _most(self, flow: ReleasedFlow | Refused) -> Bounds:
+        return NOT_TOLD if isinstance(flow, Refused) else bounds(flow, self.coordinator.protocol)
+
+    def _strategy(
+        self, sites: Iterable[str], state: RunState, flows: Mapping[str, ReleasedFlow | Refused]
+    ) -> FederatedStrategy:
+        roster = [self._site_of(site, flows[site], weight=1.0) for site in sites]
         return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, seals=self.seals)
 
     def _about(self, site: str, kind: Kind, conclusion: Conclusion) -> Header:
@@ -302,3 +307,8 @@ class StudyRun:
 
     def _site(self, message: Message) -> str:
         return next(site for site, node in self.nodes.items() if node == message.metadata.src_node_id)
+
+
+def thresholds_of(points: Mapping[str, OperatingPoint | None], targets: Sequence[str]) -> Thresholds:
+    """Give each target's threshold in the study's order; None where there is none."""
+    return tuple(point.threshold if (point := points.get(target)) else None for target in targets)

@@ -1,6 +1,6 @@
 """What one round's validation shows: AUC by target, pooled over the sites and at each."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from server.admission import Refused
@@ -12,8 +12,8 @@ from shared.scores import lower_edges
 
 Evaluations = Mapping[str, EvaluateReply | Refused]
 
-Choose = Callable[[ScoreHistogram], OperatingPoint]
-"""Chooses a threshold on the sites' merged histogram, as the study says."""
+Choose = Callable[[Collection[Evidence]], OperatingPoint | None]
+"""Chooses a threshold on the sites' released evidence, as the study says; None where it cannot."""
 
 
 def merged_histogram(evaluations: Evaluations, place: int) -> ScoreHistogram | None:
@@ -41,11 +41,11 @@ def by_measure(confusions: Mapping[str, Confusion]) -> dict[str, dict[str, Count
     }
 
 
-def repetition(evaluations: Evaluations, place: int) -> float:
-    """Give how many positive units a positive patient has over all sites: what counting by patient divides by."""
-    items = released(evaluations, place).values()
-    patients = sum(item.positive_patients for item in items)
-    return sum(item.histogram.n_pos for item in items) / patients if patients else 1.0
+def operating_points(
+    evaluations: Evaluations, targets: tuple[str, ...], choose: Choose
+) -> dict[str, OperatingPoint | None]:
+    """Choose every target's threshold; None for one of which no site released a positive."""
+    return {target: choose(list(released(evaluations, place).values())) for place, target in enumerate(targets)}
 
 
 def validation_record(evaluations: Evaluations, targets: tuple[str, ...], choose: Choose) -> dict[str, Any]:
@@ -64,11 +64,12 @@ def validation_record(evaluations: Evaluations, targets: tuple[str, ...], choose
 
 def _rates(evaluations: Evaluations, place: int, choose: Choose) -> dict[str, dict[str, list[int]]]:
     """Count what is right at one threshold for all sites; a threshold is a bin's edge, so that the counts are exact."""
-    merged = merged_histogram(evaluations, place)
-    if merged is None or not merged.n_pos:
-        return {}
-    edge = lower_edges(bins=len(merged.positives)).tolist().index(choose(merged).threshold)
     histograms = {site: item.histogram for site, item in released(evaluations, place).items()}
+    point = choose(list(released(evaluations, place).values()))
+    if point is None:
+        return {}
+    bins = len(next(iter(histograms.values())).positives)
+    edge = lower_edges(bins=bins).tolist().index(point.threshold)
     return {
         site: {
             "sensitivity": [sum(one.positives[edge:]), one.n_pos],

@@ -74,8 +74,10 @@ def _nothing_compared(result: StudyResult) -> Iterator[Warn]:
 
 def _short_sites(result: StudyResult) -> Iterator[Warn]:
     for finding in result.study.findings:
-        if short := [one for one in stands(result, finding) if one.standing in (Standing.SHORT, Standing.BELOW)]:
-            target = result.operating_point[finding].target
+        point = result.operating_point.get(finding)
+        short = [one for one in stands(result, finding) if one.standing in (Standing.SHORT, Standing.BELOW)]
+        if point and short:
+            target = point.target
             reached = tuple(
                 f"{one.site} reached only {_reached(one.test, target)}"
                 + (", which may be chance" if one.standing is Standing.BELOW else "")

@@ -1,6 +1,5 @@
 """How one site's images look: what its guard lets out of features, brightness and corners, as numbers."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +8,9 @@ from shared.evidence import Withheld
 from shared.feature_summary import LEAST_DIMENSIONS, FeatureSummary, dimensions
 from shared.intensity import BINS, IntensitySummary
 from shared.split import Split
+
+LARGEST = 1e12
+"""No feature, logit, distance or covariance is beyond this: sums and products of such numbers stay finite."""
 
 CORNERS = ("upper left", "upper right", "lower left", "lower right")
 
@@ -166,11 +168,11 @@ def _corners(numbers: Mapping[str, Number]) -> CornerTest | Withheld:
     known = [name for name in CORNERS if name in numbers]
     if known and tuple(known) != CORNERS:
         raise ValueError("a corner is missing")
-    return CornerTest(
-        positive_patients=_count(positive),
-        negative_patients=_count(negative),
-        effects=tuple(_effect(_finite(numbers[name])) for name in known),
-    )
+    patients = _count(positive), _count(negative)
+    effects = tuple(_effect(_finite(numbers[name])) for name in known)
+    if effects and (min(patients) < 2 or any(one.freedom >= sum(patients) for one in effects)):
+        raise ValueError("there are effects of too few patients")
+    return CornerTest(positive_patients=patients[0], negative_patients=patients[1], effects=effects)
 
 
 def _effect(numbers: tuple[float, ...]) -> CornerEffect:
@@ -205,8 +207,8 @@ def _finite(values: object) -> tuple[float, ...]:
     if not isinstance(values, list):
         raise TypeError("a list of numbers is not one")
     numbers = tuple(float(value) for value in values)
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("a figure is not finite")
+    if not all(abs(number) <= LARGEST for number in numbers):
+        raise ValueError("a figure is not finite, or beyond what there is")
     return numbers
 
 

@@ -19,6 +19,9 @@ from shared.scores import Floats, Integers
 MAX_TABLES = 200_000
 """Up to so many tables with the same margins are all gone through; beyond, tables are drawn."""
 
+MOST_UNITS = 100_000_000
+"""Units that a test looks at in all: numpy draws tables of fewer than ten times as many."""
+
 DRAWS = 99_999
 """Tables that are drawn: p is at least 1e-5, with a standard error of .0007 at p = .05."""
 
@@ -133,8 +136,13 @@ def _total(counts: Sequence[Count]) -> Count:
 
 
 def _effective(counts: Sequence[Count]) -> tuple[Integers, Integers]:
-    """Divide by the design effects; a site keeps at least one unit, and its proportion as nearly as can be."""
-    sizes = [max(1, round(count.n / count.design_effect)) for count in counts]
+    """Divide by the design effects; a site keeps at least one unit, and its proportion as nearly as can be.
+
+    More than MOST_UNITS in all are scaled down to so many: such a test is sure enough, and no tables of more are drawn.
+    """
+    worth = [count.n / count.design_effect for count in counts]
+    shrunk = min(1.0, MOST_UNITS / sum(worth))
+    sizes = [max(1, round(one * shrunk)) for one in worth]
     found = [round(count.k / count.n * size) for count, size in zip(counts, sizes, strict=True)]
     return np.array(found, dtype=np.int64), np.array(sizes, dtype=np.int64)
 

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+FARTHEST = 1e12
+"""No fitted coefficient, and no end of its interval, lies beyond this (shared/score_calibration.py gives up at 100)."""
+
 Number = int | float | list[int] | list[float]
 
 
@@ -49,7 +52,7 @@ class Coefficient:
             ValueError, TypeError: they are not three finite numbers, or the interval does not hold the value.
         """
         value, low, high = _floats(numbers)
-        if not -math.inf < low <= value <= high < math.inf:
+        if not -FARTHEST <= low <= value <= high <= FARTHEST:
             raise ValueError("a coefficient is finite and lies within its interval")
         return cls(value=value, low=low, high=high)
 

@@ -1,11 +1,10 @@
 """What one site's split shows about one target, as counts that can be merged; or that it is withheld."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.estimates import Estimate, Number, ScoreQuality, quality_from_numbers, quality_to_numbers
-from shared.metrics import Confusion, ScoreHistogram
+from shared.metrics import Confusion, ScoreHistogram, most_repetition
 from shared.subgroups import GroupEvidence, groups_from_numbers, groups_to_numbers
 
 
@@ -77,7 +76,12 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
     if confusion and (confusion.sensitivity.n, confusion.specificity.n) != (histogram.n_pos, histogram.n_neg):
         raise ValueError("the counts at the threshold contradict the histogram")
     auc, brier = numbers.get("auc"), numbers.get("brier")
-    return Evidence(
+    if (auc is None) == bool(histogram.n_pos and histogram.n_neg) or (brier is None) == bool(units):
+        raise ValueError("a figure is missing, or is one of units that are not there")
+    quality = quality_from_numbers(numbers)
+    if quality and max(quality.called_design_effect, quality.cleared_design_effect) > most_repetition(units):
+        raise ValueError("a design effect is larger than its units allow")
+    evidence = Evidence(
         units=units,
         patients=patients,
         positive_patients=positive,
@@ -86,16 +90,42 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
         confusion=confusion,
         auc=None if auc is None else Estimate.from_list(auc),
         brier=None if brier is None else _fraction(brier),
-        quality=quality_from_numbers(numbers),
+        quality=quality,
         subgroups=groups_from_numbers(numbers),
     )
+    _check_patients(evidence)
+    _check_groups(evidence)
+    return evidence
+
+
+def _check_patients(item: Evidence) -> None:
+    """Refuse patients without units, units without patients, and classes without patients."""
+    of_class = ((item.positive_patients, item.histogram.n_pos), (item.negative_patients, item.histogram.n_neg))
+    for patients, units in (*of_class, (item.patients, item.units)):
+        if not patients <= units or bool(patients) != bool(units):
+            raise ValueError("there are more patients than units, or none")
+    positive, negative = item.positive_patients, item.negative_patients
+    if not max(positive, negative) <= item.patients <= positive + negative:
+        raise ValueError("the classes' patients do not make up all")
+
+
+def _check_groups(item: Evidence) -> None:
+    """Refuse groups of one axis that hold more units together than there are: each unit is in one of them."""
+    for axis in {one.axis for one in item.subgroups}:
+        own = [one.confusion for one in item.subgroups if one.axis == axis]
+        for units, of in (
+            (sum(one.sensitivity.n for one in own), item.histogram.n_pos),
+            (sum(one.specificity.n for one in own), item.histogram.n_neg),
+        ):
+            if units > of:
+                raise ValueError("the groups of an axis hold more units than there are")
 
 
 def _confusion(numbers: Mapping[str, Number]) -> Confusion:
     tp, fp, tn, fn = _counts(numbers["confusion"])
     of_positives, of_negatives = (float(effect) for effect in numbers["design_effects"])  # type: ignore[union-attr]
-    if not (1 <= of_positives < math.inf and 1 <= of_negatives < math.inf):
-        raise ValueError("a design effect is finite and at least 1")
+    if not (1 <= of_positives <= most_repetition(tp + fn) and 1 <= of_negatives <= most_repetition(tn + fp)):
+        raise ValueError("a design effect is at least 1, and no larger than its units allow")
     return Confusion(
         tp=tp, fp=fp, tn=tn, fn=fn, positives_design_effect=of_positives, negatives_design_effect=of_negatives
     )

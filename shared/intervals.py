@@ -129,13 +129,13 @@ def binned_auc(scores: ScoreHistogram, *, confidence: float) -> Auc | None:
     The same sums as over single units, bin by bin: time and memory do not grow with the number of units.
     """
     positives, negatives = np.array(scores.positives), np.array(scores.negatives)
-    n_pos, n_neg = scores.n_pos, scores.n_neg
-    if not n_pos or not n_neg:
+    n_pos, n_neg, bounds = scores.n_pos, scores.n_neg, scores.auc()
+    if bounds is None:
         return None
     # Twice as many as were won, in whole numbers as in `_placements`: an AUC of 1 is 1, and its variance 0.
     won_by_positive = 2 * np.cumsum(negatives) - negatives
     won_by_negative = 2 * n_pos - (2 * np.cumsum(positives) - positives)
-    value = int(positives @ won_by_positive) / (2 * n_pos * n_neg)
+    value = bounds.value
     variance = None
     if n_pos > 1 and n_neg > 1:
         of_positives = positives @ (won_by_positive / (2 * n_neg) - value) ** 2 / (n_pos * (n_pos - 1))

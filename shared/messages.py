@@ -26,6 +26,7 @@ from shared.tasks import LandmarksTask as LandmarksTask
 from shared.tasks import ReadyTask as ReadyTask
 from shared.tasks import Task as Task
 from shared.tasks import TrainTask as TrainTask
+from shared.tasks import from_floats, to_floats
 from shared.wire import arrays_from_record, documents_from_record, documents_record, record_of, records_of
 
 PACKAGE_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}([a-z0-9.+-]{0,24})")
@@ -148,7 +149,7 @@ def encode_task(task: Task, *, arrays: ArrayRecord | None = None) -> RecordDict:
     if isinstance(task, EvaluateTask):
         config["split"] = str(task.split)
     if isinstance(task, EvaluateTask | DeliverTask):
-        config["thresholds"] = list(task.thresholds)
+        config["thresholds"] = to_floats(task.thresholds)
     if isinstance(task, DeliverTask):
         config["own"] = list(task.own)
         content["documents"] = documents_record(task.documents)
@@ -198,7 +199,7 @@ def decode_task(content: RecordDict) -> Task:
             return TrainTask(header=header, arrays=arrays)
         if header.kind is Kind.DESCRIBE:
             return DescribeTask(header=header, arrays=arrays)
-        thresholds = tuple(float(value) for value in config["thresholds"])  # type: ignore[union-attr]
+        thresholds = from_floats(config["thresholds"])  # type: ignore[arg-type]
         if header.kind is Kind.DELIVER:
             documents = documents_from_record(records_of(content, ArrayRecord)["documents"], known=DOCUMENTS)
             own = tuple(float(value) for value in config["own"])  # type: ignore[union-attr]

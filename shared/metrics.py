@@ -4,8 +4,10 @@ A site makes them from its own units; adding them up over sites gives what one s
 What cannot be computed is None, never NaN and never 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate, pairwise
 from typing import Self
 
 import numpy as np
@@ -121,6 +123,10 @@ class BinnedAuc:
     upper: float
 
 
+MOST_LAID_OUT = 1_000_000
+"""Units that a histogram is laid out as, at most, whatever it counts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreHistogram:
     """How many positive and negative units each score bin holds; the bins are those of `score_bins`."""
@@ -150,11 +156,16 @@ class ScoreHistogram:
         return sum(self.negatives)
 
     def units(self) -> ScoredUnits:
-        """Lay the counts out as units, each with its bin's middle score on the logit scale and a patient of its own."""
+        """Lay the counts out as units, each with its bin's middle score on the logit scale and a patient of its own.
+
+        More than MOST_LAID_OUT units are laid out as so many, in proportion: no figure of a report changes in a digit
+        that is shown, and an interval becomes wider.
+        """
+        positives, negatives = _in_proportion(self.positives, self.negatives, most=MOST_LAID_OUT)
         middles = 1 / (1 + np.exp(-bin_middles(bins=len(self.positives))))
-        scores = np.concatenate((np.repeat(middles, self.positives), np.repeat(middles, self.negatives)))
+        scores = np.concatenate((np.repeat(middles, positives), np.repeat(middles, negatives)))
         return ScoredUnits(
-            scores_M=scores, positive_M=np.arange(scores.size) < self.n_pos, patients_M=np.arange(scores.size)
+            scores_M=scores, positive_M=np.arange(scores.size) < sum(positives), patients_M=np.arange(scores.size)
         )
 
     def at_bin(self, place: int) -> Confusion:
@@ -167,10 +178,10 @@ class ScoreHistogram:
         pairs = self.n_pos * self.n_neg
         if not pairs:
             return None
-        positives, negatives = np.array(self.positives), np.array(self.negatives)
-        below = np.cumsum(negatives) - negatives
-        won, tied = int(positives @ below), int(positives @ negatives)
-        # Whole numbers up to the one division, so that rounding never lets the exact AUC slip out of the bounds.
+        # Whole numbers of any length up to the one division: rounding never lets the exact AUC slip out of the bounds.
+        below = (0, *accumulate(self.negatives))
+        won = sum(k * lower for k, lower in zip(self.positives, below, strict=False))
+        tied = sum(k * same for k, same in zip(self.positives, self.negatives, strict=True))
         return BinnedAuc(value=(2 * won + tied) / (2 * pairs), lower=won / pairs, upper=(won + tied) / pairs)
 
     def roc(self) -> tuple[Floats, Floats] | None:
@@ -183,6 +194,21 @@ class ScoreHistogram:
         false_positives = np.cumsum((0, *reversed(self.negatives)))
         true_positives = np.cumsum((0, *reversed(self.positives)))
         return false_positives / self.n_neg, true_positives / self.n_pos
+
+
+def _in_proportion(*classes: Sequence[int], most: int) -> list[Sequence[int]]:
+    """Scale counts down to `most` in all, each class rounded along its cumulated counts; a class does not vanish."""
+    total = sum(map(sum, classes))
+    if total <= most:
+        return list(classes)
+    found: list[Sequence[int]] = []
+    for counts in classes:
+        up_to = [(one * most + total // 2) // total for one in accumulate(counts, initial=0)]
+        scaled = [after - before for before, after in pairwise(up_to)]
+        if any(counts) and not any(scaled):
+            scaled[max(range(len(counts)), key=counts.__getitem__)] = 1
+        found.append(scaled)
+    return found
 
 
 def histogram(units: ScoredUnits, *, bins: int) -> ScoreHistogram:
@@ -237,6 +263,15 @@ def full_repetition(patients_M: Integers) -> float:
     """Give the design effect if a patient's units were all alike: sum(m^2) / sum(m), m units a patient (Kish 1965)."""
     _, units = np.unique(patients_M, return_counts=True)
     return float(units @ units / units.sum())
+
+
+def most_repetition(units: int) -> float:
+    """Give the largest design effect that `correct_of` can find among so many units.
+
+    With r the residuals of c clusters of m units, sum(r²) <= max|r| sum|r| <= max(m) 2 n s(1 - s), and so the effect is
+    at most 2 c/(c - 1) max(m) <= 4 n.
+    """
+    return max(1.0, 4.0 * units)
 
 
 def correct_of(correct_M: npt.NDArray[np.bool_], patients_M: Integers) -> Count:

@@ -31,7 +31,7 @@ class ModelFacts:
     """
 
     protocol: StudyProtocol
-    thresholds: Mapping[str, float]
+    thresholds: Mapping[str, float | None]
     round: int
     arrays_sha256: str
     norm_layers: NormLayers
@@ -48,7 +48,7 @@ def write_facts(
     protocol: StudyProtocol,
     arrays: NamedArrays,
     *,
-    thresholds: Mapping[str, float],
+    thresholds: Mapping[str, float | None],
     number: int,
     standard: Standard,
     norm_layers: NormLayers,
@@ -130,7 +130,7 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         )
     return ModelFacts(
         protocol=protocol,
-        thresholds={str(name): float(value) for name, value in thresholds.items()},
+        thresholds={str(name): None if value is None else float(value) for name, value in thresholds.items()},
         round=number,
         arrays_sha256=arrays,
         standard=standard,

@@ -1,11 +1,17 @@
-"""The threshold that reaches the target sensitivity on merged validation histograms."""
+"""The threshold that reaches the target sensitivity on validation evidence: the one owner of how it is chosen.
 
+Where patients repeat, a patient's units count as if they were alike, whoever asks: the design effect is the number of
+positive units a positive patient.
+"""
+
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from shared.errors import DataError
+from shared.evidence import Evidence
 from shared.intervals import clopper_pearson, wilson
 from shared.metrics import Count, Proportion, ScoreHistogram
 from shared.scores import lower_edges
@@ -47,6 +53,37 @@ class Need:
     reached: Proportion
 
 
+def choose_on(items: Collection[Evidence], *, target: float, claim: Claim, confidence: float) -> OperatingPoint | None:
+    """Choose for several sites' released evidence together; None where it holds no positive.
+
+    None is the one word for "no threshold": of a target in a mapping, in results.json (null) and in a task's list of
+    thresholds, where it travels as NaN (shared/tasks.py).
+    """
+    merged = _merged(items)
+    if merged is None:
+        return None
+    histogram, repetition = merged
+    return choose(histogram, target=target, claim=claim, confidence=confidence, design_effect=repetition)
+
+
+def need_on(item: Evidence, *, target: float, claim: Claim, confidence: float) -> Need | None:
+    """Read off what threshold one site would need for itself; None where its evidence holds no positive."""
+    merged = _merged([item])
+    if merged is None:
+        return None
+    histogram, repetition = merged
+    return need(histogram, target=target, claim=claim, confidence=confidence, design_effect=repetition)
+
+
+def _merged(items: Collection[Evidence]) -> tuple[ScoreHistogram, float] | None:
+    """Add up histograms, and say how many positive units a positive patient has."""
+    full = [item for item in items if item.units]
+    if not any(item.histogram.n_pos for item in full):
+        return None
+    histogram = sum((item.histogram for item in full[1:]), start=full[0].histogram)
+    return histogram, histogram.n_pos / sum(item.positive_patients for item in full)
+
+
 def choose(
     histogram: ScoreHistogram, *, target: float, claim: Claim, confidence: float, design_effect: float = 1.0
 ) -> OperatingPoint:
@@ -73,13 +110,15 @@ def choose(
     return next((point for point in reversed(points) if point.met), points[0])
 
 
-def need(histogram: ScoreHistogram, *, target: float, confidence: float, design_effect: float = 1.0) -> Need:
-    """Read off what threshold one site would need for itself.
+def need(
+    histogram: ScoreHistogram, *, target: float, claim: Claim, confidence: float, design_effect: float = 1.0
+) -> Need:
+    """Read off what threshold one site would need for itself, by the same choice as everywhere.
 
     Raises:
         DataError: the histogram has no positives.
     """
-    point = choose(histogram, target=target, claim="point", confidence=confidence, design_effect=design_effect)
+    point = choose(histogram, target=target, claim=claim, confidence=confidence, design_effect=design_effect)
     edges = lower_edges(bins=len(histogram.positives))
     found = np.cumsum(histogram.positives[::-1])[::-1].tolist()
     at = [wilson(Count(k=k, n=histogram.n_pos, design_effect=design_effect), confidence=confidence) for k in found]

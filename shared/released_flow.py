@@ -1,11 +1,17 @@
 """Patients and exams of one site by split and class, and what was excluded: the counts that may leave it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 SUPPRESSED = -1
 """How a suppressed count is written on the wire. In memory it is None: suppressed is never zero."""
+
+REASON = re.compile("[a-z][a-z0-9_]{0,39}")
+"""A code for why a file was left out; no site can write a sentence there."""
+
+MOST_REASONS = 100
 
 Count = int | None
 
@@ -59,14 +65,13 @@ class ReleasedFlow:
         Raises:
             KeyError, TypeError, ValueError: a number is missing or is no count.
         """
+        excluded = [key.removeprefix("excluded/") for key in numbers if key.startswith("excluded/")]
+        if len(excluded) > MOST_REASONS or not all(map(REASON.fullmatch, excluded)):
+            raise ValueError("an exclusion has a reason that is no code")
         names = [key.split("/")[1] for key in numbers if key.startswith("split/") and key.count("/") == 1]
         return cls(
             found=_read([numbers["found"]])[0],
-            excluded={
-                key.removeprefix("excluded/"): _read([value])[0]
-                for key, value in numbers.items()
-                if key.startswith("excluded/")
-            },
+            excluded={reason: _read([numbers[f"excluded/{reason}"]])[0] for reason in excluded},
             splits={name: _split(numbers, name) for name in names},
         )
 

@@ -18,6 +18,13 @@ SKEWED = 0.5
 rule (docs/results.md), where without it all misses lay below the interval."""
 
 
+LARGEST_STATISTIC = 1e8
+"""Up to here the noncentral F is computed; beyond, a statistic is in proportion to its noncentrality."""
+
+MOST_COUNTED = 100_000
+"""Patients of a site whose counts are gone through one by one, at most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identifiability:
     """How often a linear rule tells the site, of two, of patients whom it was not fitted on: .5 is guessing.
@@ -121,8 +128,10 @@ def _predicted(
 def _shares(told: Floats, sizes: tuple[int, int], tails: tuple[float, float]) -> Floats:
     """Give the quantiles of the mean of two sites' shares of patients told, each a binomial count.
 
-    Exact but for one count in a million: near 1, where a count is mostly that of all patients, no expansion holds.
+    Exact but for one count in a million: near 1, where a count is mostly that of all patients, no expansion holds. More
+    than MOST_COUNTED patients count as so many, whose share is as good as known.
     """
+    sizes = (min(sizes[0], MOST_COUNTED), min(sizes[1], MOST_COUNTED))
     least, most = (np.asarray(binom.ppf(tail, sizes, told), dtype=int) for tail in (1e-6, 1 - 1e-6))
     one, other = (np.arange(low, high + 1) for low, high in zip(least, most, strict=True))
     shares = np.add.outer(one / sizes[0], other / sizes[1]).ravel() / 2
@@ -149,7 +158,13 @@ def _freedom(distance: float, spreads: tuple[float, float], sizes: tuple[int, in
 
 
 def _noncentrality(statistic: float, p: int, freedom: float, below: float) -> float:
-    """Find the noncentrality under which so large a share of all F lies below the statistic; 0 where none is."""
+    """Find the noncentrality under which so large a share of all F lies below the statistic; 0 where none is.
+
+    Of sites that have nothing in common the statistic is beyond what the distribution is computed for; it is then in
+    proportion to its noncentrality.
+    """
+    if statistic > LARGEST_STATISTIC:
+        return statistic / LARGEST_STATISTIC * _noncentrality(LARGEST_STATISTIC, p, freedom, below)
 
     def excess(noncentrality: float) -> float:
         return float(ncf.cdf(statistic, p, freedom, noncentrality)) - below

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.estimates import Estimate, Number
-from shared.metrics import Confusion
+from shared.metrics import Confusion, most_repetition
 
 UNKNOWN = "unknown"
 """What is known of no group: the header is empty, or a unit's images are of several."""
@@ -134,8 +134,13 @@ def _group(name: str, values: Number) -> GroupEvidence:
         raise ValueError("a group's counts are whole numbers of at least 0")
     positive, negative, tp, fp, tn, fn = counts
     effects = [float(value) for value in values[6:8]]
-    if not all(1 <= effect < float("inf") for effect in effects):
-        raise ValueError("a design effect is finite and at least 1")
+    if not all(1 <= one <= most_repetition(units) for one, units in zip(effects, (tp + fn, tn + fp), strict=True)):
+        raise ValueError("a design effect is at least 1, and no larger than its units allow")
+    for patients, units in ((positive, tp + fn), (negative, tn + fp)):
+        if patients > units or bool(patients) != bool(units):
+            raise ValueError("there are more patients in a group than units, or none")
+    if (len(values) == 11) != bool(positive and negative):
+        raise ValueError("an AUC is missing, or is one of a single class")
     return GroupEvidence(
         axis=axis,
         group=group,

@@ -1,7 +1,8 @@
 """What a coordinator may ask of a site, as typed values: each task has an id that stays however often it is sent."""
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,6 +23,10 @@ class Kind(StrEnum):
     LANDMARKS = "query.landmarks"
     DESCRIBE = "query.describe"
     DELIVER = "query.deliver"
+
+
+Thresholds = tuple[float | None, ...]
+"""A probability for each target in the study's order; None for one of which no threshold could be chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +75,12 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateTask:
-    """Ask a site to score one split; with thresholds (one a target, probabilities), also to count at them."""
+    """Ask a site to score one split; with thresholds (one a target, or None), also to count at them."""
 
     header: Header
     arrays: NamedArrays
     split: Split
-    thresholds: tuple[float, ...] = ()
+    thresholds: Thresholds = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +102,7 @@ class DeliverTask:
 
     header: Header
     arrays: NamedArrays
-    thresholds: tuple[float, ...]
+    thresholds: Thresholds
     documents: Mapping[str, bytes]
     own: tuple[float, ...] = ()
 
@@ -106,3 +111,20 @@ DOCUMENTS = ("report.html", "results.json")
 """What may come with a delivered model; a site makes no file of any other name."""
 
 Task = ReadyTask | LandmarksTask | TrainTask | EvaluateTask | DescribeTask | DeliverTask
+
+
+def to_floats(thresholds: Thresholds) -> list[float]:
+    """Write thresholds as the list of numbers that travels: it can hold no None, and NaN stands there for it."""
+    return [math.nan if one is None else one for one in thresholds]
+
+
+def from_floats(numbers: Iterable[object]) -> Thresholds:
+    """Read what `to_floats` wrote.
+
+    Raises:
+        TypeError, ValueError: a threshold is no number, or no score.
+    """
+    found = tuple(float(number) for number in numbers)  # type: ignore[arg-type]  # a wrong type raises, as is said
+    if not all(math.isnan(one) or 0 <= one <= 1 for one in found):
+        raise ValueError("a threshold is a score")
+    return tuple(None if math.isnan(one) else one for one in found)

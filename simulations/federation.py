@@ -168,7 +168,7 @@ class Federation:
             coordinator=coordinator,
             flows=flows,
             test_units=test_units,
-            describe=partial(study.describe, conclusion),
+            describe=partial(study.describe, conclusion, flows),
             features=partial(_features, {name: agents[name] for name in tested}, conclusion, run_id),
         )
 

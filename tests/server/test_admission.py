@@ -1,6 +1,7 @@
 """What does not answer the task, in form and in kind, does not enter; each refusal has its reason."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.admission import Admitted, Reason, Refused, admit_evidence, admit_flow, admit_update, open_reply
+from server.site_bounds import Most
 from shared.estimates import Calibration, Coefficient, Estimate, ScoreQuality
 from shared.evidence import Evidence, Withheld
 from shared.messages import (
@@ -26,9 +28,13 @@ from shared.messages import (
 )
 from shared.metrics import Confusion, ScoreHistogram
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from shared.subgroups import GroupEvidence
 from simulations.in_process_grid import InProcessGrid
 
 MODEL = {"fc.weight": np.zeros((1, 3), np.float32), "fc.bias": np.zeros(1, np.float32)}
+
+
+MANY = Most(units=100, patients=100)
 
 
 def update(arrays: Any = None, **figures: Any) -> TrainReply:
@@ -188,7 +194,7 @@ def test_garbage_is_refused_and_never_raises(state: Any, records: Any, arrays: b
 
 
 def admit(reply: TrainReply, **changes: Any) -> Admitted | Refused:
-    return admit_update(reply, **{"model": MODEL, "wire": "fp32"} | changes)
+    return admit_update(reply, **{"model": MODEL, "wire": "fp32", "epochs": 1} | changes)
 
 
 def test_a_good_update_enters_with_its_norm() -> None:
@@ -233,7 +239,10 @@ def test_evidence_of_the_studys_form_enters() -> None:
     """One entry a target, in the study's bins, with counts exactly where thresholds were sent."""
     for counted in (True, False):
         reply = EvaluateReply(evidence=(evidence(counted=counted), Withheld()))
-        assert admit_evidence(reply, targets=2, bins=4, counted=counted) is reply
+        assert (
+            admit_evidence(reply, targets=2, bins=4, thresholds=(0.5,) * 2 if counted else (), axes=(), most=MANY)
+            is reply
+        )
 
 
 @pytest.mark.parametrize(
@@ -244,13 +253,18 @@ def test_evidence_of_the_studys_form_enters() -> None:
 def test_evidence_of_another_form_does_not_enter(items: Any) -> None:
     """Other numbers of targets or bins, or missing counts, could not be merged."""
     refused = Refused(reason=Reason.WRONG_COUNT)
-    assert admit_evidence(EvaluateReply(evidence=items), targets=2, bins=4, counted=True) == refused
+    assert (
+        admit_evidence(EvaluateReply(evidence=items), targets=2, bins=4, thresholds=(0.5, 0.5), axes=(), most=MANY)
+        == refused
+    )
 
 
 def test_counts_that_nobody_asked_for_do_not_enter() -> None:
     """Without thresholds there can be no counts at them."""
     reply = EvaluateReply(evidence=(evidence(),))
-    assert admit_evidence(reply, targets=1, bins=4, counted=False) == Refused(reason=Reason.WRONG_COUNT)
+    assert admit_evidence(reply, targets=1, bins=4, thresholds=(), axes=(), most=MANY) == Refused(
+        reason=Reason.WRONG_COUNT
+    )
 
 
 def test_a_flow_has_every_split_and_target() -> None:
@@ -258,3 +272,68 @@ def test_a_flow_has_every_split_and_target() -> None:
     assert admit_flow(ready(flow()), targets=1) == flow()
     for wrong in (flow(splits=("train",)), flow(splits=("train", "validation", "test", "x")), flow(targets=2)):
         assert admit_flow(ready(wrong), targets=1) == Refused(reason=Reason.WRONG_COUNT)
+
+
+def test_a_target_without_a_threshold_has_no_counts_and_the_others_have() -> None:
+    """None is a threshold that is not there: evidence with counts at it was made with another."""
+    thresholds, rules = (0.5, None), {"targets": 2, "bins": 4, "axes": (), "most": MANY}
+    right = EvaluateReply(evidence=(evidence(), evidence(counted=False)))
+    assert admit_evidence(right, thresholds=thresholds, **rules) is right
+    wrong = EvaluateReply(evidence=(evidence(), evidence()))
+    assert admit_evidence(wrong, thresholds=thresholds, **rules) == Refused(reason=Reason.WRONG_COUNT)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"loss_by_epoch": (0.5, 0.5)},
+        {"loss_by_epoch": ()},
+        {"loss_by_epoch": (0.1,) * 100_000},
+        {"loss_by_epoch": (-0.1,)},
+        {"loss_by_epoch": (1e300,)},
+        {"seconds": -1.0},
+        {"seconds": 1e300},
+        {"images_per_second": 1e13},
+    ],
+)
+def test_figures_that_nobody_measured_do_not_enter(figures: Any) -> None:
+    """One loss an epoch, no time or rate below 0, and none that a page could not show."""
+    assert admit(update(**figures)) == Refused(reason=Reason.WRONG_FIGURE)
+
+
+CONTRADICTIONS: dict[str, dict[str, Any]] = {
+    "units without a patient": {"patients": 0, "positive_patients": 0, "negative_patients": 0},
+    "more patients than units": {"patients": 6, "positive_patients": 2, "negative_patients": 3},
+    "a class without its patients": {"positive_patients": 0},
+    "classes that do not make up all": {"patients": 5, "positive_patients": 1, "negative_patients": 2},
+    "an AUC that is missing": {"auc": None},
+    "a design effect beyond its units": {"confusion": Confusion(tp=2, fp=0, tn=3, fn=0, positives_design_effect=1e300)},
+    "a slope beyond what can be fitted": {"quality": quality(slope=1e300)},
+    "a predictive design effect beyond its units": {"quality": quality(effect=1e300)},
+}
+
+
+@pytest.mark.parametrize("changes", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_evidence_that_contradicts_itself_is_malformed(changes: dict[str, Any]) -> None:
+    """Each of these divided something by nothing, or overflowed, when the report was written."""
+    reply = EvaluateReply(evidence=(evidence(**changes),))
+    assert open_reply(answered(reply), task_id="task", kind=EvaluateReply) == Refused(reason=Reason.MALFORMED)
+
+
+def test_subgroups_that_were_not_asked_for_or_hold_too_many_do_not_enter() -> None:
+    """An axis that the study has not, and groups with more units together than there are."""
+    at = Confusion(tp=2, fp=0, tn=3, fn=0)
+    group = GroupEvidence(
+        axis="sex",
+        group="female",
+        positive_patients=2,
+        negative_patients=3,
+        confusion=at,
+        auc=Estimate(value=0.5, low=0.0, high=1.0),
+    )
+    one = EvaluateReply(evidence=(evidence(subgroups=(group,)),))
+    rules: dict[str, Any] = {"targets": 1, "bins": 4, "thresholds": (0.5,), "most": MANY}
+    assert admit_evidence(one, axes=("sex",), **rules) is one
+    assert admit_evidence(one, axes=("age",), **rules) == Refused(reason=Reason.WRONG_COUNT)
+    two = EvaluateReply(evidence=(evidence(subgroups=(group, replace(group, group="male"))),))
+    assert open_reply(answered(two), task_id="task", kind=EvaluateReply) == Refused(reason=Reason.MALFORMED)

@@ -6,6 +6,7 @@ import pytest
 from server.admission import Reason, Refused, admit_description
 from server.family import Kind, adjusted
 from server.image_shift import recognitions, share_hypotheses, site_pairs
+from server.site_bounds import NOT_TOLD
 from server.wording_shift import apart, warnings
 from shared.description import Description
 from shared.evidence import Evidence, Withheld
@@ -133,9 +134,9 @@ def test_a_description_that_cannot_be_does_not_enter(fault: str) -> None:
             marks=() if fault == "marks" else (Withheld(),),
         )
     )
-    found = admit_description(reply, targets=2 if fault == "targets" else 1)
+    found = admit_description(reply, targets=2 if fault == "targets" else 1, most=NOT_TOLD)
     assert found == (reply.description if fault == "none" else Refused(reason=Reason.WRONG_COUNT))
     bare = DescribeReply(
         description=Description(features=Withheld(), intensity=Withheld(), corners=(Withheld(),), marks=(Withheld(),))
     )
-    assert admit_description(bare, targets=1) == bare.description
+    assert admit_description(bare, targets=1, most=NOT_TOLD) == bare.description

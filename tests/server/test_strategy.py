@@ -67,7 +67,9 @@ def rules(**changes: Any) -> Rules:
         "combine": partial(weighted_mean, cap=changes.get("weight_cap", 1.0)),
         "norm_multiple": 0.0,
         "norm_bound": 0.0,
+        "epochs": 1,
         "targets": ("opacity",),
+        "axes": (),
         "bins": BINS,
         "wire": "fp32",
     }

@@ -13,8 +13,9 @@ from server.admission import Refused
 from server.asking import Desk
 from server.bootstrap import Coordinator, compose
 from server.own_settings import own_results
-from server.study_run import UNREACHED_THRESHOLD, Conclusion, StudyRun
+from server.study_run import Conclusion, StudyRun
 from shared.errors import FederationError, StorageError
+from shared.estimates import Estimate
 from shared.evidence import Evidence, Withheld
 from shared.landmarks import Landmarks, standard_scale
 from shared.messages import (
@@ -109,16 +110,19 @@ class Ward:
             positive_patients=self._positives,
             negative_patients=60 - self._positives,
             histogram=histogram(units, bins=16),
-            confusion=confusion(units, threshold=task.thresholds[place]) if task.thresholds else None,
-            auc=None,
+            confusion=confusion(units, threshold=at) if task.thresholds and (at := task.thresholds[place]) else None,
+            auc=Estimate(value=0.8, low=0.7, high=0.9) if 0 < self._positives < 60 else None,
             brier=0.2,
         )
 
 
 def flow(patients: int | None, targets: int = 1) -> ReleasedFlow:
     hidden = ClassCounts(positive_patients=None, negative_patients=None, positive_exams=None, negative_exams=None)
-    split = SplitCounts(patients=patients, exams=patients, classes=(hidden,) * targets)
-    return ReleasedFlow(found=None, excluded={}, splits={str(name): split for name in Split})
+    sizes = {Split.TRAIN: patients, Split.VALIDATION: 60, Split.TEST: 60}
+    splits = {
+        str(name): SplitCounts(patients=size, exams=size, classes=(hidden,) * targets) for name, size in sizes.items()
+    }
+    return ReleasedFlow(found=None, excluded={}, splits=splits)
 
 
 @pytest.fixture(scope="module")
@@ -306,11 +310,12 @@ def test_the_operating_point_is_chosen_on_merged_validation_and_travels_as_it_is
     "script", [{"withholds": (Split.VALIDATION,)}, {"positives": 0}], ids=["withheld", "no positive"]
 )
 def test_without_validation_evidence_there_is_no_operating_point(trial: Any, script: Any) -> None:
-    """Counts need some threshold; the one that stands in is not an operating point, and results do not report it."""
+    """There is None, the sites are sent None, and count at nothing."""
     run = trial({"a": script, "b": script})
     conclusion = run.run()
-    assert conclusion.operating_point == {}
-    assert run.wards["a"].asked(EvaluateTask)[-1].thresholds == (UNREACHED_THRESHOLD,)
+    assert conclusion.operating_point == {"opacity": None}
+    assert run.wards["a"].asked(EvaluateTask)[-1].thresholds == (None,)
+    assert [item.confusion for item in conclusion.test["a"].evidence] == [None]
 
 
 BEST = {"federation": {"rounds": 4, "select": "best_validation"}}

@@ -68,7 +68,9 @@ def run(
         "combine": partial(weighted_mean, cap=0.8),
         "norm_multiple": 1.0,
         "norm_bound": 0.0,
+        "epochs": 1,
         "targets": ("opacity",),
+        "axes": (),
         "bins": 8,
         "wire": "fp32",
     }

@@ -159,3 +159,23 @@ def test_design_effects_merge_by_size() -> None:
 def test_full_repetition_by_hand() -> None:
     """Patients with 1, 2 and 3 units: (1 + 4 + 9) / 6."""
     assert full_repetition(np.array([5, 6, 6, 9, 9, 9])) == pytest.approx(14 / 6)
+
+
+def test_counts_of_any_size_have_an_auc_and_no_memory() -> None:
+    """Near 2^62 the sums are whole numbers still, where 64 bits gave an AUC of 0; laid out are a million units."""
+    large = 2**62
+    skewed = ScoreHistogram(positives=(0, large), negatives=(large, 0))
+    area = skewed.auc()
+    assert area is not None
+    assert (area.value, area.lower, area.upper) == (1.0, 1.0, 1.0)
+    mixed = ScoreHistogram(positives=(10**11, 3 * 10**11), negatives=(10**10, 0))
+    laid_out = mixed.units()
+    assert laid_out.scores_M.size == 1_000_000
+    assert laid_out.positive_M.sum() == round(1e6 * 4 / 4.1)
+    assert (laid_out.scores_M[laid_out.positive_M] < 0.5).sum() == round(1e6 / 4.1)
+
+
+def test_a_rare_class_does_not_vanish_where_units_are_laid_out_in_proportion() -> None:
+    """One positive of 10^9 units is still one."""
+    rare = ScoreHistogram(positives=(0, 0, 1), negatives=(10**9, 0, 0)).units()
+    assert rare.positive_M.sum() == 1

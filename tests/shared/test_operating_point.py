@@ -71,7 +71,7 @@ def test_without_positives_there_is_no_threshold() -> None:
 def test_a_sites_own_need_is_wide_where_positives_are_few() -> None:
     """The interval of what a site needs is all edges at which its sensitivity may be the target (Woodruff)."""
     histogram = ScoreHistogram(positives=(0, 1, 1, 4, 14), negatives=(9, 9, 2, 0, 0))
-    found = need(histogram, target=0.9, confidence=0.95)
+    found = need(histogram, target=0.9, claim="point", confidence=0.95)
     edges = lower_edges(bins=5).tolist()
     held = [
         edge
@@ -82,7 +82,7 @@ def test_a_sites_own_need_is_wide_where_positives_are_few() -> None:
     assert found.high == max(held)
     assert found.low == 0.0  # 20 of 20 still allow a sensitivity below .9
     many = ScoreHistogram(positives=tuple(100 * k for k in histogram.positives), negatives=histogram.negatives)
-    assert need(many, target=0.9, confidence=0.95).low > 0
+    assert need(many, target=0.9, claim="point", confidence=0.95).low > 0
 
 
 def test_what_a_site_needs_covers() -> None:

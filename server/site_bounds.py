@@ -1,0 +1,102 @@
+"""How large a site's numbers may be: no larger than the patient flow with which it joined."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shared.protocol import Privacy, StudyProtocol
+from shared.released_flow import ReleasedFlow
+from shared.split import Split
+
+MOST: Final = 10_000_000
+"""Patients, or exams, of one split at one site: more than a hospital has, and few enough for every sum of a report."""
+
+MOST_FILES: Final = 1_000_000_000
+
+UNITS_A_PATIENT: Final = 1000
+"""Exams, or images, of one patient, where the flow does not say how many a split has."""
+
+FRAMES_A_FILE: Final = 10_000
+"""Images of one file in a study of frames = 'all'."""
+
+_SPARE, _SPARE_SHARE = 20, 10
+"""What an archive may have grown by since the flow was told, and a hospital may have rounded its flow down by: so many,
+or one in so many."""
+
+_DEVIATIONS = 8
+"""Standard deviations by which a split's size may miss what the study's fractions lead one to expect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Most:
+    """The largest numbers of units (images, exams or patients, as the study says) and of patients of one split."""
+
+    units: int
+    patients: int
+
+
+Bounds = Mapping[Split, Most]
+
+NOT_TOLD: Final[Bounds] = dict.fromkeys(Split, Most(units=MOST, patients=MOST))
+"""Of a site whose flow is not known."""
+
+
+def bounds(flow: ReleasedFlow, protocol: StudyProtocol) -> Bounds:
+    """Bound each split by the flow's own count of it; where that is suppressed, by what follows from the others.
+
+    Under [privacy] the flow has the public size alone, and all else follows from that.
+    """
+    noise = _noise(protocol)
+    found = {}
+    for split in Split:
+        patients = min(_patients(flow, split, protocol), MOST)
+        units = min(_units(flow, split, patients, protocol), MOST)
+        found[split] = Most(units=_with_spare(units) + noise, patients=_with_spare(patients) + noise)
+    return found
+
+
+def _patients(flow: ReleasedFlow, split: Split, protocol: StudyProtocol) -> int:
+    """Say how many patients a split can have; where it does not say itself, by the study's fractions and the others."""
+    told = flow.splits[split].patients
+    if told is not None and protocol.privacy is None:
+        return told
+    fractions: dict[Split, float] = {one: getattr(protocol.split, one.value) for one in Split}
+    known = [one for one in Split if flow.splits[one].patients is not None and fractions[one]]
+    share = sum(fractions[one] for one in known)
+    if not share:
+        return MOST
+    patients = sum(flow.splits[one].patients or 0 for one in known) + _rounding(protocol.privacy)
+    most = patients + _DEVIATIONS * math.sqrt(patients + 1)
+    expected = most / share * fractions[split]
+    return math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
+
+
+def _units(flow: ReleasedFlow, split: Split, patients: int, protocol: StudyProtocol) -> int:
+    if protocol.task.unit == "patient":
+        return patients
+    images = FRAMES_A_FILE if protocol.images.frames == "all" else 1
+    files = None if flow.found is None else flow.found * images
+    exams = flow.splits[split].exams
+    if protocol.task.unit == "exam" and exams is not None:
+        return exams
+    return files if files is not None else patients * UNITS_A_PATIENT
+
+
+def _rounding(privacy: Privacy | None) -> int:
+    return privacy.size_rounding if privacy else 0
+
+
+def _noise(protocol: StudyProtocol) -> int:
+    """Say what a count can gain where each of its score bins is noised, and none falls below 0 (client/count_noise.py).
+
+    Discrete Laplace noise of this scale exceeds 4 times it with a chance of e⁻⁴; here all bins do at once.
+    """
+    if protocol.privacy is None or not protocol.privacy.count_noise_epsilon:
+        return 0
+    scale = len(protocol.task.targets) / protocol.privacy.count_noise_epsilon
+    return math.ceil(4 * scale * 2 * protocol.evaluation.score_bins)
+
+
+def _with_spare(count: int) -> int:
+    return count + max(_SPARE, count // _SPARE_SHARE)
