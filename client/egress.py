@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from client.disclosure import round_flow, suppress_description, suppress_evidence, suppress_flow, suppress_landmarks
 from client.joint_disclosure import Token, released_sets, suppress_jointly
+from client.knowable_faults import code_of
 from client.patient_flow import FILE_REASONS
 from client.private_release import PrivateRelease
 from client.released import Released
@@ -67,7 +68,6 @@ CODES: Mapping[type[PolyclinicError], Refusal] = {
     StudyError: Refusal.UNKNOWN_PROTOCOL,
     WeightsError: Refusal.DATA,
 }
-
 
 Digest = Callable[[Sequence[bytes]], str]
 """What the audit log keeps of the frames that left."""
@@ -262,4 +262,4 @@ def _refuse_free_words(reply: ReadyReply) -> None:
 def _code_of(fault: Exception) -> Refusal:
     if isinstance(fault, TaskError) and fault.code in list(Refusal):
         return Refusal(fault.code)
-    return next((code for kind, code in CODES.items() if isinstance(fault, kind)), Refusal.INTERNAL)
+    return next((code for kind, code in CODES.items() if isinstance(fault, kind)), code_of(fault))

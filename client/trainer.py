@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from shared.errors import TaskError
 from shared.loss import Loss, balanced_weights
 from shared.messages import Refusal
 from shared.model import Classifier, exchanged, parameter_groups, set_trainable
+from shared.normalisation import collects_statistics
 from shared.protocol import Training
 
 
@@ -63,7 +64,8 @@ def train_round(
     `rows` was assessed for end as they began: the decay of weights moves them not.
 
     Raises:
-        TaskError: the loss is not finite; the model must not be used then.
+        TaskError: the loss is not finite, and the model must not be used then; or batch statistics are to be taken of
+            a single image.
         StorageError: the checkpoint cannot be written.
     """
     model = bench.classifier
@@ -85,6 +87,7 @@ def train_round(
             if at.batch == 0:
                 augmenting.manual_seed(seed("augment", epoch))
             batches = list(_batches(rows, labels_NK, training, seed=seed("order", epoch)))
+            _refuse_single(batches, model)
             for batch in batches[at.batch :]:
                 hidden = inputs.training(batch, start=start, generator=augmenting).to(bench.device)
                 value = loss(model.rest(hidden, start=start).float(), targets_NK[torch.from_numpy(batch)])
@@ -164,6 +167,15 @@ def make_optimiser(groups: list[dict[str, object]], training: Training) -> torch
     return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
 
 
+def _refuse_single(batches: Sequence[Rows], model: Classifier) -> None:
+    """Refuse to normalise by the statistics of a batch that has one image."""
+    if collects_statistics(model) and min(map(len, batches)) < 2:
+        raise TaskError(
+            Refusal.TOO_FEW_IMAGES,
+            "this site has a single training image, and norm = 'batch' takes statistics over several.",
+        )
+
+
 def _batches(
     rows: Rows, labels_NK: np.ndarray[tuple[int, ...], np.dtype[np.float32]], training: Training, *, seed: int
 ) -> Iterator[Rows]:
@@ -174,5 +186,8 @@ def _batches(
         order = generator.choice(rows, size=len(rows), p=weights / weights.sum())
     else:
         order = generator.permutation(rows)
-    for first in range(0, len(order), training.batch_size):
-        yield order[first : first + training.batch_size]
+    # A last image alone joins the batch before it: batch statistics need two, and its step would weigh as a batch's.
+    alone = len(order) % training.batch_size == 1 and len(order) > training.batch_size > 1
+    starts = range(0, len(order) - alone, training.batch_size)
+    for first in starts:
+        yield order[first:] if first == starts[-1] else order[first : first + training.batch_size]

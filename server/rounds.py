@@ -12,7 +12,7 @@ from server.checkpoint import RunState
 from server.strategy import FederatedStrategy
 from server.validation import Choose, validation_record
 from shared.errors import FederationError
-from shared.parameters import NamedArrays
+from shared.parameters import NamedArrays, digest
 from shared.split import Split
 from shared.wire import arrays_from_record, record_of
 
@@ -31,6 +31,8 @@ class RoundPlan:
     choose: Choose
     deadline_seconds: float
 
+
+NEXT = "Look into the named sites' logs, or lower [federation] min_sites."
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Told of each finished round's record; shows it to a person."""
@@ -130,9 +132,32 @@ def _record(
     }
 
 
+def refuse_untrained(state: RunState, start: RunState) -> None:
+    """Refuse to conclude rounds that left the model as it began: there is no model of a study to report.
+
+    Raises:
+        FederationError: every round was lost, or no site's update changed anything.
+    """
+    if not state.history:  # a model that was given: nobody was to train it
+        return
+    if all(record["lost"] for record in state.history):
+        raise FederationError(
+            f"No model was trained: all {len(state.history)} rounds had too few usable sites "
+            f"({_reasons(state.history[-1])}). {NEXT}"
+        )
+    if digest(state.model) == digest(start.model):
+        raise FederationError(
+            f"No model was trained: after {len(state.history)} rounds it is what it began as, because every update was "
+            "nothing. Look whether the sites have labels for the study's findings, and at the learning rates."
+        )
+
+
 def _why_lost(record: Mapping[str, Any]) -> str:
-    reasons = ", ".join(f"{site}: {entry['refusal']}" for site, entry in record["sites"].items() if entry["refusal"])
     return (
-        f"round {record['round']} and the {LOST_ROUNDS_IN_A_ROW - 1} before it had too few usable sites ({reasons}). "
-        "Look into the named sites' logs, or lower [federation] min_sites."
+        f"round {record['round']} and the {LOST_ROUNDS_IN_A_ROW - 1} before it had too few usable sites "
+        f"({_reasons(record)}). {NEXT}"
     )
+
+
+def _reasons(record: Mapping[str, Any]) -> str:
+    return ", ".join(f"{site}: {entry['refusal']}" for site, entry in record["sites"].items() if entry["refusal"])

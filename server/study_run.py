@@ -13,7 +13,7 @@ from server.checkpoint import CheckpointFolder, RunState
 from server.own_settings import OwnResults, own_results, to_apply
 from server.readiness_words import TOO_FEW, what_to_do
 from server.round_records import write_rounds
-from server.rounds import Progress, chosen_round, run_rounds
+from server.rounds import Progress, chosen_round, refuse_untrained, run_rounds
 from server.seals import UNSEALED, Seals
 from server.site_bounds import NOT_TOLD, Bounds, bounds
 from server.strategy import FederatedStrategy, Site
@@ -107,7 +107,7 @@ class StudyRun:
         """Run the rounds that are not finished yet, choose the model and its operating points, and test it once.
 
         Raises:
-            FederationError: fewer than `min_sites` sites can take part.
+            FederationError: fewer than `min_sites` sites can take part, or no round changed the model.
             StorageError: a round cannot be saved, or the folder holds another study's checkpoints.
         """
         coordinator, checkpoints = self.coordinator, self.coordinator.checkpoints(self.folder / "checkpoints")
@@ -127,6 +127,7 @@ class StudyRun:
 
         write_rounds(self.folder, state.history)  # a kill may have come between the two
         state = run_rounds(desk=self.desk, strategy=strategy, plan=plan, state=state, save=save, progress=progress)
+        refuse_untrained(state, coordinator.start())
         return self._conclude(state, checkpoints, flows)
 
     def _landmarks(self, sites: Sequence[str]) -> tuple[dict[str, Landmarks | None], dict[str, str]]:

@@ -15,6 +15,8 @@ def contradictions(settings: Mapping[str, Any], *, trains_on_plain_images: bool)
     trains_all = any(step.start == "stem" and step.round == 1 for step in settings["model.unfreeze"])
     if settings["training.feature_views"] and trains_all:
         yield "[training] feature_views needs a frozen backbone, and [model] unfreeze trains it."
+    if settings["model.norm"] == "batch" and settings["training.batch_size"] == 1:
+        yield "[model] norm = 'batch' takes statistics over several images. Set [training] batch_size to 2 or more."
     yield from _of_views(settings)
     yield from _of_aggregation(settings)
     if settings["training.feature_views"] and trains_on_plain_images:

@@ -35,6 +35,11 @@ def normalisation_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, layer
 
 
+def collects_statistics(network: nn.Module) -> bool:
+    """Tell whether a layer normalises by its batch's own statistics as the network stands."""
+    return any(isinstance(layer, GatedBatchNorm2d) and layer.training for layer in network.modules())
+
+
 def fold(network: nn.Module) -> None:
     """Fold each BatchNorm, in place, into the convolution before it, which gets a trainable bias.
 

@@ -354,3 +354,27 @@ def test_a_checkpoint_that_cannot_be_read_is_no_checkpoint(tmp_path: Path) -> No
     checkpoint.forget()
     assert not path.exists()
     RoundCheckpoint(path, "key").save_if_due(lambda: pytest.fail("it is not time yet"))
+
+
+@pytest.mark.parametrize(("images", "expected"), [(10, [4, 4, 2]), (9, [4, 5]), (8, [4, 4]), (5, [5]), (1, [1])])
+def test_a_last_image_alone_joins_the_batch_before(train: Train, images: int, expected: list[int]) -> None:
+    """No batch has one image where the epoch has more: 9 images in batches of 4 are 4 and 5, not 4, 4 and 1."""
+    labels = (np.arange(images, dtype=np.float32) % 2)[:, None]
+    _, _, inputs = train(labels_NK=labels, batch_size=4)
+    sizes = [len(batch) for batch in inputs.batches]
+    assert sizes == expected
+    assert sorted(row for batch in inputs.batches for row in batch) == list(range(images))
+
+
+def test_batch_statistics_train_with_a_last_batch_of_one(train: Train) -> None:
+    """Under norm = 'batch' the epoch that ended in "Expected more than 1 value per channel" is trained."""
+    labels = (np.arange(9, dtype=np.float32) % 2)[:, None]
+    outcome, _, _ = train(start="stem", labels_NK=labels, batch_size=4, model={"norm": "batch"})
+    assert outcome.images == 9
+
+
+def test_a_single_image_has_no_batch_statistics_and_a_code_that_says_so(train: Train) -> None:
+    """The coordinator is told too_few_images, and not internal."""
+    with pytest.raises(TaskError, match="single training image") as refused:
+        train(start="stem", labels_NK=np.ones((1, 1), np.float32), batch_size=4, model={"norm": "batch"})
+    assert refused.value.code == "too_few_images"

@@ -27,7 +27,7 @@ from shared.messages import (
     decode_task,
     encode_answer,
 )
-from shared.operating_point import choose
+from shared.operating_point import choose_on
 from shared.refusal_codes import Refusal
 from shared.signing import Purpose, SigningKey
 from shared.wire import from_frames, to_frames
@@ -98,7 +98,7 @@ def one_round(
             rounds=1,
             trained_names=lambda _: ["fc.weight"],
             select="last",
-            choose=partial(choose, target=0.9, claim="point", confidence=0.95),
+            choose=partial(choose_on, target=0.9, claim="point", confidence=0.95),
             targets=("opacity",),
             deadline_seconds=0.0,
         ),

@@ -19,7 +19,7 @@ from server.asking import Desk
 from server.checkpoint import RunState
 from server.combining import weighted_mean
 from server.patience import LONGEST_SECONDS
-from server.rounds import RoundPlan, chosen_round, initial_state, run_rounds
+from server.rounds import RoundPlan, chosen_round, initial_state, refuse_untrained, run_rounds
 from server.strategy import FederatedStrategy, Rules, Site
 from shared.errors import FederationError
 from shared.estimates import Estimate
@@ -39,7 +39,7 @@ from shared.messages import (
     encode_task,
 )
 from shared.metrics import ScoreHistogram
-from shared.operating_point import choose
+from shared.operating_point import choose_on
 from simulations.in_process_grid import InProcessGrid
 
 BINS = 8
@@ -248,7 +248,7 @@ class Trial:
             rounds=rounds,
             trained_names=lambda _: ["fc.weight"],
             select="last",
-            choose=partial(choose, target=0.9, claim="point", confidence=0.95),
+            choose=partial(choose_on, target=0.9, claim="point", confidence=0.95),
             targets=("opacity",),
             deadline_seconds=deadline,
         )
@@ -429,3 +429,21 @@ def test_one_reply_is_in_memory_at_a_time(trial: Any) -> None:
         gc.enable()
     assert sum(entry["refusal"] is None for entry in state.history[0]["sites"].values()) == 5
     assert run.grid.most == 1
+
+
+def test_a_run_whose_rounds_were_all_lost_has_no_model(trial: Any) -> None:
+    """Two rounds of two are lost, fewer than end a run on the way: it is a failure with the sites' reasons."""
+    run = trial({"north": good, "south": refuses})
+    state = run.run(rounds=2)
+    assert [record["lost"] for record in state.history] == [True, True]
+    with pytest.raises(FederationError, match=r"No model was trained: all 2 rounds .*south: data_unusable"):
+        refuse_untrained(state, initial_state(model(0, 0)))
+
+
+def test_a_run_that_never_changed_its_model_has_none(trial: Any) -> None:
+    """Updates of nothing from every site are told as what they are; one that moves anything is enough."""
+    nothing = trial({"north": lambda _: update(0, 0), "south": lambda _: update(0, 0)}).run(rounds=2)
+    with pytest.raises(FederationError, match="it is what it began as"):
+        refuse_untrained(nothing, initial_state(model(0, 0)))
+    refuse_untrained(trial({"north": good, "south": good}).run(rounds=1), initial_state(model(0, 0)))
+    refuse_untrained(initial_state(model(0, 0)), initial_state(model(0, 0)))  # a given model, that nobody trains

@@ -35,7 +35,7 @@ from shared.messages import (
 )
 from shared.metrics import ScoreHistogram
 from shared.model import exchanged
-from shared.operating_point import choose
+from shared.operating_point import choose_on
 from shared.parameters import digest
 from shared.split import Split
 from shared.wire import arrays_from_record, from_frames, record_of, to_frames
@@ -355,7 +355,7 @@ def test_flowers_own_loop_gives_the_same_arrays(scripted_site: Any, kind: Any) -
         rounds=3,
         trained_names=lambda _: list(model()),
         select="last",
-        choose=partial(choose, target=0.9, claim="point", confidence=0.95),
+        choose=partial(choose_on, target=0.9, claim="point", confidence=0.95),
         targets=("opacity",),
         deadline_seconds=9.0,
     )

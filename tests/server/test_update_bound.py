@@ -19,7 +19,7 @@ from server.strategy import FederatedStrategy, Rules, Site
 from server.update_bound import GROWTH, round_bound, shrunk_to
 from shared.evidence import Withheld
 from shared.messages import EvaluateReply, EvaluateTask, Refusal, RefusalReply, Reply, Task, TrainReply
-from shared.operating_point import choose
+from shared.operating_point import choose_on
 from shared.parameters import digest
 from simulations.in_process_grid import InProcessGrid
 
@@ -83,7 +83,7 @@ def run(
             rounds=rounds,
             trained_names=trained,
             select="last",
-            choose=partial(choose, target=0.9, claim="point", confidence=0.95),
+            choose=partial(choose_on, target=0.9, claim="point", confidence=0.95),
             targets=("opacity",),
             deadline_seconds=0.0,
         ),

@@ -11,7 +11,7 @@ from shared.estimates import Estimate
 from shared.evidence import Evidence, Withheld
 from shared.messages import EvaluateReply
 from shared.metrics import ScoreHistogram
-from shared.operating_point import choose
+from shared.operating_point import choose_on
 
 
 def evidence(positives: tuple[int, ...], negatives: tuple[int, ...], area: float | None = 0.7) -> Evidence:
@@ -28,7 +28,7 @@ def evidence(positives: tuple[int, ...], negatives: tuple[int, ...], area: float
     )
 
 
-CHOOSE = partial(choose, target=0.7, claim="point", confidence=0.95)
+CHOOSE = partial(choose_on, target=0.7, claim="point", confidence=0.95)
 """With two bins the threshold is 0.5 where 3 of 4 positives lie above it."""
 
 EVALUATIONS: Any = {
