@@ -22,6 +22,7 @@ from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from shared.errors import DataError, FederationError, SiteError, StudyError
 from shared.protocol import StudyProtocol
+from simulations.assessed import refuse_unassessed, refuse_unknown
 from simulations.baselines import POOLED, half_and_half, with_own_layers
 from simulations.console import Console
 from simulations.cross_fitting import cross_fitted
@@ -144,6 +145,7 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
 
     Raises:
         FederationError: the folder holds no hospital, two of the same name, or others than those that began the run.
+        StudyError: a finding is assessed at no hospital.
         SiteError, DataError, StorageError: a hospital cannot be prepared.
     """
     began = {folder.name for folder in job.run.sites.glob("*/")} - {POOLED}
@@ -163,6 +165,7 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
     for file in files:
         with _naming(file):
             configs[file] = read_site(file)
+    refuse_unknown(job.protocol.task.targets, configs.values())
     names = [config.site.name for config in configs.values()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FederationError(f"{folder}: two hospitals are called {twice[0]!r}. Give each its own [site] name.")
@@ -175,6 +178,7 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
     for file, config in configs.items():
         with _naming(file):
             prepared.append(prepare(config, job.protocol, progress=console.site(config.site.name)))
+    refuse_unassessed(job.protocol.task.targets, prepared)
     return prepared
 
 

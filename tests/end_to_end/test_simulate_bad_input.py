@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,6 +88,35 @@ def test_a_study_that_is_not_there(polyclinic: Polyclinic) -> None:
     """The path is named, and what to check."""
     code, said = polyclinic("simulate", "nowhere.toml")
     assert (code, "nowhere.toml: there is no such file" in said) == (10, True)
+
+
+def test_a_finding_that_no_hospital_has_is_refused_with_the_nearest(
+    polyclinic: Polyclinic, study: Path, sites: Path
+) -> None:
+    """A misspelt finding trained in silence, and ended with 0: it is told before an image is read."""
+    known = tomllib.loads(study.read_text())["task"]["findings"][0]
+    code, said = polyclinic(
+        "simulate", study, "--sites", sites, "--out", "run", "--set", f"task.findings=['{known[:-1]}']"
+    )
+    assert code == 10
+    assert f"Did you mean '{known}'?" in " ".join(said.split())
+
+
+def test_a_finding_without_a_label_anywhere_is_refused(polyclinic: Polyclinic, study: Path, sites: Path) -> None:
+    """A column of empty cells at every hospital teaches nothing."""
+    for table in sites.glob("*/labels.csv"):
+        header, *rows = table.read_text().splitlines()
+        place = header.split(",").index(_column(table.parent / "site.toml"))
+        cells = [row.split(",") for row in rows]
+        emptied = [",".join([*one[:place], "", *one[place + 1 :]]) for one in cells]
+        table.write_text("\n".join([header, *emptied]) + "\n")
+    code, said = polyclinic("simulate", study, "--sites", sites, "--out", "run")
+    assert code in (10, 12)
+    assert "label" in said
+
+
+def _column(site: Path) -> str:
+    return str(next(iter(tomllib.loads(site.read_text())["data"]["findings"].values())))
 
 
 def test_an_unknown_baseline_leaves_the_folder_free(polyclinic: Polyclinic, study: Path, sites: Path) -> None:
