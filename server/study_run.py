@@ -17,7 +17,7 @@ from server.rounds import Progress, chosen_round, refuse_untrained, run_rounds
 from server.seals import UNSEALED, Seals
 from server.site_bounds import NOT_TOLD, Bounds, bounds
 from server.strategy import FederatedStrategy, Site
-from server.validation import Evaluations, operating_points
+from server.validation import Evaluations, operating_points, thresholds_of
 from shared.description import Description
 from shared.errors import FederationError
 from shared.landmarks import Landmarks
@@ -175,11 +175,8 @@ class StudyRun:
         for site, reply in self._ask(
             headers, contents, DescribeReply, group="describe", deadline_seconds=self.deadline_seconds
         ):
-            found[site] = (
-                reply
-                if isinstance(reply, Refused)
-                else admit_description(reply, targets=targets, most=self._most(flows[site]))
-            )
+            most = self._most(flows[site])
+            found[site] = reply if isinstance(reply, Refused) else admit_description(reply, targets=targets, most=most)
         return found
 
     def deliver(self, conclusion: Conclusion, documents: Mapping[str, bytes], *, deadline_seconds: float) -> list[str]:
@@ -308,8 +305,3 @@ class StudyRun:
 
     def _site(self, message: Message) -> str:
         return next(site for site, node in self.nodes.items() if node == message.metadata.src_node_id)
-
-
-def thresholds_of(points: Mapping[str, OperatingPoint | None], targets: Sequence[str]) -> Thresholds:
-    """Give each target's threshold in the study's order; None where there is none."""
-    return tuple(point.threshold if (point := points.get(target)) else None for target in targets)

@@ -1,6 +1,6 @@
 """What one round's validation shows: AUC by target, pooled over the sites and at each."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from server.admission import Refused
@@ -9,6 +9,7 @@ from shared.messages import EvaluateReply
 from shared.metrics import Confusion, Count, ScoreHistogram
 from shared.operating_point import OperatingPoint
 from shared.scores import lower_edges
+from shared.tasks import Thresholds
 
 Evaluations = Mapping[str, EvaluateReply | Refused]
 
@@ -46,6 +47,11 @@ def operating_points(
 ) -> dict[str, OperatingPoint | None]:
     """Choose every target's threshold; None for one of which no site released a positive."""
     return {target: choose(list(released(evaluations, place).values())) for place, target in enumerate(targets)}
+
+
+def thresholds_of(points: Mapping[str, OperatingPoint | None], targets: Sequence[str]) -> Thresholds:
+    """Give each target's threshold in the study's order; None where there is none."""
+    return tuple(point.threshold if (point := points.get(target)) else None for target in targets)
 
 
 def validation_record(evaluations: Evaluations, targets: tuple[str, ...], choose: Choose) -> dict[str, Any]:
