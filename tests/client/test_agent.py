@@ -411,8 +411,8 @@ class SpeakingInputs:
     ("fault", "expected"),
     [
         (ValueError(NAME), Refusal.INTERNAL),
-        (FileNotFoundError(2, "No such file", f"{NAME}.dcm"), Refusal.INTERNAL),
-        (MemoryError(NAME), Refusal.INTERNAL),
+        (FileNotFoundError(2, "No such file", f"{NAME}.dcm"), Refusal.STORAGE),
+        (MemoryError(NAME), Refusal.OUT_OF_MEMORY),
         (DataError("an image cannot be read"), Refusal.DATA),
         (StorageError("the cache is full"), Refusal.STORAGE),
     ],

@@ -184,7 +184,7 @@ def test_other_weights_are_refused_even_if_the_first_were_never_answered(
         raise MemoryError
 
     monkeypatch.setattr("client.agent.train_round", dies)
-    assert reply(ask(agent, task)).code == "internal"
+    assert reply(ask(agent, task)).code == "out_of_memory"
     monkeypatch.setattr("client.agent.train_round", train_round)
     again = deploy(agent.protocol)
     assert reply(ask(again, replace(task, arrays={n: a + 1 for n, a in task.arrays.items()}))).code == "task_id_reused"
@@ -265,7 +265,7 @@ def test_the_finished_model_and_the_report_stay_at_the_hospital(tiny: Any, deplo
     with safe_open(tmp_path / "model" / "model.safetensors", framework="numpy") as file:
         assert set(file.keys()) == set(agent.bench.names)
         np.testing.assert_array_equal(file.get_tensor("fc.bias"), sent["fc.bias"])
-        assert json.loads(file.metadata()["thresholds"]) == {"opacity": 0.25}
+        assert json.loads(file.metadata()["thresholds"]) == {"opacity": 0.25, "effusion": None}
 
 
 def test_a_document_cannot_choose_its_place(tiny: Any, deploy: Any, tmp_path: Path) -> None:

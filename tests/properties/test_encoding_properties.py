@@ -108,19 +108,22 @@ def evidence(draw: st.DrawFn) -> Evidence | Withheld:
         fn=sum(positives) - tp,
         tn=tn,
         fp=sum(negatives) - tn,
-        positives_design_effect=draw(st.floats(1, 5)),
-        negatives_design_effect=draw(st.floats(1, 5)),
+        positives_design_effect=draw(st.floats(1, max(1, 4 * sum(positives)))),
+        negatives_design_effect=draw(st.floats(1, max(1, 4 * sum(negatives)))),
     )
+    n_pos, n_neg = sum(positives), sum(negatives)
+    positive = draw(st.integers(min(1, n_pos), n_pos))
+    negative = draw(st.integers(min(1, n_neg), n_neg))
     return Evidence(
-        units=sum(positives) + sum(negatives),
-        patients=draw(st.integers(0, 99)),
-        positive_patients=draw(st.integers(0, 99)),
-        negative_patients=draw(st.integers(0, 99)),
+        units=n_pos + n_neg,
+        patients=draw(st.integers(max(positive, negative), positive + negative)),
+        positive_patients=positive,
+        negative_patients=negative,
         histogram=ScoreHistogram(positives=tuple(positives), negatives=tuple(negatives)),
         confusion=draw(st.sampled_from([None, at])),
-        auc=draw(st.sampled_from([None, Estimate(value=0.9, low=0.8, high=0.95)])),
-        brier=draw(st.sampled_from([None, 0.1])),
-        quality=draw(st.none() | qualities),
+        auc=Estimate(value=0.9, low=0.8, high=0.95) if n_pos and n_neg else None,
+        brier=0.1 if n_pos + n_neg else None,
+        quality=draw(st.none() | qualities) if n_pos + n_neg > 1 else None,
     )
 
 

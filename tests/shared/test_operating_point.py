@@ -95,6 +95,7 @@ def test_what_a_site_needs_covers() -> None:
         found = need(
             ScoreHistogram(positives=tuple(np.bincount(binned, minlength=64).tolist()), negatives=(0,) * 64),
             target=0.9,
+            claim="point",
             confidence=0.95,
         )
         step = edges[min(63, int(np.searchsorted(edges, found.high)) + 1)]  # the truth lies between two edges
