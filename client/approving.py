@@ -79,7 +79,6 @@ def look_at(config: SiteConfig, folder: Path, *, weights_file: Path | None, prog
         budget=budget_lines(ledger_of(config).foresee(account), account) if account else (),
     )
     told = [*words, *not_assessed(protocol.task.targets, config.data.findings)]
-    told = [*words, *not_assessed(protocol.task.targets, config.data.findings)]
     return Offer(invited=invited, words=told, weights=provenance.sha256 or "", file=file, account=account)
 
 
