@@ -135,15 +135,11 @@ def serve(site: SiteFile, study: Study = None) -> None:
     With --study it answers that one alone. One task is worked on at a time, of whichever study.
     """
     from client.approval import Approvals
-    from client.assessed import not_assessed
     from client.site_service import SiteService
 
     config = _read(site)
     approvals = Approvals(config.link.state / "studies")
     served = approvals.at_least_one() if study is None else [approvals.pick(study)]
-    for one in served:
-        for line in not_assessed(one.protocol.task.targets, config.data.findings):
-            typer.echo(f"{one.protocol.study.name}: {line}")
     stopped = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
