@@ -95,11 +95,7 @@ def test_rows_become_hospitals_that_a_study_can_read(source):
     assert (summary.rows, summary.skipped, summary.patients_at_several_sites) == (4, {}, 0)
     cohort = cohort_of(source.out / "north" / "site.toml")
     assert sorted(cohort.labels_NK[:, 0]) == [0, 1, 1]
-<<<<<<< HEAD
     assert len(set(cohort.patients_N)) == 1
-=======
-    assert len(set(cohort.patients_N)) == 1  # a patient's number is a digest of who it is
->>>>>>> 2c4351a (A patient's number in partition's test; one line stood twice)
     shades = {
         read_image(image.path, frames="first").pixels_FHWC[0, 0, 0, 0]: image.labels[0] for image in cohort.images
     }
