@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.site import SiteConfig
 from client.site_keys import SiteKeys
+from shared.audit import now
 from shared.direct import without_proxies
 from shared.errors import MissingPartError, SiteError
 from shared.invitation import CA
@@ -45,7 +46,12 @@ def run_link(config: SiteConfig, *, runtime: str, study: str | None) -> None:
         SiteError: no approved study is here, or studies of several coordinators are.
         MissingPartError: flower-supernode is not installed here.
     """
-    _become(link_command(SiteKeys(config.link.keys), runtime=runtime, study=study), os.environ)
+    from client.coordinators_clock import check_clock  # a courier has no use for it, and starts without
+
+    command = link_command(SiteKeys(config.link.keys), runtime=runtime, study=study)
+    address, ca = (command[command.index(word) + 1] for word in ("--superlink", "--root-certificates"))
+    check_clock(address, Path(ca), now=now())
+    _become(command, os.environ)
 
 
 def courier_command(keys: SiteKeys, *, runtime: str) -> list[str]:
