@@ -13,6 +13,7 @@ from client.assessed import not_assessed
 from client.bootstrap import site_cohort, site_records
 from client.deployment import check_initial
 from client.features import Progress
+from client.files_there import FilesThere
 from client.ledger_words import budget_lines
 from client.pretrained import kept_weights, offered_weights
 from client.privacy_account import Account
@@ -98,6 +99,7 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
     record_decision(link.state, link.syslog, "study approved", study=invitation.digest, approved_by=approved_by)
     approvals = Approvals(link.state / "studies")
     study = approvals.record(offer.invited, approved_by=approved_by, weights=offer.weights, at=at)
+    FilesThere(study.folder).approved(config.data.dicom)
     folder = SiteKeys(link.keys).node.parent / invitation.digest[:SHOWN]
     with atomic_file(folder / CA) as part:
         shutil.copyfile(study.folder / CA, part)

@@ -16,6 +16,7 @@ from client.bootstrap import compose_agent, prepare, site_inputs
 from client.delivery import Deliveries
 from client.egress import EgressGuard
 from client.features import Progress
+from client.files_there import FilesThere
 from client.intake import Intake, Limits
 from client.metrics import SiteMetrics
 from client.pretrained import pretrained_of
@@ -67,6 +68,8 @@ class Deployment:
             PolyclinicError: the keys, the weights, the images or a disk do not allow it.
         """
         self.study.current()
+        if missing := FilesThere(self.study.folder).compare(self.config.data.dicom):
+            self.progress(missing, 1, 1)
         guard, withdrawals = self.guard(audit), withdrawals_of(self.config)
         with turn:
             bench, initial = self._model()

@@ -230,7 +230,7 @@ def test_every_door_is_in_use(house):
 
 def test_what_relays_messages_needs_no_torch(house):
     """The command line and the wire work where neither torch nor scipy nor pydicom is installed."""
-    light = {"cryptography", "flwr", "grpc", "numpy", "pydantic", "rich", "tomli_w", "typer"}
+    light = {"cryptography", "flwr", "grpc", "httpx", "numpy", "pydantic", "rich", "tomli_w", "typer"}
     heavy = {
         f"{path}: {module} imports {name}"
         for path in NEED_NO_TORCH
