@@ -31,7 +31,7 @@ from client.privacy_ledger import ledger_of
 from client.site import SiteConfig, read_site
 from client.site_audit import alone
 from client.workbench import Workbench
-from shared.errors import PolyclinicError, PrivacyError, StorageError
+from shared.errors import DataError, PolyclinicError, PrivacyError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
 from shared.messages import (
     WIRE_VERSION,
@@ -346,6 +346,27 @@ def test_an_agent_needs_no_network_interface(hospital: Any) -> None:
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
     assert Path(f"/proc/{site.process.pid}/net/route").read_text().count("\n") <= 1  # type: ignore[union-attr]
     assert site.stop() == 0
+
+
+def test_files_that_are_gone_since_the_approval_are_told(hospital: Any) -> None:
+    """A few are a warning in the agent's log, by their number; without most of them the agent does not start."""
+    site = hospital()
+    site.approve()
+    files = sorted(path for path in site.config.data.dicom.rglob("*") if path.is_file())
+    files[0].unlink()
+    site.serve()
+    try:
+        site.wait(lambda: f"1 of the {len(files)} files" in site.log.read_text())
+    finally:
+        site.stop()
+    most = len(files) * 3 // 4
+    for path in files[1:most]:
+        path.unlink()
+    site.serve()
+    assert site.process.wait(PATIENCE_SECONDS) == DataError.exit_code
+    said = " ".join(site.log.read_text().split())
+    assert f"{most} of the {len(files)} files that were in [data] dicom at the approval are not there" in said
+    assert not any(path.name in said for path in files)
 
 
 def test_only_one_agent_is_at_work(hospital: Any) -> None:
