@@ -345,4 +345,6 @@ def _decided(config: "SiteConfig", event: str, **facts: str) -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text)
+    from shared.plain_text import shown
+
+    typer.echo(shown(text))

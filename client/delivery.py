@@ -12,6 +12,7 @@ from shared.messages import Refusal
 from shared.model_facts import write_facts
 from shared.own_settings import Own, own_from_list
 from shared.parameters import Array
+from shared.plain_text import check_json
 from shared.protocol import StudyProtocol
 from shared.storage import atomic_file
 from shared.tasks import Thresholds
@@ -42,9 +43,15 @@ class Deliveries:
         `own` are this site's own settings, as the task has them.
 
         Raises:
-            TaskError: they are not such numbers, or the study lets no site have any.
+            TaskError: they are not such numbers, or the study lets no site have any; or a document is no JSON that
+                may be shown (shared/plain_text.py). Nothing is stored then.
             StorageError: the disk is full or cannot be written.
         """
+        try:
+            for text in documents.values():
+                check_json(text)
+        except ValueError:
+            raise TaskError(Refusal.WRONG_FORM, "a document is no JSON of the form that is taken in") from None
         facts = write_facts(
             self.protocol,
             arrays,

@@ -7,13 +7,17 @@ import typer
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or a results.json as a site got it.", show_default=False)
+    ],
     against: Annotated[
         Path | None, typer.Option(help="An earlier run's folder: how far has each site moved from itself?")
     ] = None,
     pack: Annotated[Path | None, typer.Option(help="Also write the evidence pack: a zip file.")] = None,
 ) -> None:
     """Write report.html again from a run's results.json, and print its path.
+
+    A hospital that was given a results.json makes its own page of it so: nothing is fetched, and nothing else is read.
 
     With an earlier run beside it, the page also compares each site's images with its own of then.
 
@@ -25,6 +29,7 @@ def report(
     from server.results_json import read
     from server.run_folder import RunFolder
 
+    run = run.parent if run.name == "results.json" else run
     page = run / "report.html"
     moved = drift(RunFolder(path=run), RunFolder(path=against)) if against else None
     write(read(run / "results.json"), page, moved=moved)

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import CoordinatorError
+from shared.invitation import Line
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
@@ -18,7 +19,7 @@ File = Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(v
 class Address(Declaration):
     """Where sites reach the coordinator: `host` is in its certificate, and `listen` is the proxy's own address."""
 
-    called: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")] = "Polyclinic coordinator"
+    called: Line = "Polyclinic coordinator"
     host: Host
     port: Port = 443
     listen: Host = "127.0.0.1"  # the world is let in where somebody asks for it

@@ -97,7 +97,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         seeded=False,
     )
     board.stage("delivery", number=conclusion.state.round)
-    documents = {path.name: path.read_bytes() for path in (run.report, run.results)}
+    documents = {run.results.name: run.results.read_bytes()}
     stored = study.deliver(conclusion, documents, deadline_seconds=60 * config.deadlines.deliver_minutes)
     for site in sorted(records):
         board.refused(site, None if site in stored else "did not confirm the final model")

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from shared.errors import MissingPartError, PolyclinicError
+from shared.plain_text import shown
 
 GROUP = "polyclinic.commands"
 """Entry points of this group are commands; pyproject.toml names them, so that no room imports another for it."""
@@ -47,7 +48,7 @@ def main() -> None:
     try:
         application()()
     except PolyclinicError as fault:
-        typer.secho(f"{fault}", fg=typer.colors.RED, err=True)
+        typer.secho(shown(f"{fault}"), fg=typer.colors.RED, err=True)
         sys.exit(fault.exit_code)
 
 

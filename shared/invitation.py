@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from shared.declaration import Declaration, read_toml
 from shared.errors import FederationError, SiteError
+from shared.plain_text import plain
 from shared.storage import atomic_file
 from shared.tasks import WIRE_VERSION
 
@@ -20,7 +21,7 @@ WEIGHTS = "weights"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$")]
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,400}$")]
+Line = Annotated[str, Field(pattern=r"^[^\n]{1,400}$"), AfterValidator(plain)]
 BEFORE_KEYS = "2"
 """The version of the encoding whose invitations did not say theirs."""
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shared.contradictions import contradictions
 from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
+from shared.plain_text import plain
 from shared.private_study import UNDER_PRIVACY, warnings
 from shared.settings_by_kind import with_own_settings
 
@@ -39,7 +40,7 @@ class Study(Declaration):
     """What the study is called, what its model is for, and the seed that all of its randomness is derived from."""
 
     name: Name
-    intended_use: Annotated[str, Field(min_length=1, max_length=2000)]
+    intended_use: Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(plain)]
     version: Name = "1"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 

@@ -107,8 +107,8 @@ class DeliverTask:
     own: tuple[float, ...] = ()
 
 
-DOCUMENTS = ("report.html", "results.json")
-"""What may come with a delivered model; a site makes no file of any other name."""
+DOCUMENTS = ("results.json",)
+"""What may come with a delivered model: numbers and names, no page. A site makes no file of any other name."""
 
 Task = ReadyTask | LandmarksTask | TrainTask | EvaluateTask | DescribeTask | DeliverTask
 

@@ -256,12 +256,12 @@ def test_the_finished_model_and_the_report_stay_at_the_hospital(tiny: Any, deplo
         header=header(agent.protocol, Kind.DELIVER, 2),
         arrays=sent,
         thresholds=(0.25, float("nan")),
-        documents={"report.html": b"<p>done</p>", "results.json": b"{}"},
+        documents={"results.json": b'{"study": "Tiny"}'},
     )
     received = reply(ask(agent, task))
     assert isinstance(received, DeliverReply)
     assert received.arrays_digest == digest(sent)
-    assert (tmp_path / "model" / "report.html").read_bytes() == b"<p>done</p>"
+    assert (tmp_path / "model" / "results.json").read_bytes() == b'{"study": "Tiny"}'
     with safe_open(tmp_path / "model" / "model.safetensors", framework="numpy") as file:
         assert set(file.keys()) == set(agent.bench.names)
         np.testing.assert_array_equal(file.get_tensor("fc.bias"), sent["fc.bias"])
@@ -271,11 +271,38 @@ def test_the_finished_model_and_the_report_stay_at_the_hospital(tiny: Any, deplo
 def test_a_document_cannot_choose_its_place(tiny: Any, deploy: Any, tmp_path: Path) -> None:
     """Only known names are taken: no path, no other file."""
     agent = deploy(tiny.protocol())
-    for name in ("../report.html", "model.safetensors", "run.sh"):
+    for name in ("../results.json", "report.html", "model.safetensors", "run.sh"):
         task = DeliverTask(
             header=header(agent.protocol, Kind.DELIVER), arrays=head_of(agent), thresholds=(), documents={name: b"x"}
         )
         assert reply(ask(agent, task)).code == "malformed"
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<script>alert(1)</script>",
+        b'{"study": ',
+        b'{"auc": NaN}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b"[" * 40 + b"]" * 40,
+        b'{"study": "\\u001b[2J"}',
+        b'{"\\u202eydutS": 1}',
+        b'["zero\\u200bwidth"]',
+        b"\xff",
+        b'"' + b"x" * (33 << 20) + b'"',
+    ],
+    ids=["page", "cut", "no number", "abyss", "deep", "terminal escape", "turned round", "invisible", "bytes", "large"],
+)
+def test_a_delivered_document_is_numbers_and_names_that_print(
+    tiny: Any, deploy: Any, tmp_path: Path, document: bytes
+) -> None:
+    """JSON of a sensible size and depth, whose texts show all they hold; else nothing is stored, no model either."""
+    agent = deploy(tiny.protocol())
+    head = header(agent.protocol, Kind.DELIVER)
+    task = DeliverTask(header=head, arrays=head_of(agent), thresholds=(), documents={"results.json": document})
+    assert reply(ask(agent, task)).code == "arrays_of_wrong_form"
     assert not (tmp_path / "model").exists()
 
 

@@ -175,7 +175,7 @@ def test_the_digest_of_a_request_covers_all_that_it_asks() -> None:
     arrays = {"w": np.zeros(3, np.float32)}
     train = TrainTask(header=header(), arrays=arrays)
     evaluate = EvaluateTask(header=header(Kind.EVALUATE), arrays=arrays, split=Split.TEST, thresholds=(0.5,))
-    deliver = DeliverTask(header=header(Kind.DELIVER), arrays=arrays, thresholds=(), documents={"report.html": b"a"})
+    deliver = DeliverTask(header=header(Kind.DELIVER), arrays=arrays, thresholds=(), documents={"results.json": b"a"})
     other = {"w": np.array([0, 0, 1e-40], np.float32)}
     asked = [
         ReadyTask(header=header(Kind.READY)),
@@ -187,8 +187,8 @@ def test_the_digest_of_a_request_covers_all_that_it_asks() -> None:
         replace(evaluate, thresholds=(0.25,)),
         replace(evaluate, arrays=other),
         deliver,
-        replace(deliver, documents={"report.html": b"b"}),
-        replace(deliver, documents={"results.json": b"a"}),
+        replace(deliver, documents={"results.json": b"b"}),
+        replace(deliver, documents={"other.json": b"a"}),
         replace(deliver, thresholds=(0.5,)),
     ]
     assert len({request_digest(task) for task in asked}) == len(asked)

@@ -260,12 +260,12 @@ def test_a_hospital_from_its_keys_to_the_finished_model(hospital: Any, tmp_path:
     assert counted.flow == ready.flow  # it left once: a second count, less by one, would tell whose side and class
 
     given = DeliverTask(
-        header=site.header(Kind.DELIVER), arrays=model, thresholds=(0.5,), documents={"report.html": b"<p>done</p>"}
+        header=site.header(Kind.DELIVER), arrays=model, thresholds=(0.5,), documents={"results.json": b"{}"}
     )
     assert site.ask(given).reply == DeliverReply(arrays_digest=digest(model))
     site.run("model", "--out", str(tmp_path / "use"))
     np.testing.assert_array_equal(load_file(tmp_path / "use" / "model.safetensors")["fc.bias"], model["fc.bias"])
-    assert (tmp_path / "use" / "report.html").read_text() == "<p>done</p>"
+    assert (tmp_path / "use" / "results.json").read_text() == "{}"
 
     assert site.stop() == 0
     assert "lines, whole" in site.run("audit", "verify")

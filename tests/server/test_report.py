@@ -372,3 +372,17 @@ def test_the_case_mix_of_each_site_stands_beside_its_gaps(page: Page) -> None:
     row = page.row("st_marys", region="Case mix")
     assert "−0.103 −0.020 −0.030 to −0.013 −0.083 −0.126 to −0.042 Patients who vary less" in row
     assert page.row("island_clinic", region="Case mix").startswith("island_clinic not compared: too few cases")
+
+
+def test_a_site_makes_its_own_page_of_a_delivered_file(study_result: StudyResult, tmp_path: Path) -> None:
+    """`polyclinic report results.json` needs that file and nothing beside it; a text that does not print is refused."""
+    from server.cli import report
+    from server.results_json import to_json
+
+    file = tmp_path / "results.json"
+    file.write_text(to_json(study_result), encoding="utf-8")
+    report(file)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(study_result)
+    file.write_text(file.read_text(encoding="utf-8").replace(study_result.study.name, "x\\u202ey"), encoding="utf-8")
+    with pytest.raises(StorageError, match="does not print"):
+        report(file)
