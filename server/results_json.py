@@ -13,7 +13,6 @@ from typing import Any
 
 from server.results import SCHEMA, StudyResult
 from shared.errors import StorageError
-from shared.plain_text import plain, texts
 from shared.storage import atomic_file
 
 _AGAIN = "Run the study again with --resume, or use the version of Polyclinic that wrote the file."
@@ -44,8 +43,6 @@ def from_json(text: str, *, where: str) -> StudyResult:
     if found != SCHEMA:
         raise StorageError(f"{where}: has schema {found!r}, and this version reads schema {SCHEMA}. {_AGAIN}")
     try:
-        for word in texts(data):
-            plain(word)
         return typing.cast(StudyResult, _value(data, StudyResult, "result"))
     except (KeyError, TypeError, ValueError) as fault:
         raise StorageError(f"{where}: {fault.args[0]}. {_AGAIN}") from None
