@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.cli import say as _say
+
 if TYPE_CHECKING:  # read when a command runs: reading declarations takes longer to load than help to print
     from client.site import SiteConfig
 
@@ -342,9 +344,3 @@ def _decided(config: "SiteConfig", event: str, **facts: str) -> None:
     from client.site_audit import record_decision
 
     record_decision(config.link.state, config.link.syslog, event, **facts)
-
-
-def _say(text: str) -> None:
-    from shared.plain_text import shown
-
-    typer.echo(shown(text))

@@ -33,6 +33,11 @@ STOPPED = 130
 """The exit code of what Ctrl-C stopped: 128 and the number of SIGINT, as a shell has it."""
 
 
+def say(text: str) -> None:
+    """Print what a command tells, as far as it may be shown."""
+    typer.echo(shown(text))
+
+
 def main() -> None:
     """Run the command line; an error that a user can act on is printed without a traceback, with its own exit code."""
     # Set before flwr is imported: nothing of a hospital's run is reported to anybody.
