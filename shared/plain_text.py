@@ -56,23 +56,23 @@ def check_json(document: bytes) -> None:
         plain(text)
 
 
-def texts(data: Any, *, depth: int = 0) -> Iterator[str]:
+def texts(data: Any, *, below: int = 0) -> Iterator[str]:
     """Yield every text in what JSON gave, keys too.
 
     Raises:
         ValueError: it is nested deeper than MOST_DEPTH.
     """
-    if depth > MOST_DEPTH:
+    if below > MOST_DEPTH:
         raise ValueError("is nested too deep.")
     if isinstance(data, str):
         yield data
     elif isinstance(data, dict):
         yield from data
         for item in data.values():
-            yield from texts(item, depth=depth + 1)
+            yield from texts(item, below=below + 1)
     elif isinstance(data, list):
         for item in data:
-            yield from texts(item, depth=depth + 1)
+            yield from texts(item, below=below + 1)
 
 
 def _no_number(word: str) -> float:
