@@ -12,6 +12,7 @@ OTHERS: Mapping[type[Exception], Refusal] = {
     MemoryError: Refusal.OUT_OF_MEMORY,
     torch.OutOfMemoryError: Refusal.OUT_OF_MEMORY,
     torch.AcceleratorError: Refusal.DEVICE,
+    ConnectionError: Refusal.INTERNAL,  # an OSError that is no disk's
     OSError: Refusal.STORAGE,
     SafetensorError: Refusal.STORAGE,
     np.linalg.LinAlgError: Refusal.DIVERGED,
