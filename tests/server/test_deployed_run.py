@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 
 from client.agent import Agent
@@ -37,6 +39,12 @@ def deployed(agent: Agent, key: SigningKey, coordinator: str) -> Agent:
     return replace(agent, coordinator=coordinator, guard=replace(agent.guard, key=key))
 
 
+def node_key() -> str:
+    """Give the public half of a link's key, as a site writes it."""
+    form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    return ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*form).decode()
+
+
 class Deployment:
     """A coordinator's folder with two enrolled sites, and their agents in this process."""
 
@@ -48,7 +56,7 @@ class Deployment:
         coordinator.make_folder(self.place, settings | {"deadlines": deadlines}, now=datetime.now(UTC))
         self.place.sites.mkdir()
         for site, key in KEYS.items():
-            papers = PublicKeys(site=site, node="ecdsa-sha2-nistp384 " + "A" * 120, signing=key.public)
+            papers = PublicKeys(site=site, node=node_key(), signing=key.public)
             record = SiteRecord(keys=papers, node_id=NODES[site])
             (self.place.sites / f"{site}.toml").write_text(tomli_w.dumps(record.model_dump()))
         self.run = coordinator.begin_run(self.place, self.protocol)
