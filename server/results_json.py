@@ -56,8 +56,25 @@ def read(path: Path) -> StudyResult:
     """
     try:
         return from_json(path.read_text(encoding="utf-8"), where=str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StorageError(f"{path}: there are no results yet. {_how_to_get_them(path.parent)}") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise StorageError(f"{path}: cannot be read ({type(fault).__name__}). {_AGAIN}") from None
+
+
+def _how_to_get_them(run: Path) -> str:
+    """Tell a run that is not finished from a folder that is none."""
+    if (run / "run.json").exists():
+        return (
+            "The run is not finished: `polyclinic coordinator status` says where it stands, `resume` goes on with it."
+        )
+    if (run / "protocol.toml").exists():
+        study = run / "protocol.toml"
+        return (
+            f"The run is not finished: go on with it by `polyclinic simulate {study} --resume --out {run}`, and the "
+            "--sites that it began with."
+        )
+    return "Name the folder of a run: the one with protocol.toml in it."
 
 
 def write(result: StudyResult, path: Path) -> None:

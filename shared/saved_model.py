@@ -25,6 +25,10 @@ def open_model(path: Path) -> SavedModel:
     Raises:
         WeightsError: the file is missing, is no model of a study, was changed, or asks for another preprocessing.
     """
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        told = f"Name {inside}." if inside.exists() else "No model is in it: is its run finished?"
+        raise WeightsError(f"{path} is a folder, and a model's file is needed. {told}")
     try:
         with safe_open(path, framework="pt") as file:
             facts = read_facts(file.metadata() or {}, where=path.name)

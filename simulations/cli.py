@@ -76,8 +76,17 @@ def simulate(
         weights_file=weights,
         device=device,
     )
-    with Console() as console:
-        run_simulation(job, console)
+    try:
+        with Console() as console:
+            run_simulation(job, console)
+    except KeyboardInterrupt:
+        again = f" --sites {sites}" if sites else ""
+        typer.echo(
+            "Stopped by Ctrl-C. Finished rounds are kept. To go on: "
+            f"polyclinic simulate {run.protocol}{again} --resume --out {run.path}",
+            err=True,
+        )
+        raise typer.Exit(130) from None
     typer.echo(run.report)
 
 

@@ -39,10 +39,12 @@ def federation(
     from shared.protocol import read_protocol
     from simulations.console import Console
     from simulations.local_federation import LocalFederation
-    from simulations.simulate import Simulation, synthetic_hospitals
+    from simulations.simulate import Simulation, site_files, synthetic_hospitals
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     protocol = read_protocol(study, overrides=setting or [])
+    if sites is not None:
+        site_files(sites)
     with Console() as console:
         hospitals = sites or synthetic_hospitals(
             Simulation(

@@ -55,6 +55,8 @@ def simulate(job: Simulation, console: Console) -> None:
     """
     torch.use_deterministic_algorithms(True)
     refuse_impossible(job)
+    if job.sites is not None:
+        site_files(job.sites)
     device = pick_device(job.device)
     # Reading the images can take hours: weights that are missing or wrong are told of before.
     compose(job.protocol, weights_file=job.weights_file)
@@ -155,9 +157,7 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
             f"{job.run.path} was begun over a folder of hospitals ({', '.join(sorted(began))}). Name it with --sites."
         )
     folder = job.sites or synthetic_hospitals(job, console)
-    files = sorted(folder.glob("*/site.toml"))
-    if not files:
-        raise FederationError(f"{folder}: no hospital is there. It needs one folder a hospital, each with a site.toml.")
+    files = site_files(folder)
     for other in sorted(set(folder.iterdir()) - {file.parent for file in files}):
         if other.is_dir():
             console.say(f"{other}: left out, because it has no site.toml")
@@ -180,6 +180,19 @@ def prepare_sites(job: Simulation, console: Console) -> list[PreparedSite]:
             prepared.append(prepare(config, job.protocol, progress=console.site(config.site.name)))
     refuse_unassessed(job.protocol.task.targets, prepared)
     return prepared
+
+
+def site_files(folder: Path) -> list[Path]:
+    """Find the hospitals of a folder.
+
+    Raises:
+        FederationError: there is no such folder, or no hospital in it.
+    """
+    if not folder.is_dir():
+        raise FederationError(f"{folder}: there is no such folder. Name the one that has a folder for each hospital.")
+    if not (files := sorted(folder.glob("*/site.toml"))):
+        raise FederationError(f"{folder}: no hospital is there. It needs one folder a hospital, each with a site.toml.")
+    return files
 
 
 @contextmanager

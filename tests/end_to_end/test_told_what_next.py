@@ -1,0 +1,85 @@
+"""A wrong or early command is told what was found, where, and what to do next."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from server.run_folder import open_run
+from shared.cli import application
+from shared.errors import FederationError, StorageError, WeightsError
+
+
+def polyclinic(*words: object) -> Result:
+    return CliRunner().invoke(application(), [str(word) for word in words])
+
+
+def test_a_report_of_an_unfinished_run_says_how_it_goes_on(tiny: Any, tmp_path: Path) -> None:
+    """A simulated one is resumed, a deployed one looked at; a folder that is no run is told as such."""
+    run = open_run(tmp_path / "run", tiny.protocol(), resume=False)
+    said = polyclinic("report", run.path).exception
+    assert isinstance(said, StorageError)
+    assert "not finished" in str(said)
+    assert f"--resume --out {run.path}" in str(said)
+    run.order.write_text("{}")
+    assert "polyclinic coordinator status" in str(polyclinic("report", run.path).exception)
+    nothing = polyclinic("report", tmp_path / "nowhere").exception
+    assert isinstance(nothing, StorageError)
+    assert "Name the folder of a run" in str(nothing)
+
+
+def test_predict_with_a_runs_folder_names_the_file(tmp_path: Path) -> None:
+    """The model lies in it, or the run has none yet."""
+    (tmp_path / "dicom").mkdir()
+    said = polyclinic("predict", tmp_path, tmp_path / "dicom").exception
+    assert isinstance(said, WeightsError)
+    assert "is a folder" in str(said)
+    assert "is its run finished?" in str(said)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert f"Name {tmp_path / 'model.safetensors'}" in str(
+        polyclinic("predict", tmp_path, tmp_path / "dicom").exception
+    )
+
+
+@pytest.mark.parametrize("command", ["simulate", "federation"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_wrong_sites_are_told_before_weights(command: str, exists: bool, tiny: Any, tmp_path: Path) -> None:
+    """A study whose weights are missing too: what was typed wrongly comes first."""
+    study = tmp_path / "study.toml"
+    study.write_text(tiny.protocol(model={"weights": "file"}).to_toml())
+    sites = tmp_path / "sites"
+    if exists:
+        sites.mkdir()
+    said = polyclinic(command, study, "--sites", sites, "--out", tmp_path / "run").exception
+    assert isinstance(said, FederationError)
+    assert str(said).startswith(f"{sites}: ")
+
+
+def test_ctrl_c_in_a_simulation_says_how_to_go_on(tiny: Any, tmp_path: Path) -> None:
+    """The command that it prints does go on."""
+    study = tmp_path / "study.toml"
+    study.write_text(tiny.protocol(federation={"rounds": 50}).to_toml())
+    command = [
+        Path(sys.executable).with_name("polyclinic"),
+        "simulate",
+        study,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if "round 1:" in line:
+                program.send_signal(signal.SIGINT)
+                break
+        said = program.stderr.read()
+        assert program.wait(60) == 130, said
+    assert f"--resume --out {tmp_path / 'run'}" in said
+    assert "Traceback" not in said
