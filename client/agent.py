@@ -10,6 +10,7 @@ import torch
 
 from client.delivery import Deliveries
 from client.describing import describe, described_rows, described_split, withheld_description
+from client.disclosure import too_few_to_train
 from client.egress import EgressGuard
 from client.evaluation import Witness, evaluate_split, nobody
 from client.features import in_batches
@@ -167,7 +168,7 @@ class Agent:
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
         if self.private is not None:
             return self._train_privately(task, self.private)
-        if self.records.patients(Split.TRAIN) < self.min_patients:
+        if too_few_to_train(self.records.patients(Split.TRAIN), self.min_patients):
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
         inputs = self.inputs_on(task.header.standard)
         self._load(task, before=number)

@@ -15,6 +15,11 @@ from shared.subgroups import GroupEvidence
 _Test = TypeVar("_Test", CornerTest, MarkTest)
 
 
+def too_few_to_train(patients: int, min_cell: int) -> bool:
+    """Tell whether nothing may be learnt of so many training patients; under [privacy], of their public size."""
+    return patients < min_cell
+
+
 def suppress_evidence(
     evidence: Iterable[Evidence | Withheld], *, min_cell: int, exclusive: bool
 ) -> tuple[Evidence | Withheld, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from client.disclosure import too_few_to_train
 from client.dp_engine import Patients
 from client.inputs import Inputs
 from client.noise import SecretStreams
@@ -47,7 +48,7 @@ class PrivateTraining:
             TaskError: the public size is below the hospital's minimum.
             StorageError: the charge cannot be written; nothing was trained then.
         """
-        if self.plan.expected_patients < self.min_patients:
+        if too_few_to_train(self.plan.expected_patients, self.min_patients):
             raise TaskError(
                 Refusal.TOO_FEW_PATIENTS,
                 "this site's public size is below its min_cell. Lower [policy] min_cell, or leave the study to others.",

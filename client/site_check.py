@@ -11,7 +11,7 @@ from client.assessed import not_assessed
 from client.bootstrap import PreparedSite, prepare
 from client.label_table import read_table
 from client.site import SiteConfig, read_site
-from shared.amounts import fewer_than
+from client.withholding import foresee
 from shared.protocol import Federation, Study, StudyProtocol, Task, read_protocol
 from shared.storage import atomic_file
 
@@ -26,7 +26,7 @@ def show_check(site: Path, study: Path | None) -> None:
         SiteError, StudyError, DataError, StorageError: the files do not allow it.
     """
     config = read_site(site)
-    protocol = read_protocol(study) if study else _any_study(config)
+    protocol = read_protocol(study) if study else any_study(config)
     console = Console(highlight=False)
     with console.status("reading") as status:
         prepared = prepare(
@@ -49,11 +49,13 @@ def _of_table(config: SiteConfig, protocol: StudyProtocol) -> Iterator[str]:
     yield from not_assessed(protocol.task.targets, config.data.findings)
 
 
-def _any_study(config: SiteConfig) -> StudyProtocol:
-    """Make a study of the findings that the hospital names, with every default."""
+def any_study(config: SiteConfig) -> StudyProtocol:
+    """Make a study of the findings that the hospital names, with every default; of one column's values as classes."""
+    names = tuple(config.data.findings)
+    exclusive = len(names) > 1 and len(set(config.data.findings.values())) == 1
     return StudyProtocol(
         study=Study(name="site check", intended_use="to check a hospital's images and labels"),
-        task=Task(findings=tuple(config.data.findings)),
+        task=Task(classes=names) if exclusive else Task(findings=names),
         federation=Federation(rounds=1),
     )
 
@@ -121,13 +123,4 @@ def _doubts(prepared: PreparedSite) -> Iterator[str]:
 
 
 def _warnings(prepared: PreparedSite, protocol: StudyProtocol) -> Iterator[str]:
-    least = prepared.config.policy.min_cell
-    for split, counts in prepared.cohort.flow.splits.items():
-        if (counts.patients or 0) < least:
-            few = fewer_than(least, "patient")
-            yield f"{split.value}: {few} (min_cell is {least}). The site cannot use this split in a study."
-        for target, found in zip(protocol.task.targets, counts.classes, strict=True):
-            smallest = min(found.positive_patients or 0, found.negative_patients or 0)
-            if (counts.patients or 0) >= least > smallest and split.value != "train":
-                few = fewer_than(least, "patient")
-                yield f"{split.value}, {target}: a class has {few} (min_cell is {least}), so it is withheld."
+    yield from map(str, foresee(prepared.records, protocol, min_cell=prepared.config.policy.min_cell))

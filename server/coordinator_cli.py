@@ -301,6 +301,7 @@ def _until_stopped() -> None:
 
 def _play(place: "CoordinatorFolder", found: "RunFolder") -> None:
     from server.fleet import fleet
+    from server.last_line import last_line
     from server.playing import Player
 
     with fleet(place) as superlink:
@@ -310,4 +311,4 @@ def _play(place: "CoordinatorFolder", found: "RunFolder") -> None:
             typer.echo(f"Left running. Follow it with `polyclinic coordinator resume --folder {place.path}`.")
             raise typer.Exit(130) from None
     if found.outcome.exists():
-        typer.echo(found.report)
+        typer.echo(last_line(found))

@@ -58,6 +58,7 @@ def simulate(
     Ends with the path of report.html. Everything of the run is in its folder: protocol.toml, rounds.jsonl,
     checkpoints/, results.json, report.html, model.safetensors.
     """
+    from server.last_line import last_line
     from server.run_folder import default_folder, open_run
     from shared.protocol import read_protocol
     from simulations.console import Console
@@ -87,7 +88,7 @@ def simulate(
             err=True,
         )
         raise typer.Exit(130) from None
-    typer.echo(run.report)
+    typer.echo(last_line(run))
 
 
 study = typer.Typer(no_args_is_help=True, help="For whoever writes a study: check it before anybody is asked.")
@@ -189,15 +190,27 @@ def partition(
     ] = None,
     keep: Annotated[str, typer.Option(help="Columns to carry along, separated by commas: age,sex,view.")] = "",
     modality: Annotated[str, typer.Option(help="The DICOM modality to write; OT claims nothing.")] = "OT",
+    public: Annotated[
+        str | None,
+        typer.Option(
+            help="Why anybody may see these images, e.g. a licence. Each site.toml then has min_cell = 1 with the "
+            "reason, and no count is withheld.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Turn an image collection and its table into virtual hospitals: DICOM files, labels and a site.toml each.
 
     Every row of the table is accounted for. The hospitals are then used with `polyclinic simulate --sites`.
     """
+    from shared.errors import DataError
     from simulations.console import Console
+    from simulations.foretold import of_a_partition
     from simulations.partition import partition as partition_table
     from simulations.partition_plan import Columns
 
+    if public is not None and not public.strip():
+        raise DataError("--public: no reason is given. Say why anybody may see these images, e.g. their licence.")
     columns = Columns(
         image=image_column,
         patient=patient_column,
@@ -214,8 +227,10 @@ def partition(
             modality=modality,
             workers=len(os.sched_getaffinity(0)),
             progress=lambda done, total: console.step("images written", done, total),
+            public=(public or "").strip(),
         )
-        for line in _in_words(summary):
+        foretold = of_a_partition(out, [site.name for site in summary.sites], console)
+        for line in (*_in_words(summary), *foretold):
             console.say(line)
     typer.echo(out)
 

@@ -35,6 +35,7 @@ def federation(
     Stops everything that it started, also on Ctrl-C or where it is killed; the same command goes on after the last
     finished round.
     """
+    from server.last_line import last_line
     from server.run_folder import RunFolder
     from shared.protocol import read_protocol
     from simulations.console import Console
@@ -76,7 +77,7 @@ def federation(
             console.say(f"Watch it from another terminal: polyclinic coordinator status --folder {place}")
             console.say(f"or as a page: polyclinic coordinator monitor --folder {place}")
             run = running.run(console.say)
-    typer.echo(run.report)
+    typer.echo(last_line(run))
 
 
 def _compartments(out: Path, sites: Path | None, console: "Console") -> "Compartments":

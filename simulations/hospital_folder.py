@@ -23,6 +23,8 @@ class SiteFile:
     key: str
     findings: Mapping[str, str]
     policy: Mapping[str, int]
+    public: str = ""
+    """Why the images are public and no count of them is too small to show; a comment above the policy."""
 
 
 def write_labels(folder: Path, *, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -64,6 +66,7 @@ def _lines(site: SiteFile) -> list[str]:
         "[data.findings]",
         *(f"{_text(finding)} = {_text(column)}" for finding, column in site.findings.items()),
         *(["", "[policy]"] if site.policy else []),
+        *([f"# Public images, so that no count is too small to show: {site.public}"] if site.public else []),
         *(f"{key} = {json.dumps(value)}" for key, value in site.policy.items()),
     ]
 

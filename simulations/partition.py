@@ -65,20 +65,24 @@ def partition(
     modality: str,
     workers: int,
     progress: Callable[[int, int], None],
+    public: str = "",
 ) -> PartitionSummary:
     """Write out/<site>/ for each site of the table: dicom/<hash of the patient>/<image>.dcm, labels.csv, site.toml.
 
     Pixels keep every bit. Each image is an exam of its own, since the table doesn't say which belong together. UIDs
     are hashes of site, patient and image name: the same table gives the same files. `modality` is what the files
-    say of themselves; "OT" (PS3.3 C.7.3.1.1.1, other) claims nothing.
+    say of themselves; "OT" (PS3.3 C.7.3.1.1.1, other) claims nothing. `public` is the reason why the images are open
+    to anybody: each site.toml then says it, and lets every count leave.
 
     Raises:
-        DataError: the table, the images or the modality cannot be used, no row gives an image, or `out` holds
-            something else.
+        DataError: the table, the images, the modality or the reason cannot be used, no row gives an image, or `out`
+            holds something else.
         StorageError: the disk is full or cannot be written.
     """
     if not re.fullmatch("[A-Z]{2,16}", modality):
         raise DataError(f"--modality {modality}: a DICOM modality has 2 to 16 capital letters, as DX, CR or OT.")
+    if not public.isprintable():
+        raise DataError("--public: the reason has a line break or another unprintable character. Give it in one line.")
     source = open_images(images)
     plan = plan_partition(table, columns)
     _claim(out, _origin(table, columns, modality))
@@ -97,7 +101,7 @@ def partition(
         raise DataError(f"{table.name}: none of its rows gives an image ({_counted(counts)}). Correct it or --images.")
     return PartitionSummary(
         rows=sum(map(len, (*written.values(), *counts.values()))),
-        sites=tuple(_write_site(out, site, written[site], columns) for site in sorted(written)),
+        sites=tuple(_write_site(out, site, written[site], columns, public=public) for site in sorted(written)),
         skipped=counts,
         patients_at_several_sites=plan.patients_at_several_sites,
     )
@@ -217,7 +221,7 @@ def kept_attributes(cells: Mapping[str, str]) -> dict[str, str]:
     return {keyword: text for keyword, text in found.items() if text}
 
 
-def _write_site(out: Path, name: str, images: Sequence[PlannedImage], columns: Columns) -> SiteSummary:
+def _write_site(out: Path, name: str, images: Sequence[PlannedImage], columns: Columns, *, public: str) -> SiteSummary:
     """Write a hospital's label table and site.toml beside its images."""
     write_labels(
         out / name,
@@ -232,7 +236,8 @@ def _write_site(out: Path, name: str, images: Sequence[PlannedImage], columns: C
             join="SOPInstanceUID",
             key=LABEL_KEY,
             findings=columns.findings,
-            policy={},
+            policy={"min_cell": 1} if public else {},
+            public=public,
         ),
     )
     return SiteSummary(

@@ -27,6 +27,7 @@ from simulations.baselines import POOLED, half_and_half, with_own_layers
 from simulations.console import Console
 from simulations.cross_fitting import cross_fitted
 from simulations.federation import Federation, Run, without_noise
+from simulations.foretold import foretold
 from simulations.receipts import receipts
 from simulations.synthetic_site import write
 from simulations.synthetic_study import hospitals
@@ -60,9 +61,12 @@ def simulate(job: Simulation, console: Console) -> None:
     device = pick_device(job.device)
     # Reading the images can take hours: weights that are missing or wrong are told of before.
     compose(job.protocol, weights_file=job.weights_file)
+    sites = prepare_sites(job, console)
+    for line in foretold(job.protocol, sites):
+        console.say(line)
     federation = Federation(
         protocol=job.protocol,
-        sites=prepare_sites(job, console),
+        sites=sites,
         device=device,
         weights_file=job.weights_file,
         folder=job.run.path,

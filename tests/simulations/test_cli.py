@@ -1,5 +1,6 @@
 """The researcher's commands turn what was typed into a job, and end with the path of what was made."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from client.site import read_site
 from shared.cli import application
 from shared.errors import DataError, StudyError
 from shared.protocol import read_protocol
@@ -135,6 +137,44 @@ def test_a_collection_becomes_hospitals(tmp_path: Path) -> None:
     assert "1 of 7 rows left out" in result.stderr
     assert "Rows (1 is the header): 8" in result.stderr
     assert sorted(path.parent.name for path in (tmp_path / "sites").glob("*/site.toml")) == ["a", "b"]
+
+
+def test_what_hospitals_would_withhold_is_told_with_the_way_out(tmp_path: Path) -> None:
+    """Six films are too few to train and to test: who, what, how many are needed, and how public films are declared."""
+    table = collection(tmp_path / "images", ROWS)
+    words = ("partition", table, "--images", tmp_path / "images", "--out", tmp_path / "sites")
+    told = polyclinic(*words).stderr
+    for site in "ab":
+        assert re.search(rf"{site}: training: \d patients?, 10 needed \(min_cell\)", told)
+        for split in ("validation", "test"):
+            assert re.search(rf"{site}: {split}, label: \d patients with it and \d without, 10 of each needed", told)
+    assert 'polyclinic partition --public "REASON"' in told
+
+
+def test_public_films_are_declared_with_their_reason(tmp_path: Path) -> None:
+    """Also over hospitals that an earlier call made without it; the reason stands in the file, whatever is in it."""
+    table = collection(tmp_path / "images", ROWS)
+    words = ("partition", table, "--images", tmp_path / "images", "--out", tmp_path / "sites")
+    assert polyclinic(*words).exit_code == 0
+    assert read_site(tmp_path / "sites" / "a" / "site.toml").policy.min_cell == 10
+    result = polyclinic(*words, "--public", 'CC BY 4.0, "Kermany" [2018] # é')
+    assert result.exit_code == 0, result.exception
+    assert "--public" not in result.stderr
+    for site in "ab":
+        file = tmp_path / "sites" / site / "site.toml"
+        assert read_site(file).policy.min_cell == 1
+        assert 'small to show: CC BY 4.0, "Kermany" [2018] # é\nmin_cell = 1\n' in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "one\nmax_epsilon = 9", "bell\a"])
+def test_a_reason_that_is_none_is_refused(tmp_path: Path, reason: str) -> None:
+    """Nothing is written, and no line of site.toml is anybody's but ours."""
+    table = collection(tmp_path / "images", ROWS)
+    words = ("--images", tmp_path / "images", "--out", tmp_path / "sites", "--public", reason)
+    result = polyclinic("partition", table, *words)
+    assert isinstance(result.exception, DataError)
+    assert str(result.exception).startswith("--public: ")
+    assert not (tmp_path / "sites").exists()
 
 
 def test_patients_of_two_hospitals_are_told(tmp_path: Path) -> None:

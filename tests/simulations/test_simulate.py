@@ -1,6 +1,7 @@
 """The main job from DICOM files to a report: what is in the run's folder, and what is refused before it costs time."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from server.finding_result import Why
+from server.last_line import last_line
 from server.results import StudyResult
 from server.results_json import read
 from server.run_folder import RunFolder, open_run
@@ -169,6 +171,67 @@ def test_each_hospital_has_its_receipt(finished: Finished) -> None:
         alone = baselines.local[site].sites[site]["opacity"].auc
         assert one.auc
         assert (one.auc.first, one.auc.second) == (federated.value, alone.value)
+
+
+def withheld_in(result: StudyResult) -> set[tuple[str, str, str]]:
+    """Name site, split and finding of what did not leave."""
+    return {
+        (site, split, finding)
+        for site, splits in result.sites.items()
+        for split, findings in splits.items()
+        for finding, one in findings.items()
+        if one.why is Why.SUPPRESSED
+    }
+
+
+def foretold_in(lines: list[str]) -> set[tuple[str, str, str]]:
+    """Name site, split and finding of what the console said beforehand would not."""
+    words = (re.match(r"  (\w+): (validation|test), (\w+): .* withheld", line) for line in lines)
+    return {(found[1], found[2], found[3]) for found in words if found}
+
+
+def test_what_is_withheld_was_foretold(finished: Finished) -> None:
+    """Before round 1, by site, split and finding, with the number needed; then it is what the report lacks."""
+    lines = finished.console.lines
+    first_round = next(place for place, line in enumerate(lines) if line.startswith("  round 1"))
+    foretold = foretold_in(lines[:first_round])
+    assert foretold == withheld_in(finished.result) >= {("west", "validation", "opacity"), ("west", "test", "opacity")}
+    assert any(re.match(r"  west: training: \d+ patients, 99 needed", line) for line in lines[:first_round])
+    assert any("polyclinic partition --public" in line for line in lines[:first_round])
+    assert last_line(finished.run) == str(finished.run.report)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_run_that_can_show_nothing_says_so(tiny: Any, tmp_path: Path, sites: Path, private: bool) -> None:
+    """First what will be withheld and that it is all; last, beside the report's path, that nothing is known."""
+    for file in sites.glob("*/site.toml"):
+        file.write_text(file.read_text().replace("min_cell = 1", "min_cell = 10"))
+    study = job(tiny, tmp_path / "run", sites)
+    if private:
+        study = replace(
+            study, protocol=tiny.private_protocol(epsilon=8.0, delta=1e-3), run=RunFolder(path=tmp_path / "private")
+        )
+    console = Heard()
+    simulate(study, console)
+    first_round = next(place for place, line in enumerate(console.lines) if line.startswith("  round 1"))
+    said = " ".join(console.lines[:first_round])
+    assert "All validation evidence of every hospital is withheld" in said
+    assert "All test evidence of every hospital is withheld" in said
+    assert foretold_in(console.lines) == withheld_in(read(study.run.results))
+    line = last_line(study.run)
+    assert line.startswith(
+        f"{study.run.report}: it has no result, because every site withheld all of its validation and"
+    )
+    assert "min_cell" in line
+    assert "\n" not in line
+
+
+def test_a_run_of_another_version_ends_with_its_report(tmp_path: Path) -> None:
+    """Results that this version cannot read, or that are not there, do not turn a finished run into a failed one."""
+    run = RunFolder(path=tmp_path)
+    assert last_line(run) == str(run.report)
+    run.results.write_text("{}")
+    assert last_line(run) == str(run.report)
 
 
 def test_the_report_is_about_this_study(finished: Finished) -> None:

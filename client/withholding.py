@@ -1,0 +1,141 @@
+"""Foresees what a site's guard will withhold in a study, by the guard's own rules, before anything is computed."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from client.disclosure import suppress_evidence, too_few_to_train
+from client.evaluation import evidence_on
+from client.joint_disclosure import suppress_jointly
+from client.site_data import Records
+from client.subgroup_evidence import group_evidence
+from shared.amounts import counted
+from shared.evidence import Evidence, Withheld
+from shared.privacy import rounded_size
+from shared.protocol import StudyProtocol
+from shared.split import Split
+
+ANY_SCORE = 0.5
+"""Who is counted does not follow from scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoTraining:
+    """The site will not train: so many training patients (under [privacy], their public size) are too few."""
+
+    patients: int
+    needed: int
+
+    def __str__(self) -> str:
+        """Say it with the number that would be needed."""
+        found = counted(self.patients, "patient")
+        return f"training: {found}, {self.needed:,} needed (min_cell). The site does not train."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoEvidence:
+    """A split's evidence on a target will be withheld: so many patients have it and have it not."""
+
+    split: Split
+    target: str
+    positives: int
+    negatives: int
+    needed: int
+
+    def __str__(self) -> str:
+        """Say it with the number that would be needed."""
+        found = f"{self.split.value}, {self.target}: {self.positives:,} patients with it and {self.negatives:,} without"
+        if min(self.positives, self.negatives) >= self.needed:
+            return f"{found}, withheld with another class, which would follow from it."
+        return f"{found}, {self.needed:,} of each needed (min_cell). Its evidence is withheld."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewerGroups:
+    """Of a target's subgroups on an axis, some will be withheld."""
+
+    target: str
+    axis: str
+    withheld: int
+    groups: int
+    needed: int
+
+    def __str__(self) -> str:
+        """Say how many, and what would be needed."""
+        return (
+            f"test, {self.target} by {self.axis}: {self.withheld} of {counted(self.groups, 'group')} withheld; "
+            f"a group needs {counted(self.needed, 'patient')} of each class, and none may follow from others."
+        )
+
+
+Foreseen = NoTraining | NoEvidence | FewerGroups
+
+
+def foresee(records: Records, protocol: StudyProtocol, *, min_cell: int) -> tuple[Foreseen, ...]:
+    """Tell what a site that has these records will withhold in a study, for the hospital's own eyes: counts are exact.
+
+    With [privacy] count_noise_epsilon the guard judges noised counts, so that it may decide otherwise where a class is
+    close to `min_cell`.
+    """
+    patients = records.patients(Split.TRAIN)
+    if protocol.privacy:
+        patients = rounded_size(patients, rounding=protocol.privacy.size_rounding)
+    training = [NoTraining(patients=patients, needed=min_cell)] if too_few_to_train(patients, min_cell) else []
+    evidence = (
+        one
+        for split in (Split.VALIDATION, Split.TEST)
+        for one in _of_split(records, protocol, split, min_cell=min_cell)
+    )
+    return (*training, *evidence)
+
+
+def _of_split(records: Records, protocol: StudyProtocol, split: Split, *, min_cell: int) -> Iterator[Foreseen]:
+    targets, exclusive = protocol.task.targets, protocol.task.exclusive
+    whole = _counted(records, protocol, split)
+    kept = suppress_evidence(whole, min_cell=min_cell, exclusive=exclusive)
+    shown = suppress_jointly(kept, whole, min_cell=min_cell, exclusive=exclusive)
+    for target, every, left in zip(targets, whole, shown, strict=True):
+        if isinstance(left, Withheld):
+            yield NoEvidence(
+                split=split,
+                target=target,
+                positives=every.positive_patients,
+                negatives=every.negative_patients,
+                needed=min_cell,
+            )
+        else:
+            yield from _fewer_groups(target, every, left, min_cell=min_cell)
+
+
+def _fewer_groups(target: str, every: Evidence, left: Evidence, *, min_cell: int) -> Iterator[FewerGroups]:
+    before, after = (Counter(one.axis for one in item.subgroups) for item in (every, left))
+    for axis, groups in before.items():
+        if after[axis] < groups:
+            yield FewerGroups(target=target, axis=axis, withheld=groups - after[axis], groups=groups, needed=min_cell)
+
+
+def _counted(records: Records, protocol: StudyProtocol, split: Split) -> tuple[Evidence, ...]:
+    """Give the evidence that the site would give to its guard, of any scores."""
+    task, wish, rows = protocol.task, protocol.evaluation, records.rows(split)
+    scores_N = np.full(len(rows), ANY_SCORE)
+    # Subgroups are counted where there are thresholds, and with noised counts there are none.
+    noised = protocol.privacy is not None and protocol.privacy.count_noise_epsilon > 0
+    axes = () if noised or split is not Split.TEST else wish.subgroups
+    found = []
+    for place in range(len(task.targets)):
+        units = records.units(scores_N, rows, place, unit=task.unit, aggregate=task.aggregate)
+        item = evidence_on(units, bins=wish.score_bins, confidence=wish.confidence, threshold=None)
+        groups = group_evidence(
+            scores_N,
+            records,
+            rows,
+            place,
+            task=task,
+            axes=axes,
+            confidence=wish.confidence,
+            threshold=ANY_SCORE,
+        )
+        found.append(replace(item, subgroups=groups))
+    return tuple(found)
