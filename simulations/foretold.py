@@ -25,7 +25,7 @@ def foretold(protocol: StudyProtocol, sites: Sequence[PreparedSite]) -> Iterator
         for site in sorted(sites, key=lambda one: one.name)
     }
     if any(found.values()):
-        yield "Before round 1: what the hospitals will withhold."
+        yield "What the hospitals will withhold in this study:"
         yield from _lines(found)
         yield from _wholly(found, protocol)
         if protocol.privacy and protocol.privacy.count_noise_epsilon:
