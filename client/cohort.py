@@ -187,8 +187,9 @@ def build_cohort(
         targets=targets,
         exclusive=exclusive,
         patient=data.patient_column,
+        sheet=data.sheet,
     )
-    said = table_words(data.labels, data.subgroups) if data.subgroups else []
+    said = table_words(data.labels, data.subgroups, sheet=data.sheet) if data.subgroups else []
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
     matches, row_fates, people = whose(data, rows, index)
     many_keys = data.join == "AccessionNumber"

@@ -62,6 +62,7 @@ def read_labels(
     targets: Sequence[str],
     exclusive: bool,
     patient: str | None = None,
+    sheet: str | None = None,
 ) -> list[LabelRow]:
     """Read the label table. With `exclusive`, all classes may share one column that holds the class's name.
 
@@ -72,12 +73,13 @@ def read_labels(
         targets: the study's targets, which give `labels` their order.
         exclusive: exactly one target holds (classes), instead of any number (findings).
         patient: name of the column that says whose the images are; None where the table doesn't.
+        sheet: the one to read of a workbook with several.
 
     Raises:
         SiteError: no target has a column, or the table has no such column; the nearest one is named.
         DataError: as `read_table`.
     """
-    table = read_table(path)
+    table = read_table(path, sheet=sheet)
     places = [table.place(columns[target]) if target in columns else None for target in targets]
     if not any(place is not None for place in places):
         raise SiteError(

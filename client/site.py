@@ -38,16 +38,18 @@ class Site(Declaration):
 class Data(Declaration):
     """Where the images and the labels are, and how they belong together.
 
-    `key` is the table's column to join on, by default called as `join` is. `findings` says in which column the
-    table has each of the study's findings; one that is missing here was not assessed at this hospital. The classes
-    of a study may all name one column that holds the class's name. `subgroups` says in which column sex, age, view,
-    manufacturer or device stands, where the images' headers don't. `patient_column` is the table's column that says
-    whose an image is, where one person has several PatientIDs or every file has its own. `issuer` says of which issuer
-    (0010,0021) the table's PatientIDs are, where the images have the same PatientID of several.
+    `sheet` is the one to read of a workbook with several. `key` is the table's column to join on, by default called as
+    `join` is. `findings` says in which column the table has each of the study's findings; one that is missing here was
+    not assessed at this hospital. The classes of a study may all name one column that holds the class's name.
+    `subgroups` says in which column sex, age, view, manufacturer or device stands, where the images' headers don't.
+    `patient_column` is the table's column that says whose an image is, where one person has several PatientIDs or every
+    file has its own. `issuer` says of which issuer (0010,0021) the table's PatientIDs are, where the images have the
+    same PatientID of several.
     """
 
     dicom: File
     labels: File
+    sheet: Words | None = None
     join: Join
     key: Words | None = None
     findings: Annotated[dict[Words, Words], Field(min_length=1)]

@@ -44,7 +44,7 @@ def show_check(site: Path, study: Path | None) -> None:
 
 def _of_table(config: SiteConfig, protocol: StudyProtocol) -> Iterator[str]:
     """Say how the table was read, and which of the study's findings it does not have."""
-    if warning := read_table(config.data.labels).warning:
+    if warning := read_table(config.data.labels, sheet=config.data.sheet).warning:
         yield warning
     yield from not_assessed(protocol.task.targets, config.data.findings)
 

@@ -27,14 +27,14 @@ READ: Mapping[str, Callable[[str], str]] = {
 """What makes a group of a header's or a table's word; a device's own name is only counted, and then numbered."""
 
 
-def table_words(path: Path, columns: Mapping[Axis, str]) -> list[dict[str, str]]:
+def table_words(path: Path, columns: Mapping[Axis, str], *, sheet: str | None = None) -> list[dict[str, str]]:
     """Read the label table's columns on groups, a row each, in the order of its rows.
 
     Raises:
         SiteError: the table has no such column; a near one is named.
         DataError: the table cannot be read.
     """
-    table = read_table(path)
+    table = read_table(path, sheet=sheet)
     places = {axis: table.place(column) for axis, column in columns.items()}
     width = len(table.header)
     words: list[dict[str, str]] = [

@@ -39,7 +39,7 @@ def found_here(config: SiteConfig, patient: str, *, progress: Progress) -> str:
 
 def _rows(data: Data) -> list[LabelRow]:
     """Read whose each row is, and nothing of what it says of him."""
-    table = read_table(data.labels)
+    table = read_table(data.labels, sheet=data.sheet)
     key, patient, width = table.place(data.key_column), table.place(data.patient_column or ""), len(table.header)
     return [
         LabelRow(number=number, key=cells[key].strip(), labels=(1.0,), patient=cells[patient].strip())

@@ -97,6 +97,7 @@ def _refuse_unknown(table: Table, columns: Columns) -> None:
             raise DataError(
                 f"{option}: {table.name} has {count or 'no'} columns '{name}' among its {len(table.header)}. {remedy}"
             )
+        table.place(name)
 
 
 def _read_row(header: tuple[str, ...], number: int, cells: list[str], columns: Columns) -> PlannedImage | Skip:

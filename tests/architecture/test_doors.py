@@ -47,6 +47,7 @@ DOORS = {
     "matplotlib": {"server/figures.py"},
     "onnxruntime": {"client/onnx_scorer.py", "server/onnx_export.py"},
     "opacus": {"shared/privacy.py"},
+    "openpyxl": {"client/workbook.py"},
     "prometheus_client": {"client/exporter.py", "client/metrics.py", "server/monitor_metrics.py"},
     "pydantic": {
         "client/approval.py",
@@ -134,7 +135,7 @@ ROLES = {
 }
 """The extras with which each room must work; shared must work with either."""
 
-OPTIONAL = {"onnxruntime": "onnx"}
+OPTIONAL = {"onnxruntime": "onnx", "openpyxl": "xlsx"}
 """Libraries that stand in an extra of their own; without one, its command says how to get it."""
 
 IMPORT_NAMES = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "pillow": "PIL", "tomli-w": "tomli_w"}

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import openpyxl
 import pydicom
 import pytest
 from hypothesis import given
@@ -378,3 +379,22 @@ def test_the_real_films_arrive(source, shared_data):
     with Image.open(films / chosen[0]["image"]) as image:
         expected = np.asarray(image.convert("L"))
     assert any(np.array_equal(dataset.pixel_array, expected) for dataset in source.files("guangzhou"))
+
+
+def test_a_workbook_gives_the_hospitals_that_the_same_table_gives(source):
+    """Numbers are digits, and a cell that is no text or number is named, with its row, before anything is written."""
+    source.grey("a.png", "b.png")
+    book = openpyxl.Workbook()
+    for row in (HEADER.split(","), ["a.png", 1, "north", 1, 61, "F", "PA"], ["b.png", 2, "north", 0.0, 7, "M", "AP"]):
+        book.active.append(row)
+    source.table = source.table.with_suffix(".xlsx")
+    book.save(source.table)
+    (site,) = source.partition().sites
+    assert (site.patients, site.positives, site.unread) == (2, {"pneumonia": 1}, {"pneumonia": 0})
+    assert sorted((file.PatientID, file.PatientAge) for file in source.files("north")) == [("1", "061Y"), ("2", "007Y")]
+    book.active["D3"] = "#N/A"
+    book.save(source.table)
+    source.out = source.out.with_name("again")
+    with pytest.raises(DataError, match=r"row 3, column 'label': an error"):
+        source.partition()
+    assert not source.out.exists()
