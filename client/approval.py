@@ -66,7 +66,8 @@ class ApprovedStudy:
             f"{self.digest[:SHOWN]} “{self.protocol.study.name}” was approved under version "
             f"{self.approval.invitation.encoding} of the encoding, and this Polyclinic speaks {WIRE_VERSION}: nothing "
             "is answered for it. Ask the coordinator for a new invitation, then run `polyclinic site approve SITE.toml "
-            "FOLDER` and `polyclinic site bundle FOLDER`. What was trained, released and spent stays counted."
+            "FOLDER` and `polyclinic site bundle SITE.toml FOLDER --home HOME`. "
+            "What was trained, released and spent stays counted."
         )
 
     @property
@@ -92,11 +93,7 @@ def read_invited(folder: Path, *, site: str) -> Invited:
         StudyError: the study is wrong, or asks for what this version cannot do.
     """
     invitation = read_invitation(folder)
-    if invitation.site != site:
-        raise SiteError(
-            f"{folder}: the invitation is for {invitation.site!r}, and this site is called {site!r}. "
-            "Ask the coordinator for this site's own, or correct [site] name in site.toml."
-        )
+    invitation.refuse_another(site, folder=folder)
     protocol = read_protocol(folder / STUDY)
     if protocol.digest() != invitation.digest:
         raise SiteError(

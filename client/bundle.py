@@ -11,18 +11,22 @@ from shared.errors import SiteError, StorageError
 from shared.invitation import BUNDLE, read_invitation
 
 
-def install_invited(invitation: Path, home: Path) -> Path:
+def install_invited(invitation: Path, home: Path, *, site: str) -> Path:
     """Install the bundle of an invitation's folder below `home`, the courier's FLWR_HOME, and give its place.
 
     Raises:
-        SiteError: the bundle is not the one that the invitation names.
+        SiteError: the invitation is for another site, or the bundle is not the one that it names.
         StorageError: it cannot be read or written.
     """
+    invited = read_invitation(invitation)
+    invited.refuse_another(site, folder=invitation)
     try:
         bundle = (invitation / BUNDLE).read_bytes()
     except OSError as fault:
-        raise StorageError(f"{invitation / BUNDLE}: cannot be read ({fault.strerror}).") from None
-    if hashlib.sha256(bundle).hexdigest() != read_invitation(invitation).bundle:
+        raise StorageError(
+            f"{invitation / BUNDLE}: cannot be read ({fault.strerror}). Ask the coordinator for the whole folder again."
+        ) from None
+    if hashlib.sha256(bundle).hexdigest() != invited.bundle:
         raise SiteError(f"{invitation / BUNDLE}: is not the bundle that the invitation names. Nothing was installed.")
     return install_bundle(bundle, home)
 

@@ -121,13 +121,16 @@ def approve(
 
 @app.command()
 def bundle(
-    invitation: Annotated[Path, typer.Argument(help="The folder that the coordinator sent.", show_default=False)],
-    home: Annotated[Path, typer.Option(help="The courier's FLWR_HOME.", show_default=False)],
+    site: SiteFile,
+    invitation: Annotated[Path | None, typer.Argument(help="The coordinator's folder.", show_default=False)] = None,
+    home: Annotated[Path | None, typer.Option(help="The courier's FLWR_HOME.", show_default=False)] = None,
 ) -> None:
     """Install the invitation's bundle where the courier finds it, not writable: any other dies before it runs."""
     from client.bundle import install_invited
 
-    _say(f"{install_invited(invitation, home)}")
+    if site.is_dir() or invitation is None or home is None:
+        raise typer.BadParameter("It is `polyclinic site bundle SITE.toml FOLDER --home HOME`, the site's file first.")
+    _say(f"{install_invited(invitation, home, site=_read(site).site.name)}")
 
 
 @app.command()
@@ -197,8 +200,7 @@ def status(site: SiteFile) -> None:
     """Show the approved studies, what was asked of each, and whether the agent answers."""
     from client.site_status import status_lines
 
-    for line in status_lines(_read(site)):
-        _say(line)
+    _say("\n".join(status_lines(_read(site))))
 
 
 @app.command()
@@ -242,8 +244,7 @@ def ledger(
         own.close(found.study)
         _decided(config, "privacy account closed", study=found.study)
     statement = own.statement()
-    for line in ledger_lines(statement):
-        _say(line)
+    _say("\n".join(ledger_lines(statement)))
     if export is not None:
         export_ledger(statement, export)
         _say(f"Written: {export}")

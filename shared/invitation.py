@@ -64,6 +64,18 @@ class Invitation(Declaration):
         """True when it was written for the version of the encoding that this program speaks."""
         return self.encoding == WIRE_VERSION
 
+    def refuse_another(self, site: str, *, folder: Path) -> None:
+        """Refuse a site that this invitation is not for.
+
+        Raises:
+            SiteError: it is called otherwise.
+        """
+        if self.site != site:
+            raise SiteError(
+                f"{folder}: the invitation is for {self.site!r}, and this site is called {site!r}. "
+                "Ask the coordinator for this site's own, or correct [site] name in site.toml."
+            )
+
 
 class PublicKeys(Declaration):
     """What a site gives its coordinator to be enrolled: no secret is in it.

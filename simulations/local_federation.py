@@ -187,7 +187,7 @@ class LocalFederation:
             if not any((config.link.state / "studies").glob("*/")):
                 raise  # a study that was approved before stays so
         if not (own / "home" / "apps").exists():
-            install_invited(invitation, own / "home")
+            install_invited(invitation, own / "home", site=name)
         self.sites[name] = Hospital(config=config, file=own / "site.toml", home=own / "home", port=free_port())
         self._say(f"{name}: keys enrolled, study approved")
 

@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from client.bundle import install_invited
 from server.bundle import build_bundle
+from shared.cli import application
 from shared.errors import SiteError, StorageError
 from shared.invitation import BUNDLE, INVITATION, Invitation, write_paper
 from shared.tasks import WIRE_VERSION
@@ -37,18 +39,45 @@ def test_the_invited_bundle_is_installed_and_cannot_be_written(tmp_path: Path) -
     """It lies in the courier's folder without a right to write anywhere in it; a second time changes nothing."""
     bundle = build_bundle()
     invitation, home = invite(tmp_path / "invitation", bundle, bundle), tmp_path / "home"
-    place = install_invited(invitation, home)
+    place = install_invited(invitation, home, site="north")
     assert place.parent == home / "apps"
     assert {path.stat().st_mode & 0o222 for path in [home / "apps", *(home / "apps").rglob("*")]} == {0}
-    assert install_invited(invitation, home) == place
+    assert install_invited(invitation, home, site="north") == place
 
 
 def test_another_bundle_is_refused_and_nothing_is_installed(tmp_path: Path) -> None:
     """A bundle with another digest than the invitation's stays out, as does one that is missing."""
     invitation = invite(tmp_path / "invitation", build_bundle(), build_bundle() + b"x")
     with pytest.raises(SiteError, match="not the bundle"):
-        install_invited(invitation, tmp_path / "home")
+        install_invited(invitation, tmp_path / "home", site="north")
     (invitation / BUNDLE).unlink()
     with pytest.raises(StorageError, match=BUNDLE):
-        install_invited(invitation, tmp_path / "home")
+        install_invited(invitation, tmp_path / "home", site="north")
     assert not (tmp_path / "home").exists()
+
+
+def test_another_sites_invitation_installs_nothing(tmp_path: Path) -> None:
+    """As `site approve` refuses it."""
+    invitation = invite(tmp_path / "invitation", build_bundle(), build_bundle())
+    with pytest.raises(SiteError, match="is for 'north', and this site is called 'south'"):
+        install_invited(invitation, tmp_path / "home", site="south")
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_command_takes_site_toml_first_and_says_so(tmp_path: Path) -> None:
+    """As every other command of a site; the earlier order, and one that lacks something, is told the right one."""
+    invitation, home = invite(tmp_path / "invitation", build_bundle(), build_bundle()), tmp_path / "home"
+    site = tmp_path / "site.toml"
+    site.write_text(
+        '[site]\nname = "north"\n[data]\ndicom = "dicom"\nlabels = "labels.csv"\njoin = "path"\n'
+        '[data.findings]\nopacity = "opacity"\n'
+    )
+    order = "polyclinic site bundle SITE.toml FOLDER --home HOME"
+    for words in ((invitation, "--home", home), (invitation, site, "--home", home), (site, "--home", home), (site,)):
+        refused = CliRunner().invoke(application(), ["site", "bundle", *map(str, words)])
+        assert refused.exit_code == 2
+        assert order in " ".join(refused.output.split())
+        assert not home.exists()
+    done = CliRunner().invoke(application(), ["site", "bundle", str(site), str(invitation), "--home", str(home)])
+    assert done.exit_code == 0, done.output
+    assert (home / "apps").is_dir()

@@ -62,7 +62,11 @@ def test_an_earlier_approval_says_what_to_do(state: Path, tmp_path: Path) -> Non
     told = "\n".join(status_lines(config))
     assert told.count("was approved under version 2 of the encoding") == 2
     assert "rounds begun: 1 of 2" in told
-    for word in ("new invitation", "polyclinic site approve SITE.toml FOLDER", "polyclinic site bundle FOLDER"):
+    for word in (
+        "new invitation",
+        "polyclinic site approve SITE.toml FOLDER",
+        "polyclinic site bundle SITE.toml FOLDER",
+    ):
         assert word in study.outdated
     assert "stays counted" in study.outdated
     service = SiteService(config=config, studies=[study], progress=lambda *_: None)
