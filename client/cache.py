@@ -9,12 +9,12 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,13 @@ class CachedImages:
     reused: int
 
 
+class ReadFrames(Protocol):
+    """Reads the frames of one file and gives what `make` makes of each, as `client.dicom.read_frames` does."""
+
+    def __call__(self, path: Path, make: Callable[[Frame], Any], *, frames: Frames, most: int) -> list[Any]:
+        """Read them, or raise Unreadable."""
+
+
 def fill(
     images: Sequence[CohortImage],
     *,
@@ -60,6 +67,7 @@ def fill(
     folder: Path,
     workers: int,
     progress: Progress,
+    read: ReadFrames = read_frames,
 ) -> CachedImages:
     """Prepare each image that is not in the cache yet, and open the cache.
 
@@ -73,6 +81,7 @@ def fill(
         folder: the site's cache folder; made if it is not there.
         workers: how many processes read files.
         progress: called with files done and files in all; those that are in the cache already are done.
+        read: how to read a file; a worker must be able to import it.
 
     Raises:
         StorageError: the disk is full or cannot be written; finished images are kept and nothing half-written is used.
@@ -90,7 +99,7 @@ def fill(
         progress(reused, len(keys))
         store.reserve(sum(rows_of[path] for path in missing))
         results = map_files(
-            partial(_prepare_file, contract=contract, frames=frames),
+            partial(_prepare_file, contract=contract, frames=frames, read=read),
             list(missing),
             workers=workers,
             chunk=4,
@@ -133,11 +142,11 @@ def _key(path: Path) -> str:
     return hashlib.sha256(os.fsencode(f"{path.absolute()}\0{state}")).hexdigest()
 
 
-def _prepare_file(path: Path, *, contract: Contract, frames: Frames) -> npt.NDArray[Any] | Reason:
+def _prepare_file(path: Path, *, contract: Contract, frames: Frames, read: ReadFrames) -> npt.NDArray[Any] | Reason:
     """Prepare a file's frames, (F, C, H, W), or say why not; runs in a worker."""
     try:
         make = partial(_prepare_frame, contract=contract)
-        return np.stack(read_frames(path, make, frames=frames, most=most_rows(contract)))
+        return np.stack(read(path, make, frames=frames, most=most_rows(contract)))
     except Unreadable as refusal:
         return refusal.reason
 

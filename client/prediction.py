@@ -1,4 +1,4 @@
-"""Scores a folder of DICOM files with a study's model, by the very code that the study's evaluation runs at a site."""
+"""Scores a folder of images with a study's model, by the very code that the study's evaluation runs at a site."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +16,8 @@ from client.inclusion import exclusions
 from client.labels import Match
 from client.patient_flow import FileReason
 from client.people import People, people_of
+from client.pictures import read_either, with_pictures
+from client.refusals import Reason
 from client.site_data import Pixels
 from shared.errors import DataError
 from shared.model_facts import ModelFacts
@@ -49,9 +51,13 @@ class ScoredImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Every file of a folder: scored, image by image, or left out for a reason; both in the order of their paths."""
+    """Every file of a folder: scored, image by image, or left out for a reason; both in the order of their paths.
+
+    `pictures` of the files are no DICOM (client/pictures.py).
+    """
 
     files: int
+    pictures: int
     images: tuple[ScoredImage, ...] = field(repr=False)
     excluded: tuple[tuple[str, FileReason], ...] = field(repr=False)
 
@@ -69,18 +75,20 @@ def predict(
     """Read, prepare and score every file of a folder that the study would have taken.
 
     Left out are, for the study's own reasons, what cannot be read, another modality, a file without PatientID and the
-    second copy of an object. `cache` gets the prepared images. `own` are a site's own settings, where they are asked
-    for: its threshold in the place of the shared one, and its calibration. An exam is what it is in a study
-    (client/cohort.py).
+    second copy of an object. A picture (PNG, JPEG, TIFF) is read as `partition` would have written it. `cache` gets the
+    prepared images. `own` are a site's own settings, where they are asked for: its threshold in the place of the shared
+    one, and its calibration. An exam is what it is in a study (client/cohort.py).
 
     Raises:
         DataError: the folder is missing or may not be read, or nothing in it can be scored; or a score is no number.
         StorageError: the cache cannot be written.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder. Name the folder that holds the DICOM files.")
+        is_what = "this is no folder" if folder.exists() else "there is no such folder"
+        raise DataError(f"{folder}: {is_what}. Name the folder that holds the DICOM files or pictures.")
     task, images = facts.protocol.task, facts.protocol.images
-    index = index_images(folder, workers=workers, progress=lambda *counts: progress("headers read", *counts))
+    found = index_images(folder, workers=workers, progress=lambda *counts: progress("headers read", *counts))
+    index = with_pictures(folder, found, modality=images.modality)
     unlabelled = [Match(labels=(), row=None, reason=None)] * len(index)
     people = people_of(index, unlabelled, by_table=False)
     reasons = exclusions(
@@ -100,13 +108,14 @@ def predict(
         folder=cache,
         workers=workers,
         progress=lambda *counts: progress("images prepared", *counts),
+        read=read_either,
     )
     unreadable = {cohort[place].path: reason for place, reason in cached.unreadable.items()}
     kept = [image for image in cohort if image.path not in unreadable]
     excluded = tuple(
         (printable(file.relative), reason)
-        for file, found in zip(index, reasons, strict=True)
-        if (reason := found or unreadable.get(folder / file.relative)) is not None
+        for file, left_out in zip(index, reasons, strict=True)
+        if (reason := left_out or unreadable.get(folder / file.relative)) is not None
     )
     if not kept:
         counts = {reason: sum(other == reason for _, other in excluded) for _, reason in excluded}
@@ -115,7 +124,10 @@ def predict(
     rows = np.array([row for image, row in zip(cohort, cached.rows, strict=True) if image.path not in unreadable])
     scores_NK = score(Pixels(cached=cached.array, cached_row_N=rows, digest=cached.digest))
     scored = _scored(folder, kept, scores_NK, task=task, thresholds=thresholds_of(facts, own), own=own)
-    return Prediction(files=len(index), images=tuple(scored), excluded=excluded)
+    pictures = sum(isinstance(file.found, Reason) for file in found) - sum(
+        isinstance(file.found, Reason) for file in index
+    )
+    return Prediction(files=len(index), pictures=pictures, images=tuple(scored), excluded=excluded)
 
 
 def thresholds_of(facts: ModelFacts, own: Own) -> list[float | None]:

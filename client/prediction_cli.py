@@ -1,4 +1,4 @@
-"""`polyclinic predict`: a study's model scores a folder of DICOM files, into tables that stay here."""
+"""`polyclinic predict`: a study's model scores a folder of images, into tables that stay here."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,12 @@ def predict(
     model: Annotated[
         Path, typer.Argument(help="model.safetensors of a run, or an .onnx made of it.", show_default=False)
     ],
-    dicom: Annotated[Path, typer.Argument(help="Folder with DICOM files, subfolders included.", show_default=False)],
+    dicom: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with DICOM files or pictures (PNG, JPEG, TIFF), subfolders included.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="CSV file for the scores.")] = Path("scores.csv"),
     workers: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 1,
     site: Annotated[
@@ -21,7 +26,9 @@ def predict(
     ] = "",
     device: Annotated[Device, typer.Option(help="Where to compute: auto, cpu or cuda. ONNX: the CPU.")] = "auto",
 ) -> None:
-    """Score DICOM files as the study's evaluation did: same reading, same preprocessing, same model.
+    """Score DICOM files or pictures as the study's evaluation did: same reading, same preprocessing, same model.
+
+    Pictures (PNG, JPEG, TIFF) are read as `polyclinic partition` reads them.
 
     Writes a row for each image: its file, its score for each finding, and whether its exam (or what else the study
     counts) reaches the study's threshold. Files that were left out are listed beside it, with the reason.

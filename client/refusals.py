@@ -46,7 +46,9 @@ _SENTENCES = {
     Reason.TRUNCATED: "A DICOM file ends before its data does. Copy or export it again.",
     Reason.NO_PIXELS: "A DICOM object holds no image (a report, a plan, a presentation). Nothing to do.",
     Reason.UNSUPPORTED_OBJECT: (
-        "A DICOM object holds a segmentation, a dose, a map or slide tiles, not an image to read. Nothing to do."
+        "A DICOM object holds a segmentation, a dose, a map or slide tiles, not an image to read: nothing to do. "
+        "Or a picture has several frames, transparency, or other pixels than grey of 8 or 16 bits and colour of 8: "
+        "convert it."
     ),
     Reason.UNDECODABLE: (
         "Pixel data could not be decoded: the compression is unknown or the data are damaged. "

@@ -62,6 +62,11 @@ def summary_lines(found: Prediction, facts: ModelFacts, own: Own, site: str, lis
     """Say how many images were scored, how many reach a threshold, why files were left out, and what it is not for."""
     task = facts.protocol.task
     yield f"{found.files:,} files: {len(found.images):,} images scored, {len(found.excluded):,} files left out"
+    if found.pictures:
+        yield (
+            f"  {found.pictures:,} are pictures and no DICOM, taken as `polyclinic partition` writes them: brighter is "
+            "more, without spacing or window, of the study's modality, each an exam and a patient of its own"
+        )
     for reason, count in Counter(reason for _, reason in found.excluded).most_common():
         yield f"  {count:,} left out: {reason.sentence}"
     if found.excluded:

@@ -24,8 +24,13 @@ ABOUT = """Train one medical-imaging model across hospitals without moving an im
 A hospital's data manager uses `site`; a researcher with one machine uses `study`, `partition`, `simulate` and `report`.
 """
 
-TELLTALES: Mapping[str, str] = {"agent": "pydicom", "coordinator": "jinja2", "onnx": "onnx", "simulate": "PIL"}
-"""A module that is there where an extra of pyproject.toml is; looked for, and not imported."""
+TELLTALES: Mapping[str, tuple[str, ...]] = {
+    "agent": ("pydicom",),
+    "coordinator": ("jinja2",),
+    "onnx": ("onnx",),
+    "simulate": ("pydicom", "jinja2"),
+}
+"""Modules that are there where an extra of pyproject.toml is; looked for, and not imported."""
 
 ROOMS = ("shared", "client", "server", "simulations")
 
@@ -178,7 +183,7 @@ def _load(entry: EntryPoint) -> Any:
 
 
 def _lacks_parts(entry: EntryPoint) -> bool:
-    return any(extra in TELLTALES and find_spec(TELLTALES[extra]) is None for extra in entry.extras)
+    return any(find_spec(module) is None for extra in entry.extras for module in TELLTALES.get(extra, ()))
 
 
 def _remedy(entry: EntryPoint) -> str:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import TiffImageFile
 
+from client.pictures import Picture, Samples, read_picture
+from client.refusals import Reason, Unreadable
 from shared.errors import DataError
-from simulations.dicom_writer import Stored
 
 MEDMNIST_PARTS = ("train", "val", "test")
 """Parts of a MedMNIST file (arrays train_images, val_images, test_images), in the order in which they are counted."""
@@ -30,6 +29,7 @@ class Skip(StrEnum):
     MISSING_IMAGE = "missing_image"
     UNREADABLE_IMAGE = "unreadable_image"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
+    TOO_LARGE = "too_large"
 
     @property
     def sentence(self) -> str:
@@ -50,7 +50,11 @@ _SENTENCES = {
         "The image has several frames, a fourth band, or pixels other than grey of 8 or 16 bits and colour of 8. "
         "Convert it."
     ),
+    Skip.TOO_LARGE: "The image has more pixels than are read at once. Make it smaller.",
 }
+
+_SKIPS = {Reason.UNSUPPORTED_OBJECT: Skip.UNSUPPORTED_PIXELS, Reason.TOO_LARGE: Skip.TOO_LARGE}
+"""What the reader's reason is to a table's row."""
 
 
 class Unusable(Exception):  # noqa: N818  it is caught in the same room, and becomes the row's reason
@@ -62,39 +66,28 @@ class Unusable(Exception):  # noqa: N818  it is caught in the same room, and bec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """Pixels (H, W) or (H, W, 3) as displayed; `lossy_ratio` is how much JPEG had compressed them, else None."""
-
-    pixels: Stored
-    lossy_ratio: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFolder:
     """Image files under a folder; a picture's name is its path in there."""
 
     folder: Path = field(repr=False)
 
     def read(self, name: str) -> Picture:
-        """Read one file: grey of 8 or 16 bits, or colour of 8; grey that is stored as colour becomes grey.
+        """Read one file, as `client/pictures.py` does.
 
         Raises:
-            Unusable: the file is missing or lies outside the folder, is no image, or has pixels of another kind
-                (several frames, floating point, 32 bits, colour of 16).
+            Unusable: the file is missing or lies outside the folder, or cannot be used.
         """
         try:
             path = (self.folder / name).resolve()
-            if not (path.is_relative_to(self.folder.resolve()) and path.is_file()):
-                raise Unusable(Skip.MISSING_IMAGE)
-            with Image.open(path) as image:
-                if getattr(image, "n_frames", 1) > 1 or _loses_bits(image) or _loses_bands(image):
-                    raise Unusable(Skip.UNSUPPORTED_PIXELS)
-                pixels = _pixels(ImageOps.exif_transpose(image))
-                lossy = image.format == "JPEG"
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            # What Pillow raises on a broken or foreign file depends on the format; all of it means one thing here.
+            missing = not (path.is_relative_to(self.folder.resolve()) and path.is_file())
+        except (OSError, ValueError):  # a name that no file can have
             raise Unusable(Skip.UNREADABLE_IMAGE) from None
-        return Picture(pixels=pixels, lossy_ratio=pixels.nbytes / path.stat().st_size if lossy else None)
+        if missing:
+            raise Unusable(Skip.MISSING_IMAGE)
+        try:
+            return read_picture(path)
+        except Unreadable as fault:
+            raise Unusable(_SKIPS.get(fault.reason, Skip.UNREADABLE_IMAGE)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,44 +152,7 @@ def _arrays(file: Path) -> dict[str, NDArray[np.generic]]:
     return {"": arrays[""]} if "" in arrays else arrays
 
 
-def _loses_bits(image: Image.Image) -> bool:
-    """Tell whether Pillow would drop the lower half of 16-bit samples: it does so for all but plain grey."""
-    raw = "".join(str(tile[3]) for tile in getattr(image, "tile", ()))
-    return ";16" in raw and not image.mode.startswith("I;16")
-
-
-def _loses_bands(image: Image.Image) -> bool:
-    """Tell whether a band would be dropped that says something: one more than grey or colour has, and not opaque.
-
-    Of a TIFF, Pillow itself drops what stands behind the third sample, if nothing says what it is.
-    """
-    if image.mode in ("LA", "RGBA", "PA", "La", "RGBa", "RGBX"):
-        lowest, highest = image.getchannel(len(image.getbands()) - 1).getextrema()
-        return image.mode == "RGBX" or lowest != highest
-    samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) if isinstance(image, TiffImageFile) else 1
-    return bool(samples > len(image.getbands()))
-
-
-_SAMPLES_PER_PIXEL = 277
-
-
-def _pixels(image: Image.Image) -> Stored:
-    match image.mode:
-        case "1" | "L" | "LA":
-            return np.asarray(image.convert("L"))
-        case "I;16" | "I;16L" | "I;16B" | "I;16N":
-            return np.asarray(image).astype(np.uint16)
-        case "RGB" | "RGBA" | "P" | "PA" | "CMYK" | "YCbCr":
-            return _grey_if_equal(np.asarray(image.convert("RGB")))
-    raise Unusable(Skip.UNSUPPORTED_PIXELS)
-
-
-def _grey_if_equal(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    is_grey = (pixels == pixels[..., :1]).all()
-    return np.ascontiguousarray(pixels[..., 0]) if is_grey else pixels
-
-
-def _supported(pixels: NDArray[np.generic]) -> Stored:
+def _supported(pixels: NDArray[np.generic]) -> Samples:
     """Accept what a DICOM file can hold without loss."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]

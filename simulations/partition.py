@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from client.labels import KNOWN_WORDS, POSITIVE
+from client.pictures import Picture
 from client.worker_pool import map_files
 from shared.errors import DataError
 from shared.storage import atomic_file
 from simulations.dicom_writer import Encoding, made_up_uid, write_dicom
 from simulations.hospital_folder import DICOM_FOLDER, SiteFile, write_labels, write_site_file
-from simulations.image_source import ImageSource, Picture, Skip, Unusable, open_images
+from simulations.image_source import ImageSource, Skip, Unusable, open_images
 from simulations.partition_plan import LABEL_KEY, Columns, PlannedImage, folder_name, plan_partition
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -5,7 +5,7 @@ import sys
 import tomllib
 
 DOORS = {
-    "PIL": {"simulations/augmentation_sheet.py", "simulations/image_source.py"},
+    "PIL": {"client/pictures.py", "simulations/augmentation_sheet.py"},
     "click": {"client/bundle.py"},
     "cryptography": {
         "client/noise.py",
