@@ -1,6 +1,6 @@
 """Compose one site: every object built once, in plain sight."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -80,17 +80,29 @@ def site_records(cohort: Cohort, *, content: str) -> Records:
     )
 
 
+def everybody(_patient: int) -> bool:
+    """Let each patient take part."""
+    return True
+
+
 def prepare(
-    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] | None = None
+    config: SiteConfig,
+    protocol: StudyProtocol,
+    *,
+    progress: Progress,
+    withdrawn: Container[str] | None = None,
+    takes_part: Callable[[int], bool] = everybody,
 ) -> PreparedSite:
     """Make a site's cohort, and fill the cache with its images; `withdrawn` as in `site_cohort`.
+
+    A patient of whom `takes_part` says no is left out as one who came too late for the study.
 
     Raises:
         SiteError: site.toml contradicts the label table.
         DataError: no image can be used.
         StorageError: the cache cannot be written.
     """
-    found = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn)
+    found = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn).only(takes_part)
     cached = fill(
         found.images,
         contract=contract_of(protocol, standard=()),

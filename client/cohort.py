@@ -113,6 +113,15 @@ class Cohort:
         images = tuple(image for image in self.images if image.path not in reasons)
         return _not_empty(replace(self, files=tuple(files), images=images))
 
+    def only(self, takes_part: Callable[[int], bool]) -> "Cohort":
+        """Leave out the patients who came after the study's patients were first counted.
+
+        Raises:
+            NoImagesError: no image is left.
+        """
+        later = [place for place, image in enumerate(self.images) if not takes_part(image.patient)]
+        return self.without(dict.fromkeys(later, Exclusion.CAME_LATER)) if later else self
+
     def local_listing(self) -> list[tuple[str, str]]:
         """List (path, reason) of every file that is left out: for a file at the hospital, never for a message."""
         return [(printable(file.relative), file.reason.value) for file in self.files if file.reason is not None]

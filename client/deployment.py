@@ -19,6 +19,7 @@ from client.features import Progress
 from client.files_there import FilesThere
 from client.intake import Intake, Limits
 from client.metrics import SiteMetrics
+from client.patient_flow import Exclusion
 from client.pretrained import pretrained_of
 from client.privacy_ledger import ledger_of
 from client.private_site import Vault
@@ -28,6 +29,7 @@ from client.site_keys import SiteKeys, read_secret
 from client.task_store import TaskStore, uncharged
 from client.withdrawal import Withdrawals, withdrawals_of
 from client.workbench import Workbench, pick_device
+from shared.amounts import counted
 from shared.audit import AuditLog, now
 from shared.errors import WeightsError
 from shared.messages import Approval
@@ -121,7 +123,16 @@ class Deployment:
     ) -> Agent:
         protocol, folder, policy = self.study.protocol, self.study.folder, self.config.policy
         bench.restart({})  # a bench that has trained has other layers than those that a site's own begin with
-        site = prepare(self.config, protocol, progress=self.progress, withdrawn=withdrawals)
+        released = self._released()
+        site = prepare(
+            self.config, protocol, progress=self.progress, withdrawn=withdrawals, takes_part=released.takes_part()
+        )
+        released = replace(released, patients=frozenset(site.records.patients_N.tolist()))
+        for step in site.cohort.flow.steps:
+            if step.reason is Exclusion.CAME_LATER:
+                self.progress(
+                    f"{counted(step.patients, 'patient')} came after this study's first count: left out", 1, 1
+                )
         metrics.cached(self.study.digest, images=len(site.pixels), of=len(site.cohort.images))
         inputs = site_inputs(site, protocol, bench, progress=self.progress)
         vault = self._vault(guard.audit) if protocol.privacy else None
@@ -150,7 +161,7 @@ class Deployment:
         )
         return replace(
             agent,
-            guard=replace(agent.guard, audit=guard.audit, key=guard.key, released=self._released()),
+            guard=replace(agent.guard, audit=guard.audit, key=guard.key, released=released),
             coordinator=self.study.approval.invitation.signing,
             approval=Approval.APPROVED,
             store=store,

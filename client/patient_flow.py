@@ -23,6 +23,7 @@ class Exclusion(StrEnum):
     CONFLICTING_LABELS = "conflicting_labels"
     NOT_LABELLED = "not_labelled"
     WITHDRAWN = "withdrawn"
+    CAME_LATER = "came_later"
     LOCALIZER = "localizer"
     SCREENSHOT = "screenshot"
     REFORMAT = "reformat"
@@ -73,6 +74,9 @@ _EXCLUSIONS = {
     Exclusion.CONFLICTING_LABELS: "Label rows for one exam contradict each other. Correct them.",
     Exclusion.NOT_LABELLED: "None of the study's findings was assessed. Nothing to do.",
     Exclusion.WITHDRAWN: "The patient was withdrawn from all studies. Nothing to do.",
+    Exclusion.CAME_LATER: (
+        "The patient was not there when this study's patients were first counted for its coordinator. Nothing to do."
+    ),
     Exclusion.LOCALIZER: "An image is the scanner's localizer. Nothing to do; a study reads it by objects = 'all'.",
     Exclusion.SCREENSHOT: (
         "An image was captured, as screenshots and dose sheets are. Nothing to do; a study reads it by objects = 'all'."

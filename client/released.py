@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +18,15 @@ from shared.storage import append_line, private_file
 class Released:
     """Remembers a study's first patient flow and whose sizes left, in a folder that no command removes.
 
-    Patients are kept as keyed hashes: `key` is the site's, and never leaves.
+    Patients are kept as keyed hashes: `key` is the site's, and never leaves. `patients` are those of the cohort that
+    the agent works on now; who was among them when the flow left first takes part in the study, and nobody else does.
+    The coordinator holds all that this site says against that flow (server/site_bounds.py): an archive that grows
+    would make honest counts too large.
     """
 
     folder: Path
     key: bytes = field(repr=False)
+    patients: frozenset[int] = field(default=frozenset(), repr=False)
 
     def token(self, patient: int) -> int:
         """Give what stands for a patient: 63 bits of a keyed hash."""
@@ -42,9 +46,30 @@ class Released:
             pass
         except (OSError, ValueError, KeyError, TypeError):
             raise StorageError(f"{path}: what left first cannot be read as it was written. Restore it.") from None
+        if self.patients:  # before the flow: where it is, so is who is in it
+            with private_file(self._cohort) as part:
+                part.write_text(json.dumps(sorted(map(self.token, self.patients))), encoding="ascii")
         with private_file(path) as part:
             part.write_text(json.dumps(flow.to_numbers()), encoding="ascii")
         return flow
+
+    def takes_part(self) -> Callable[[int], bool]:
+        """Tell who may take part: all before a flow left, and where an earlier version let it leave without a list.
+
+        Raises:
+            StorageError: the list cannot be read; then the study cannot go on here.
+        """
+        try:
+            told = frozenset(map(int, json.loads(self._cohort.read_text(encoding="ascii"))))
+        except FileNotFoundError:
+            return lambda _: True
+        except (OSError, ValueError, TypeError):
+            raise StorageError(f"{self._cohort}: who takes part cannot be read. Restore it.") from None
+        return lambda patient: self.token(patient) in told
+
+    @property
+    def _cohort(self) -> Path:
+        return self.folder / "cohort.json"
 
     def sets(self, split: Split) -> Sequence[ReleasedSet]:
         """Give the groups of a split that have left.

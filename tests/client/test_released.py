@@ -1,5 +1,6 @@
 """A study's patient flow leaves as it left first, and studies that tell more together say so before an approval."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,29 @@ def test_a_first_flow_is_on_the_disk_before_it_leaves(tmp_path: Path) -> None:
     (tmp_path / "released" / "flow.json").write_text("{")
     with pytest.raises(StorageError, match="cannot be read as it was written"):
         answered(guard(tmp_path), flow(test=40))
+
+
+def test_who_was_counted_first_takes_part_and_nobody_else(tmp_path: Path) -> None:
+    """Before a flow has left everybody does, and where an earlier version kept no list; no patient is in the file."""
+    first = Released(folder=tmp_path / "released", key=KEY, patients=frozenset({5, 6}))
+    assert first.takes_part()(7)
+    first.flow(flow(test=41))
+    later = Released(folder=tmp_path / "released", key=KEY, patients=frozenset({6, 7}))
+    later.flow(flow(test=45))
+    assert [later.takes_part()(patient) for patient in (5, 6, 7)] == [True, True, False]
+    kept = json.loads((tmp_path / "released" / "cohort.json").read_text())
+    assert kept == sorted(map(first.token, (5, 6)))
+    (tmp_path / "released" / "cohort.json").unlink()
+    later.flow(flow(test=45))
+    assert later.takes_part()(7)
+
+
+def test_a_list_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
+    """Neither does it leave everybody out in silence."""
+    (tmp_path / "released").mkdir()
+    (tmp_path / "released" / "cohort.json").write_text("[5, 6")
+    with pytest.raises(StorageError, match="Restore it"):
+        Released(folder=tmp_path / "released", key=KEY).takes_part()
 
 
 def test_a_hospital_can_round_its_flow(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from client.privacy_ledger import ledger_of
 from client.site import SiteConfig, read_site
 from client.site_audit import alone
 from client.workbench import Workbench
+from server.admission import admit_evidence
+from server.site_bounds import bounds
 from shared.errors import DataError, PolyclinicError, PrivacyError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
 from shared.messages import (
@@ -59,6 +61,8 @@ from shared.protocol import StudyProtocol
 from shared.signing import Purpose, SigningKey, signed_digest
 from shared.split import Split
 from shared.wire import from_frames, to_frames
+from simulations.synthetic_site import write
+from simulations.synthetic_study import plain_hospital
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a deployed site runs on Linux")
 
@@ -367,6 +371,32 @@ def test_files_that_are_gone_since_the_approval_are_told(hospital: Any) -> None:
     said = " ".join(site.log.read_text().split())
     assert f"{most} of the {len(files)} files that were in [data] dicom at the approval are not there" in said
     assert not any(path.name in said for path in files)
+
+
+def test_an_archive_that_grows_during_a_study_is_not_refused(hospital: Any, tmp_path: Path) -> None:
+    """Many patients come after the flow has left: the evidence is of the 24 whom it counted, and is admitted."""
+    site = hospital()
+    site.approve()
+    site.run("keys", "--out", str(site.folder / "north.keys.toml"))
+    site.serve()
+    ready = site.ask(ReadyTask(header=site.header(Kind.READY, 0))).reply
+    site.stop()
+    later = plain_hospital("later", patients=200)
+    write(later, tmp_path / "later", findings=["opacity"], exclusive=False, workers=2, progress=lambda *_: None)
+    shutil.copytree(tmp_path / "later" / "dicom", site.config.data.dicom / "later")
+    rows = (tmp_path / "later" / "labels.csv").read_text().split("\n", 1)[1]
+    with site.config.data.labels.open("a") as table:
+        table.write(rows)
+    site.serve()
+    update = site.ask(site.train()).reply
+    model = {name: array + update.update[name] for name, array in site.travelling().items()}
+    found = site.ask(EvaluateTask(header=site.header(Kind.EVALUATE), arrays=model, split=Split.VALIDATION)).reply
+    assert found.evidence[0].patients == ready.flow.splits["validation"].patients
+    bound = bounds(ready.flow, site.protocol)[Split.VALIDATION]
+    wish = site.protocol.evaluation
+    admitted = admit_evidence(found, targets=1, bins=wish.score_bins, thresholds=(), axes=wish.subgroups, most=bound)
+    assert admitted == found
+    assert "176 patients came after this study's first count" in site.log.read_text()
 
 
 def test_only_one_agent_is_at_work(hospital: Any) -> None:
