@@ -54,12 +54,12 @@ def init(site: SiteFile) -> None:
     """Make this site's keys and folders; what is there already stays as it is."""
     from client.site_keys import SiteKeys
     from shared.fingerprints import keys_line
+    from shared.storage import private_folder
 
     config = _read(site)
     own = SiteKeys(config.link.keys)
     drawn = own.create()
-    config.link.state.mkdir(parents=True, exist_ok=True)
-    config.link.state.chmod(0o700)
+    private_folder(config.link.state)
     if drawn:
         _decided(config, "keys drawn")
     else:

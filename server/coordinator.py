@@ -29,7 +29,7 @@ from shared.kept_weights import copy_checked
 from shared.messages import WIRE_VERSION
 from shared.parameters import digest
 from shared.protocol import StudyProtocol
-from shared.storage import atomic_file, private_file
+from shared.storage import atomic_file, private_file, private_folder
 
 
 def make_folder(folder: CoordinatorFolder, settings: dict[str, Any], *, now: datetime) -> CoordinatorConfig:
@@ -230,6 +230,7 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 def _keep_private(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.parent.is_dir():
+        private_folder(path.parent)
     with private_file(path) as part:
         part.write_bytes(content)

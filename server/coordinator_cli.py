@@ -256,7 +256,10 @@ def monitor(
 ) -> None:
     """Serve a page and Prometheus figures of the runs in FOLDER/runs until stopped; it reads, and changes nothing."""
     from server.monitor import Monitor, monitoring
+    from shared.errors import CoordinatorError
 
+    if not folder.is_dir():
+        raise CoordinatorError(f"{folder}: there is no such folder. Name the coordinator's with --folder.")
     watch = Monitor(_at(folder).runs, now=lambda: datetime.now(UTC))
     with monitoring(watch, host=host, port=port, names=tuple(name or ())) as opened:
         typer.echo(f"Runs: http://{host}:{opened}/   Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")

@@ -58,8 +58,10 @@ def read(path: Path) -> StudyResult:
         return from_json(path.read_text(encoding="utf-8"), where=str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(f"{path}: there are no results yet. {_how_to_get_them(path.parent)}") from None
-    except (OSError, UnicodeDecodeError) as fault:
-        raise StorageError(f"{path}: cannot be read ({type(fault).__name__}). {_AGAIN}") from None
+    except UnicodeDecodeError:
+        raise StorageError(f"{path}: not a results.json, but something else than text. {_AGAIN}") from None
+    except OSError as fault:
+        raise StorageError(f"{path}: cannot be read ({fault.strerror}). Correct its permissions.") from None
 
 
 def _how_to_get_them(run: Path) -> str:

@@ -38,12 +38,14 @@ def load_toml(path: Path, *, error: type[PolyclinicError]) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise error(f"{path}: there is no such file. Check the path, or run the command from its folder.") from None
     except IsADirectoryError:
         raise error(f"{path} is a folder, and a TOML file is needed. Name the file inside it.") from None
     except PermissionError:
         raise error(f"{path}: this user may not read the file. Change its permissions.") from None
+    except OSError as fault:  # a name that is too long, a loop of links, a disk that fails
+        raise error(f"{path}: cannot be read ({fault.strerror}). Check the path and the disk.") from None
     except UnicodeDecodeError as fault:
         raise error(f"{path}: not UTF-8 at byte {fault.start}. Save the file as UTF-8.") from None
     except tomllib.TOMLDecodeError as fault:

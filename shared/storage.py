@@ -7,6 +7,10 @@ from pathlib import Path
 
 from shared.errors import StorageError
 
+_FILE_IN_THE_WAY = (
+    "cannot be written, as a file stands where a folder is needed. Choose another path, or move that file away."
+)
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -22,6 +26,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         sync(part)
         part.replace(path)
         sync(path.parent)
+    except (FileExistsError, NotADirectoryError):
+        raise StorageError(f"{path}: {_FILE_IN_THE_WAY}") from None
     except OSError as fault:
         raise StorageError(
             f"{path}: cannot be written ({fault.strerror or fault}). Free space, or choose another folder; "
@@ -30,6 +36,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only this user can enter, with those above it; one that is there becomes so.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.chmod(0o700)
+    except (FileExistsError, NotADirectoryError):
+        raise StorageError(f"{path}: {_FILE_IN_THE_WAY}") from None
+    except OSError as fault:
+        raise StorageError(
+            f"{path}: this folder cannot be made or taken for this user alone ({fault.strerror}). Correct the "
+            "permissions of the folder above it, or choose another."
+        ) from None
 
 
 @contextmanager

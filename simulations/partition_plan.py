@@ -58,7 +58,8 @@ def plan_partition(path: Path, columns: Columns) -> Plan:
         DataError: the table cannot be read or lacks a column, or a site's name makes no folder of its own.
     """
     if not path.is_file():
-        raise DataError(f"{path}: there is no such table. Correct the path.")
+        is_what = "this is a folder, and a table is needed" if path.is_dir() else "there is no such table"
+        raise DataError(f"{path}: {is_what}. Correct the path.")
     table = read_table(path)
     _refuse_unknown(table, columns)
     groups: dict[str, list[PlannedImage]] = defaultdict(list)
@@ -92,11 +93,10 @@ def _refuse_unknown(table: Table, columns: Columns) -> None:
     }
     for option, name in ((option, name) for option, names in wanted.items() for name in names):
         if (count := table.header.count(name)) != 1:
+            found = f"{count} columns" if count else "no column"
             near = None if count else table.near(name)
             remedy = f"Did you mean '{near}'?" if near else "Name one of its first row, that stands there once."
-            raise DataError(
-                f"{option}: {table.name} has {count or 'no'} columns '{name}' among its {len(table.header)}. {remedy}"
-            )
+            raise DataError(f"{option}: {table.name} has {found} '{name}' among its {len(table.header)}. {remedy}")
         table.place(name)
 
 

@@ -193,7 +193,8 @@ def site_files(folder: Path) -> list[Path]:
         FederationError: there is no such folder, or no hospital in it.
     """
     if not folder.is_dir():
-        raise FederationError(f"{folder}: there is no such folder. Name the one that has a folder for each hospital.")
+        is_what = "this is no folder" if folder.exists() else "there is no such folder"
+        raise FederationError(f"{folder}: {is_what}. Name the one that has a folder for each hospital.")
     if not (files := sorted(folder.glob("*/site.toml"))):
         raise FederationError(f"{folder}: no hospital is there. It needs one folder a hospital, each with a site.toml.")
     return files

@@ -275,7 +275,7 @@ def test_folder_names_are_safe(name):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image": "file"}, "--image-column: table.csv has no columns 'file'"),
+        ({"image": "file"}, "--image-column: table.csv has no column 'file'"),
         ({"patient": "PatientID"}, "--patient-column: table.csv has no"),
         ({"site": "hospital"}, "--site-column: table.csv has no"),
         ({"findings": {"pneumonia": "pneumonia"}}, "--finding: table.csv has no"),
