@@ -407,7 +407,8 @@ def test_a_folder_without_hospitals_is_refused(tiny: Any, tmp_path: Path, there:
     folder = tmp_path / "sites"
     if there:
         folder.mkdir()
-    with pytest.raises(FederationError, match=r"sites: no hospital is there\. .*site\.toml"):
+    said = r"sites: no hospital is there\. .*site\.toml" if there else r"sites: there is no such folder\. .*each hospital"
+    with pytest.raises(FederationError, match=said):
         prepare_sites(job(tiny, tmp_path / "run", folder), Heard())
 
 
