@@ -370,7 +370,7 @@ def test_halves_that_do_not_fit_are_refused(
     tiny: Any, tmp_path: Path, baselines: tuple[str, ...], sections: Any, said: str
 ) -> None:
     """Heads are averaged where both stand on the same features, and where there are two."""
-    with pytest.raises(StudyError, match=said):
+    with pytest.raises(StudyError, match=rf"sites: {said}"):
         refuse_impossible(job(tiny, tmp_path, None, baselines=baselines, **sections))
 
 
@@ -383,7 +383,7 @@ def test_halves_that_do_not_fit_are_refused(
 )
 def test_own_layers_that_cannot_be_are_refused(tiny: Any, tmp_path: Path, sections: Any, said: str) -> None:
     """A study in which no layer moves, or none is left, has nothing of its own to keep."""
-    with pytest.raises(StudyError, match=said):
+    with pytest.raises(StudyError, match=rf"sites: {said}"):
         refuse_impossible(job(tiny, tmp_path, None, baselines=("personal",), **sections))
 
 
@@ -407,8 +407,8 @@ def test_a_folder_without_hospitals_is_refused(tiny: Any, tmp_path: Path, there:
     folder = tmp_path / "sites"
     if there:
         folder.mkdir()
-    said = r"sites: no hospital is there\. .*site\.toml" if there else r"sites: there is no such folder\. .*each hospital"
-    with pytest.raises(FederationError, match=said):
+    said = r"no hospital is there\. .*site\.toml" if there else r"there is no such folder\. .*each hospital"
+    with pytest.raises(FederationError, match=rf"sites: {said}"):
         prepare_sites(job(tiny, tmp_path / "run", folder), Heard())
 
 
