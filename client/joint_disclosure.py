@@ -11,6 +11,9 @@ from shared.subgroups import GroupEvidence
 SETS_TOGETHER = 160
 """Findings are looked at one by one, and all together up to so many sets: the work grows with their cube."""
 
+WHOLE = ""
+"""Stands for axis and group where a set is a finding's whole class."""
+
 Items = tuple[Evidence | Withheld, ...]
 
 
@@ -41,7 +44,8 @@ def suppress_jointly(
     """Withhold of `kept` the groups whose sizes, combined in any way, tell of fewer than `min_cell` patients.
 
     `counted` are the same items before anything was withheld, so that whole classes are known; `earlier` is what has
-    left in this study before. By units and by patients: a patient with several may be in several groups of an axis.
+    left in this study before: its findings count with those of `kept`, also where a task asks for one alone. By units
+    and by patients: a patient with several may be in several groups of an axis.
     What leaves are plain groups: who is in them stays here.
 
     Raises:
@@ -52,7 +56,8 @@ def suppress_jointly(
         return _pairs(token(patient) for _, patient in members)
 
     places = [place for place, item in enumerate(kept) if isinstance(item, Evidence) and item.subgroups]
-    for block in [places] if exclusive or len(places) == 1 else [*([place] for place in places), places]:
+    together = sorted({*places, *(one.finding for one in earlier)}) if places else []
+    for block in [together] if exclusive or len(together) <= 1 else [*([place] for place in places), together]:
         for read, before in ((_units, ()), (patients, earlier)):
             kept = _without_telling(
                 kept, counted, block, min_cell=min_cell, exclusive=exclusive, before=before, token=token, read=read
@@ -61,16 +66,17 @@ def suppress_jointly(
 
 
 def released_sets(kept: Items, counted: Items, *, token: Token) -> Iterator[ReleasedSet]:
-    """Give the sets of the groups that leave, to be remembered."""
+    """Give the sets of the groups that leave, and their findings' whole classes, to be remembered."""
     for place, (item, whole) in enumerate(zip(kept, counted, strict=True)):
         if isinstance(item, Evidence) and isinstance(whole, Evidence):
             left = {(one.axis, one.group) for one in item.subgroups}
-            yield from (
-                one
-                for group in _members(whole)
-                if (group.axis, group.group) in left
-                for one in _sets(place, group, token)
-            )
+            for group in _members(whole):
+                if (group.axis, group.group) in left:
+                    yield from _sets(place, group, token)
+            if left:
+                for positive, members in zip((True, False), _classes(whole), strict=True):
+                    patients = frozenset(token(patient) for _, patient in members)
+                    yield ReleasedSet(finding=place, axis=WHOLE, group=WHOLE, positive=positive, patients=patients)
 
 
 Read = Callable[[Members], Members]
@@ -92,10 +98,10 @@ def _without_telling(
     fixed += [Counted(group=None, elements=_pairs(one.patients)) for one in before if one.finding in block]
     while True:
         groups = [
-            Counted(group=None if again else _name(place, group, exclusive=exclusive), elements=read(members))
+            Counted(group=_name(place, group, exclusive=exclusive), elements=read(members))
             for place in block
             for group in _members(kept[place])
-            for again in [set(_sets(place, group, token)) <= set(before)]  # what has left cannot be called back
+            if not set(_sets(place, group, token)) <= set(before)  # what has left cannot be called back: it is fixed
             for members in (group.positives, group.negatives)
         ]
         if len(block) > 1 and len(fixed) + len(groups) > SETS_TOGETHER and not exclusive:
@@ -107,11 +113,17 @@ def _without_telling(
 
 
 def _wholes(item: Evidence | Withheld, read: Read) -> Iterator[Counted]:
-    """Give both classes as wholes: the groups of any one axis make them up."""
+    """Give both classes as wholes, as far as it is known who is in them."""
+    return (Counted(group=None, elements=read(members)) for members in _classes(item))
+
+
+def _classes(item: Evidence | Withheld) -> tuple[Members, ...]:
+    """Give who is positive and who negative: the groups of any one axis make them up. Nothing where there is none."""
     groups = _members(item)
     own = [group for group in groups if group.axis == groups[0].axis]
-    yield Counted(group=None, elements=read(frozenset().union(*(group.positives for group in own))))
-    yield Counted(group=None, elements=read(frozenset().union(*(group.negatives for group in own))))
+    if not own:
+        return ()
+    return frozenset().union(*(one.positives for one in own)), frozenset().union(*(one.negatives for one in own))
 
 
 def _name(place: int, group: GroupEvidence, *, exclusive: bool) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,31 @@ def test_two_findings_do_not_tell_who_was_assessed_for_one() -> None:
     assert left([both[0]], min_cell=10) == [{("manufacturer", "GE"), ("manufacturer", "Siemens")}]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_findings_asked_for_one_by_one_tell_no_more_than_together(tmp_path: Path, first: int) -> None:
+    """The attack: a threshold for one finding alone, then for the other; the second is held beside the first."""
+    second = [*LABELS]
+    for patient in (0, 1, 2, 4):
+        second[patient] = float("nan")
+    both = [counted({"manufacturer": MAKERS}, labels) for labels in (LABELS, second)]
+    guard = EgressGuard(
+        min_cell=10,
+        audit=AuditLog(tmp_path / "audit.jsonl"),
+        exclusive=False,
+        wire="fp32",
+        released=Released(folder=tmp_path / "released", key=bytes(32)),
+    )
+    names: set[tuple[int, str]] = set()
+    for asked in (first, 1 - first, first):
+        items = tuple(one if place == asked else replace(one, subgroups=()) for place, one in enumerate(both))
+        shown = guard._evidence(Split.VALIDATION, items)
+        names |= {
+            (place, of.group) for place, one in enumerate(shown) if isinstance(one, Evidence) for of in one.subgroups
+        }
+    assert {(first, "GE"), (first, "Siemens")} <= names
+    assert (1 - first, "GE") not in names
+
+
 def test_classes_lose_a_group_together() -> None:
     """Of classes one follows from the others: what is withheld for one is withheld for each."""
     items = [
@@ -192,7 +217,7 @@ def test_what_has_left_is_remembered_by_keyed_hashes_alone(tmp_path: Path) -> No
     memory = Released(folder=tmp_path, key=bytes(32))
     release(memory, counted({"manufacturer": MAKERS}, LABELS))
     text = (tmp_path / "validation.jsonl").read_text()
-    assert len(text.splitlines()) == 4
+    assert len(text.splitlines()) == 6  # two groups and the whole, of two classes
     assert memory.token(7) != Released(folder=tmp_path, key=b"\1" * 32).token(7)
     assert str(memory.token(7)) in text
     (tmp_path / "validation.jsonl").write_text("{}\n")
