@@ -34,7 +34,7 @@ MOST_PACKETS = 2**22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codestream:
-    """One compressed image; `encoded` ends where it does, without what a file has behind it.
+    """One compressed image; `encoded` is what a decoder gets: without what a file has in front of it, or behind a JPEG.
 
     `signed` is what the codestream says of its values; `colour` what it says of three components, None where it is
     silent.
@@ -137,11 +137,15 @@ def _colour(parts: Sequence[bytes], segments: Sequence[_Segment], *, of_samples:
 def read_jpeg2000(encoded: bytes) -> Codestream:
     """Read a JPEG 2000 codestream, high-throughput or not, alone or in a JP2 file.
 
+    `encoded` begins where the codestream does that was looked at. A JP2 file may hold another one in front (a box that
+    nobody knows is skipped), and a decoder would take the one that was not checked.
+
     Raises:
-        Unreadable: it is no such codestream, its components differ, or it asks for a decoder's whole memory.
+        Unreadable: it is no such codestream, its components differ, it asks for a decoder's whole memory, or the JP2
+            file has a palette of its own (PS3.5 A.4.4 has no JP2 file at all).
     """
     start = encoded.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(encoded) < start + 45:
+    if start < 0 or len(encoded) < start + 45 or b"pclr" in encoded[:start]:
         raise Unreadable(Reason.UNDECODABLE)
     size, right, bottom, left, top, tile_width, tile_height, tile_left, tile_top, components = struct.unpack_from(
         ">HxxIIIIIIIIH", encoded, start + 4
@@ -161,7 +165,7 @@ def read_jpeg2000(encoded: bytes) -> Codestream:
         precision=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         colour=colour,
-        encoded=encoded,
+        encoded=encoded[start:],
     )
 
 

@@ -226,6 +226,36 @@ def test_jpeg_2000_without_the_transform_that_is_declared_is_refused(write_dicom
         read_image(colour_file(write_dicom, encoded, "YBR_RCT", JPEG2000), frames="first")
 
 
+def jp2_of(film: np.ndarray, box: bytes = b"", kind: bytes = b"uuid") -> bytes:
+    """Encode a film as a JP2 file, with a box behind its second, the file type."""
+    encoded = imagecodecs.jpeg2k_encode(film, reversible=True, level=0, codecformat="JP2", bitspersample=12)
+    place = 12 + int.from_bytes(encoded[12:16], "big")
+    written = (8 + len(box)).to_bytes(4, "big") + kind + box if box else b""
+    return encoded[:place] + written + encoded[place:]
+
+
+def test_a_jp2_file_is_its_codestream(write_dicom: Writer) -> None:
+    """The boxes around it do not count."""
+    path = write_dicom([jp2_of(grey())], syntax=JPEG2000Lossless, **GREY_12)
+    np.testing.assert_array_equal(read_image(path, frames="first").pixels_FHWC[0, ..., 0], grey())
+
+
+def test_a_decoder_gets_the_jpeg_2000_codestream_that_was_checked(write_dicom: Writer) -> None:
+    """Of two in one JP2 file it is the first: memory follows from what was looked at, whatever stands behind."""
+    checked = ENCODED["JPEG 2000"][1](grey())
+    twofold = jp2_of(np.zeros((600, 500), np.uint16), bytes(16) + checked)
+    assert imagecodecs.jpeg2k_decode(twofold).shape == (600, 500)  # what a decoder takes by itself
+    assert imagecodecs.jpeg2k_decode(read_jpeg2000(twofold).encoded).shape == (24, 17)
+    path = write_dicom([twofold], syntax=JPEG2000Lossless, **GREY_12)
+    np.testing.assert_array_equal(read_image(path, frames="first").pixels_FHWC[0, ..., 0], grey())
+
+
+def test_a_jp2_file_with_a_palette_of_its_own_is_refused() -> None:
+    """Its codestream holds places in the palette, which are no grey values."""
+    with pytest.raises(Unreadable):
+        read_jpeg2000(jp2_of(grey(), bytes(16), kind=b"pclr"))
+
+
 @pytest.mark.parametrize("name", ENCODED)
 @pytest.mark.parametrize("change", [{"Rows": 23}, {"Columns": 18}, {"Rows": 17, "Columns": 24}])
 def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(
