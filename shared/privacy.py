@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from shared.errors import PrivacyError
+from shared.private_study import LEAST_CLIP, MOST_CLIP
 from shared.renyi_filter import ORDERS, PrivacyLimit, gaussian_epsilon
 
 Accountant = Literal["prv", "rdp"]
@@ -49,12 +50,12 @@ class PrivacyPlan:
             0 < self.sample_rate <= 1
             and 0 <= self.noise_multiplier < math.inf
             and 0 < self.delta < 1
-            and 0 < self.clip < math.inf
+            and LEAST_CLIP <= self.clip <= MOST_CLIP
             and min(whole) >= 1
         ):
             raise PrivacyError(
                 "A privacy plan has a value out of its range (rate in (0, 1], noise from 0 on, δ in (0, 1), a clip "
-                "above 0, whole numbers from 1 on). Correct [privacy] in the study."
+                f"from {LEAST_CLIP:g} to {MOST_CLIP:g}, whole numbers from 1 on). Correct [privacy] in the study."
             )
 
     @property

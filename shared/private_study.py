@@ -66,6 +66,10 @@ _REFUSED: Final[tuple[tuple[str, object, str], ...]] = (
 )
 
 
+LEAST_CLIP: Final = 1e-6
+MOST_CLIP: Final = 1e6
+"""Clips whose squares fp32 holds: of norms below 1e-23 they are 0, and beside a clip as small nothing is clipped."""
+
 MANY_EPOCHS: Final = 200
 """Passes over the patients beyond which a private head has learnt nothing more in our runs (docs/results.md)."""
 

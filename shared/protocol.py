@@ -14,7 +14,7 @@ from shared.contradictions import contradictions
 from shared.declaration import Declaration, load_toml, override_key, parse
 from shared.errors import StudyError
 from shared.plain_text import plain
-from shared.private_study import UNDER_PRIVACY, warnings
+from shared.private_study import LEAST_CLIP, MOST_CLIP, UNDER_PRIVACY, warnings
 from shared.settings_by_kind import with_own_settings
 
 Stage = Literal["stem", "layer1", "layer2", "layer3", "layer4"]
@@ -195,7 +195,7 @@ class Privacy(Declaration):
 
     epsilon: Annotated[float, Field(gt=0, le=100)]
     delta: Annotated[float, Field(gt=0, le=1e-3)] = 1e-5
-    clip: Positive = 0.3
+    clip: Annotated[float, Field(ge=LEAST_CLIP, le=MOST_CLIP)] = 0.3
     accountant: Literal["prv", "rdp"] = "prv"
     images_per_patient: Annotated[int, Field(ge=1, le=64)] = 1
     size_rounding: Annotated[int, Field(ge=1, le=10_000)] = 50

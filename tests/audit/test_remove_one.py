@@ -33,6 +33,7 @@ from shared.audit import AuditLog
 from shared.errors import StudyError
 from shared.messages import Header, Kind, TrainReply, TrainTask, decode_answer, encode_task
 from shared.privacy import PrivacyPlan, sampling
+from shared.private_study import LEAST_CLIP, MOST_CLIP
 from shared.protocol import Privacy, StudyProtocol, parse
 from shared.study_plan import count_releases
 from shared.wire import from_frames, to_frames
@@ -79,7 +80,7 @@ AFFORDABLE: Mapping[str, st.SearchStrategy[Any]] = {
     "training.batch_size": st.integers(2, 16),
     "training.local_epochs": st.integers(1, 2),
     "training.feature_views": st.integers(0, 3),
-    "privacy.clip": st.floats(1e-3, 20),
+    "privacy.clip": st.one_of(st.floats(1e-3, 20), st.sampled_from([LEAST_CLIP, 1e-5, MOST_CLIP])),
     "privacy.images_per_patient": st.integers(1, 4),
     "privacy.size_rounding": st.integers(1, 16),
     "privacy.count_noise_epsilon": st.sampled_from([0.0, 1.0]),

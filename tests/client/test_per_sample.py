@@ -14,6 +14,7 @@ from shared.errors import PrivacyError, StudyError
 from shared.loss import build_loss
 from shared.model import Classifier, ModelSpec, build, set_trainable
 from shared.normalisation import GatedBatchNorm2d, fold
+from shared.private_study import LEAST_CLIP, MOST_CLIP
 from shared.row_gradient import build_row_gradient
 from shared.views import AS_IT_IS
 
@@ -293,6 +294,23 @@ def test_virtual_batches_add_up() -> None:
             gradient = by_autograd(squares, labels[part])
             sums.add(lambda p=part: model(images[p]), gradient, torch.ones(len(labels[part]), 1))
         assert largest_error([parameter.grad for parameter in sums.parameters], whole) < 1e-9
+
+
+@pytest.mark.parametrize("clip", [LEAST_CLIP, MOST_CLIP])
+@pytest.mark.parametrize("kind", [LinearSums, ClippedSums])
+def test_no_size_of_a_gradient_passes_the_least_and_the_most_clip(clip, kind) -> None:
+    """From gradients of which fp32 holds no square to those that overflow, one patient adds the clip at most."""
+    head = nn.Linear(64, 1)
+    images = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
+    sums = kind(head, clip=clip)
+    for power in range(-40, 38):
+        sums.reset()
+        sums.add(
+            partial(sums.run, BookedLinear, head, images),
+            lambda outputs, _: torch.full_like(outputs, 10.0**power),  # noqa: B023  # called at once
+            torch.ones(1, 1),
+        )
+        assert float(sums.total_D.double().norm()) <= clip, power
 
 
 def test_the_factor_is_the_papers() -> None:

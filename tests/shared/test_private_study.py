@@ -148,6 +148,13 @@ def test_privacy_without_a_budget_is_no_study():
         parse(LEAST | {"privacy": {}}, StudyProtocol, where="study.toml", error=StudyError)
 
 
+@pytest.mark.parametrize("clip", [1e-30, 9e-7, 1.1e6, 1e30])
+def test_a_clip_that_fp32_cannot_square_is_refused(clip):
+    """Beside such a clip a small gradient's norm reads 0, and what a patient adds is not clipped."""
+    with pytest.raises(StudyError, match=r"\[privacy\] clip"):
+        private(privacy={"clip": clip})
+
+
 def test_what_is_allowed_and_has_a_price_is_warned_of():
     """Unfreezing, pooled features, noised counts and a large epsilon each have a warning; the defaults have none."""
     assert private().privacy_warnings() == []
