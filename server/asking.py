@@ -1,20 +1,28 @@
 """Asks sites until a deadline: silence is no reply, and what comes too late is counted and dropped."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from flwr.app import ConfigRecord, Message
+import httpx
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.patience import Patience
+from shared.errors import PolyclinicError
 from shared.refusal_codes import ASK_AGAIN
 from shared.wire import from_frames, records_of, to_frames
 
+log = logging.getLogger("polyclinic.server")
+
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """How long after a failed attempt a task is sent again; the pause doubles with each failure."""
+
+_NO_NODES_FAULT = (OSError, httpx.HTTPError, PolyclinicError)
+"""What the disk, the connection or this program says of itself. Any other exception is laid to the reply."""
 
 Tell = Callable[[int, str], None]
 """Told of a node and what happened to its task: asked, asked again, answered, silent, late."""
@@ -55,7 +63,8 @@ class Desk:
 
     A reply that comes before its turn waits on disk (a file without a name). The same task is sent again after an error
     of Flower's, after a refusal that passes by itself, and after a silence that is too long for this site
-    (`server/patience.py`). A node in `passed_over()` is not waited for.
+    (`server/patience.py`). A node in `passed_over()` is not waited for. A reply that cannot even be read counts as one
+    without content, which admission refuses as malformed: it ends nobody's run.
     """
 
     def __init__(
@@ -103,25 +112,47 @@ class Desk:
     def count_late(self) -> None:
         """Take in what was answered after its deadline, count it by node, and drop it."""
         for message_id, (node, counted) in list(self._unanswered.items()):
-            for reply in self.grid.pull_messages([message_id]):
+            try:
+                replies = list(self.grid.pull_messages([message_id]))
+            except _NO_NODES_FAULT:
+                raise
+            except Exception as fault:  # whatever a node sent
+                _log_unreadable(node, fault)
                 del self._unanswered[message_id]
-                if counted and reply.has_content():
+                continue
+            if replies:
+                del self._unanswered[message_id]
+                if counted and replies[0].has_content():
                     self.late[node] = self.late.get(node, 0) + 1
                     self._tell(node, "late")
 
     def _reply(self, waiting: _Waiting) -> Message | None:
-        if waiting.kept is not None:
-            return _unspool(waiting)
-        return self._pull(waiting)
+        return self._read(waiting, self._pull if waiting.kept is None else _unspool)
 
     def _look(self, waiting: _Waiting) -> None:
         """Notice before its turn that a sending failed; a reply is put on disk."""
-        if waiting.kept is None and (reply := self._pull(waiting)) is not None:
+        if waiting.kept is None and (unreadable := self._read(waiting, self._put_on_disk)) is not None:
+            waiting.kept = _spool(unreadable)
+
+    def _put_on_disk(self, waiting: _Waiting) -> None:
+        if (reply := self._pull(waiting)) is not None:
             waiting.kept = _spool(reply)
+
+    def _read(self, waiting: _Waiting, read: Callable[[_Waiting], Message | None]) -> Message | None:
+        """Read a node's reply, which nobody has looked at yet; in the place of one that raises comes an empty one."""
+        try:
+            return read(waiting)
+        except _NO_NODES_FAULT:
+            raise
+        except Exception as fault:  # whatever a node sent
+            _log_unreadable(waiting.node, fault)
+            return Message(RecordDict(), reply_to=waiting.message)
 
     def _pull(self, waiting: _Waiting) -> Message | None:
         for reply in self.grid.pull_messages(sorted(waiting.sent_at)) if waiting.sent_at else ():
             sent_at = waiting.sent_at.pop(reply.metadata.reply_to_message_id)
+            if reply.has_content() and reply.metadata.src_node_id != waiting.node:
+                raise ValueError("a reply names another node")
             if reply.has_content() and not _passes_by_itself(reply):
                 self._patience.note(waiting.node, waiting.kind, time.monotonic() - sent_at)
                 self._tell(waiting.node, "answered")
@@ -152,8 +183,14 @@ class Desk:
 
 
 def _passes_by_itself(reply: Message) -> bool:
-    state = records_of(reply.content, ConfigRecord).get("state")
-    return state is not None and state.get("kind") == "refusal" and state.get("code") in set(map(str, ASK_AGAIN))
+    state = records_of(reply.content, ConfigRecord).get("state", ConfigRecord())
+    code = state.get("code")
+    return state.get("kind") == "refusal" and isinstance(code, str) and code in set(map(str, ASK_AGAIN))
+
+
+def _log_unreadable(node: int, fault: Exception) -> None:
+    """Name the node and the kind of fault; its text may hold what the node sent."""
+    log.warning("a reply of node %d cannot be read: %s", node, type(fault).__name__)
 
 
 def _again(message: Message) -> Message:
@@ -163,9 +200,13 @@ def _again(message: Message) -> Message:
 
 def _spool(reply: Message) -> IO[bytes]:
     file = tempfile.TemporaryFile()  # noqa: SIM115  # closed, and so gone, when its turn comes
-    for frame in to_frames(reply.content):
-        file.write(len(frame).to_bytes(8, "big"))
-        file.write(frame)
+    try:
+        for frame in to_frames(reply.content):
+            file.write(len(frame).to_bytes(8, "big"))
+            file.write(frame)
+    except BaseException:
+        file.close()
+        raise
     file.seek(0)
     return file
 

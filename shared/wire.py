@@ -97,7 +97,8 @@ def to_frames(content: RecordDict) -> Iterator[bytes]:
     }
     yield json.dumps(header).encode()
     for _, _, array in arrays:
-        yield array.data
+        if array.data:  # an empty frame would be one too many: its array takes none
+            yield array.data
 
 
 def from_frames(frames: Iterable[bytes], *, most_bytes: int = MAX_CONTENT_BYTES) -> RecordDict:

@@ -35,7 +35,7 @@ DOORS = {
     },
     "grpc": {"client/agent_service.py", "client/courier.py", "client/site_status.py"},
     "grpc_health": {"client/agent_service.py", "client/site_status.py"},
-    "httpx": {"client/coordinators_clock.py", "server/fleet.py"},
+    "httpx": {"client/coordinators_clock.py", "server/asking.py", "server/fleet.py"},
     "imagecodecs": {
         "client/frames.py",
         "client/review_page.py",

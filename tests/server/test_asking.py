@@ -3,11 +3,25 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import httpx
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from server.admission import Reason, Refused, open_reply
 from server.asking import Desk
-from shared.messages import Answer, Header, Kind, ReadyTask, RefusalReply, decode_task, encode_answer, encode_task
+from shared.messages import (
+    Answer,
+    Header,
+    Kind,
+    ReadyReply,
+    ReadyTask,
+    RefusalReply,
+    decode_task,
+    encode_answer,
+    encode_task,
+)
 from shared.refusal_codes import Refusal
 from simulations.in_process_grid import InProcessGrid
 
@@ -171,3 +185,144 @@ def test_a_node_that_the_superlink_does_not_know_is_asked_again(clock: Any) -> N
 
     network = Forgetful(clock, lambda *_: 1)
     assert codes(Desk(network).ask(tasks(1), 100)) == [(1, "data_unusable")]
+
+
+class Careless(Network):
+    """Site 1 answers after a minute, site 2 at once with what `bad` makes: it waits its turn, or is late."""
+
+    def __init__(self, clock: Any, bad: Callable[[Message], Message], *, first: int = 1) -> None:
+        super().__init__(clock, lambda node, _: 60 if node == first else 0)
+        self.bad = bad
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for message_id in message_ids:
+            asked = self._due.get(message_id)
+            replies = list(super().pull_messages([message_id]))
+            yield from [self.bad(asked[0])] if replies and asked and asked[0].metadata.dst_node_id == 2 else replies
+
+
+def content(**records: Any) -> Callable[[Message], Message]:
+    return lambda asked: Message(RecordDict(records), reply_to=asked)
+
+
+def broken_object(_: Message) -> Message:
+    raise RuntimeError("Error parsing message: DOE^JOHN")
+
+
+def of_another(attribute: str, value: Any) -> Callable[[Message], Message]:
+    def reply(asked: Message) -> Message:
+        made = Message(RecordDict(), reply_to=asked)
+        made.metadata.__dict__[attribute] = value
+        return made
+
+    return reply
+
+
+def one_array(data: bytes) -> ArrayRecord:
+    record = ArrayRecord()
+    record["a"] = Array(dtype="uint8", shape=(len(data),), stype="x", data=data)
+    return record
+
+
+UNREADABLE = {
+    "a code that is a list": content(state=ConfigRecord({"kind": "refusal", "code": ["busy"]})),
+    "a value of bytes": content(state=ConfigRecord({"kind": "train", "x": b"1"})),
+    "an array without bytes": content(arrays=one_array(b"")),
+    "an object that cannot be put together": broken_object,
+    "another node's name": of_another("_src_node_id", 1),
+    "a node that nobody knows": of_another("_src_node_id", 99),
+    "another message's answer": of_another("_reply_to_message_id", "in-process-1"),
+}
+
+
+def opened(replies: Iterable[Message], task_id: str) -> dict[int, Any]:
+    """Open them as the coordinator does."""
+    return {
+        reply.metadata.src_node_id: open_reply(reply, task_id=task_id, kind=ReadyReply, key="00" * 32)
+        for reply in replies
+    }
+
+
+@pytest.mark.parametrize("bad", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize("first", [1, 2], ids=["waits its turn", "comes in its turn"])
+def test_a_reply_that_cannot_be_read_is_a_malformed_one_and_ends_no_run(
+    clock: Any, bad: Callable[[Message], Message], first: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is handled before signature and form are looked at, and nothing of it may reach the other sites."""
+    network = Careless(clock, bad, first=first)
+    replies = list(Desk(network).ask(tasks(1, 2), 300))
+    assert [reply.metadata.src_node_id for reply in replies] == [1, 2]
+    found = opened(replies, "t")
+    assert found[2] == Refused(reason=Reason.MALFORMED)
+    assert "DOE^JOHN" not in caplog.text
+
+
+def test_the_log_names_the_node_of_a_reply_that_cannot_be_read(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody has to know whom to ask; the fault's own text stays out."""
+    list(Desk(Careless(clock, broken_object)).ask(tasks(1, 2), 300))
+    assert "node 2 cannot be read: RuntimeError" in caplog.text
+
+
+def test_a_late_reply_that_cannot_be_read_is_dropped(clock: Any) -> None:
+    """What comes after the deadline is taken in before the next question is asked."""
+
+    class Late(Careless):
+        def __init__(self) -> None:
+            Network.__init__(self, clock, lambda node, attempt: 50 if (node, attempt) == (2, 0) else 1)
+
+        def bad(self, asked: Message) -> Message:  # type: ignore[override]
+            return broken_object(asked) if clock.now < 200 else Message(RecordDict(), reply_to=asked)
+
+    desk = Desk(Late())
+    assert [reply.metadata.src_node_id for reply in desk.ask(tasks(1, 2), 10)] == [1]
+    clock.now = 100.0
+    desk.count_late()
+    clock.now = 200.0
+    assert len(list(desk.ask(tasks(1, 2, number=2), 10))) == 2
+
+
+@pytest.mark.parametrize("fault", [OSError("disk full"), httpx.ConnectError("gone")])
+def test_what_is_no_nodes_fault_is_told(clock: Any, fault: Exception) -> None:
+    """A lost connection or a full disk of the coordinator's is not laid at a hospital's door."""
+
+    def lost(_: Message) -> Message:
+        raise fault
+
+    with pytest.raises(type(fault)):
+        list(Desk(Careless(clock, lost)).ask(tasks(1, 2), 300))
+
+
+CONFIGS = st.dictionaries(
+    st.sampled_from(["version", "task_id", "kind", "code", "request", "signature", "x"]),
+    st.sampled_from(["refusal", "train", "busy", "1"])
+    | st.text(max_size=8)
+    | st.binary(max_size=8)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.booleans()
+    | st.lists(st.text(max_size=4), max_size=3)
+    | st.lists(st.binary(max_size=4), max_size=3),
+    max_size=5,
+).map(ConfigRecord)
+METRICS = st.dictionaries(
+    st.text(max_size=6),
+    st.integers(-(2**63), 2**63 - 1) | st.floats() | st.lists(st.floats(), max_size=3),
+    max_size=3,
+).map(MetricRecord)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    records=st.dictionaries(
+        st.sampled_from(["state", "arrays", "metrics", "flow", "x", ""]),
+        CONFIGS | METRICS | st.binary(max_size=4).map(one_array),
+        max_size=4,
+    ),
+    first=st.sampled_from([1, 2]),
+)
+def test_whatever_a_node_sends_the_desk_yields_one_reply_a_site(clock: Any, records: Any, first: int) -> None:
+    """Any records, in their turn or before it: both sites are heard, and the other one's reply is whole."""
+    replies = list(Desk(Careless(clock, content(**records), first=first)).ask(tasks(1, 2), 300))
+    assert [reply.metadata.src_node_id for reply in replies] == [1, 2]
+    assert codes(replies[:1]) == [(1, "data_unusable")]
+    assert isinstance(opened(replies, "t")[2], Refused)
