@@ -6,6 +6,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from client.delivery import Deliveries
@@ -21,7 +23,7 @@ from client.local_norm import LocalNorm
 from client.opening import open_task
 from client.private_training import PrivateTraining
 from client.round_checkpoint import RoundCheckpoint
-from client.site_data import Records, Rows
+from client.site_data import Records
 from client.task_store import TaskStore, request_digest
 from client.trainer import train_round
 from client.workbench import Workbench
@@ -168,20 +170,21 @@ class Agent:
             raise TaskError(Refusal.WRONG_FORM, "the task's arrays are not those that train in this round")
         if self.private is not None:
             return self._train_privately(task, self.private)
-        if too_few_to_train(self.records.patients(Split.TRAIN), self.min_patients):
+        if too_few_to_train(max(self.records.assessed_patients(Split.TRAIN)), self.min_patients):
             raise TaskError(Refusal.TOO_FEW_PATIENTS, "this site has fewer training patients than its min_cell")
         inputs = self.inputs_on(task.header.standard)
         self._load(task, before=number)
-        rows = self.records.training_rows()
+        records = self.records.learnable(least=self.min_patients)
+        rows = records.training_rows()
         outcome = train_round(
             self.bench,
             inputs,
             rows=rows,
-            labels_NK=self.records.labels_NK,
+            labels_NK=records.labels_NK,
             start=self.protocol.model.trains_from(number),
             training=self.protocol.training,
             proximal_mu=self.protocol.federation.proximal_mu or 0.0,
-            loss=self._loss(rows),
+            loss=self._loss(records.labels_NK[rows]),
             seed=partial(self.protocol.random_seed, "train", self.site, number),
             checkpoint=self._checkpoint(task),
         )
@@ -200,7 +203,7 @@ class Agent:
         """Give the task's place on disk to go on from: only for the same request, over the same data."""
         if self.checkpoints is None or not isinstance(task, TrainTask):
             return None
-        key = f"{request_digest(task)} {self.records.digest()}"
+        key = f"{request_digest(task)} {self.records.learnable(least=self.min_patients).digest()}"
         return RoundCheckpoint(self.checkpoints / f"{task.header.task_id}.pt", key)
 
     def _train_privately(self, task: TrainTask, private: PrivateTraining) -> TrainReply:
@@ -278,9 +281,9 @@ class Agent:
         start = self.protocol.model.trains_from(number)
         return self.bench.exchanged(start, local_norm=self.local_norm is not None)
 
-    def _loss(self, rows: Rows) -> Loss:
+    def _loss(self, labels_NK: npt.NDArray[np.float32]) -> Loss:
         training = self.protocol.training
-        weights = torch.from_numpy(positive_weights(self.records.labels_NK[rows]))
+        weights = torch.from_numpy(positive_weights(labels_NK))
         return build_loss(
             training.loss,
             exclusive=self.protocol.task.exclusive,

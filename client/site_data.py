@@ -76,6 +76,19 @@ class Records:
         rows = self.rows(Split.TRAIN)
         return rows[~np.isnan(self.labels_NK[rows]).all(axis=1)]
 
+    def assessed_patients(self, split: Split) -> tuple[int, ...]:
+        """How many patients of one side were assessed for each target."""
+        rows = self.rows(split)
+        return tuple(len(np.unique(self.patients_N[rows[~np.isnan(labels_N)]])) for labels_N in self.labels_NK[rows].T)
+
+    def learnable(self, *, least: int) -> Self:
+        """Give the records without what too few training patients were assessed for, as if nobody had been.
+
+        The head's row of such a finding would be made of those few alone: of one, it is that patient's features.
+        """
+        few_K = np.array([patients < least for patients in self.assessed_patients(Split.TRAIN)], dtype=bool)
+        return replace(self, labels_NK=np.where(few_K, np.float32(np.nan), self.labels_NK)) if few_K.any() else self
+
     def patients(self, split: Split) -> int:
         """How many patients one side has."""
         return len(np.unique(self.patients_N[self.rows(split)]))

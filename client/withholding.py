@@ -35,6 +35,20 @@ class NoTraining:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotLearnt:
+    """The site will train without a finding: so many training patients were assessed for it."""
+
+    target: str
+    patients: int
+    needed: int
+
+    def __str__(self) -> str:
+        """Say it with the number that would be needed."""
+        found = counted(self.patients, "patient")
+        return f"training, {self.target}: {found} assessed, {self.needed:,} needed (min_cell). It is not learnt here."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoEvidence:
     """A split's evidence on a target will be withheld: so many patients have it and have it not."""
 
@@ -70,7 +84,7 @@ class FewerGroups:
         )
 
 
-Foreseen = NoTraining | NoEvidence | FewerGroups
+Foreseen = NoTraining | NotLearnt | NoEvidence | FewerGroups
 
 
 def foresee(records: Records, protocol: StudyProtocol, *, min_cell: int) -> tuple[Foreseen, ...]:
@@ -79,16 +93,26 @@ def foresee(records: Records, protocol: StudyProtocol, *, min_cell: int) -> tupl
     With [privacy] count_noise_epsilon the guard judges noised counts, so that it may decide otherwise where a class is
     close to `min_cell`.
     """
-    patients = records.patients(Split.TRAIN)
-    if protocol.privacy:
-        patients = rounded_size(patients, rounding=protocol.privacy.size_rounding)
-    training = [NoTraining(patients=patients, needed=min_cell)] if too_few_to_train(patients, min_cell) else []
     evidence = (
         one
         for split in (Split.VALIDATION, Split.TEST)
         for one in _of_split(records, protocol, split, min_cell=min_cell)
     )
-    return (*training, *evidence)
+    return (*_of_training(records, protocol, min_cell=min_cell), *evidence)
+
+
+def _of_training(records: Records, protocol: StudyProtocol, *, min_cell: int) -> Iterator[NoTraining | NotLearnt]:
+    """Judge as the agent does: under [privacy] by the public size alone, for noise covers each training patient."""
+    if protocol.privacy:
+        patients = rounded_size(records.patients(Split.TRAIN), rounding=protocol.privacy.size_rounding)
+    else:
+        patients = max(records.assessed_patients(Split.TRAIN))
+    if too_few_to_train(patients, min_cell):
+        yield NoTraining(patients=patients, needed=min_cell)
+    elif not protocol.privacy:
+        for target, assessed in zip(protocol.task.targets, records.assessed_patients(Split.TRAIN), strict=True):
+            if 0 < assessed < min_cell:
+                yield NotLearnt(target=target, patients=assessed, needed=min_cell)
 
 
 def _of_split(records: Records, protocol: StudyProtocol, split: Split, *, min_cell: int) -> Iterator[Foreseen]:

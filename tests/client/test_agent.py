@@ -509,3 +509,23 @@ def test_local_normalisation_layers_stay_and_go_on(tiny: Any, tmp_path: Path) ->
     assert second != first["north"]
     assert layers_after(train_task(protocol, sent, round=2)) == second
     assert layers_after(evaluate_task(protocol, sent, round=1)) == first["north"]
+
+
+@pytest.mark.parametrize("loss", ["focal", "weighted_bce"])
+def test_a_finding_that_too_few_were_assessed_for_is_not_learnt(tiny: Any, tmp_path: Path, loss: str) -> None:
+    """The attack: the head's row of a finding that one patient was assessed for was that patient's features."""
+    protocol = tiny.protocol(task={"findings": ["a", "b"]}, training={"loss": loss})
+    every = tiny.agent(protocol, tmp_path, min_cell=3)
+    labels_NK = every.records.labels_NK.copy()
+    few = np.isin(every.records.patients_N, np.unique(every.records.patients_N[every.records.rows(Split.TRAIN)])[:2])
+    labels_NK[~few, 1] = np.nan
+    agent = replace(every, records=replace(every.records, labels_NK=labels_NK))
+    unlabelled = replace(every, records=replace(every.records, labels_NK=np.where([0, 1], np.nan, labels_NK)))
+    task = train_task(protocol, initial(agent.bench))
+    update, same = trained(agent, task).update, trained(unlabelled, task).update
+    for name, array in update.items():
+        assert array[0].any()
+        assert not array[1].any()
+        assert np.array_equal(array, same[name])
+    alone = np.where([1, 0], np.nan, labels_NK)
+    assert code(ask(replace(agent, records=replace(agent.records, labels_NK=alone)), task)) == Refusal.TOO_FEW_PATIENTS

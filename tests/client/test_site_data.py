@@ -33,6 +33,16 @@ def test_an_image_without_any_label_does_not_train() -> None:
     assert RECORDS.training_rows().tolist() == [0, 3, 4]
 
 
+def test_what_too_few_training_patients_were_assessed_for_is_not_learnt() -> None:
+    """Patients count, not images, and only those who train; what enough were assessed for stays as it is."""
+    assert RECORDS.assessed_patients(Split.TRAIN) == (2, 1)
+    left = RECORDS.learnable(least=2)
+    assert np.isnan(left.labels_NK[:, 1]).all()
+    assert np.array_equal(left.labels_NK[:, 0], RECORDS.labels_NK[:, 0], equal_nan=True)
+    assert left.training_rows().tolist() == [0, 4]
+    assert RECORDS.learnable(least=1) is RECORDS
+
+
 def test_patients_are_counted_once() -> None:
     """Several images of a patient are one patient."""
     assert [RECORDS.patients(split) for split in Split] == [2, 0, 1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from client.bootstrap import PreparedSite
-from client.withholding import FewerGroups, NoEvidence, NoTraining, foresee
+from client.withholding import FewerGroups, NoEvidence, NotLearnt, NoTraining, foresee
 from shared.protocol import StudyProtocol
 from shared.split import Split
 
@@ -42,6 +42,24 @@ def test_who_does_not_train_is_told(tiny: Any, tmp_path: Path) -> None:
     assert [one for one in told if isinstance(one, NoTraining)] == []
     first, *_ = foreseen(tiny.hospital(private, tmp_path, min_cell=26), private)
     assert first == NoTraining(patients=25, needed=26)
+
+
+def test_a_finding_that_is_not_learnt_is_told(tiny: Any, tmp_path: Path) -> None:
+    """Two training patients were assessed for it; under [privacy] no label decides."""
+    task = {"findings": ["opacity", "rare"]}
+
+    def rare(patient: int) -> Sequence[float]:
+        return [float(patient // 4 % 2), 1.0 if patient in (0, 2) else float("nan")]
+
+    protocol = tiny.protocol(task=task)
+    first, *others = foreseen(tiny.hospital(protocol, tmp_path, min_cell=3, labels=rare), protocol)
+    assert first == NotLearnt(target="rare", patients=2, needed=3)
+    assert str(first) == "training, rare: 2 patients assessed, 3 needed (min_cell). It is not learnt here."
+    assert not [one for one in others if isinstance(one, NotLearnt)]
+    private = tiny.private_protocol(epsilon=3.0, delta=1e-5, size_rounding=25)
+    private = private.model_copy(update={"task": protocol.task})
+    told = foreseen(tiny.hospital(private, tmp_path, min_cell=3, labels=rare), private)
+    assert not [one for one in told if isinstance(one, NotLearnt | NoTraining)]
 
 
 def test_of_classes_a_split_is_withheld_whole(tiny: Any, tmp_path: Path) -> None:
