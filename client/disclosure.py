@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
+from client.patient_flow import CountedFlow
 from shared.description import CornerTest, Description, MarkTest
 from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
@@ -139,14 +140,19 @@ def suppress_landmarks(landmarks: Landmarks | Withheld, *, min_cell: int) -> Lan
 def suppress_flow(flow: ReleasedFlow, *, min_cell: int) -> ReleasedFlow:
     """Suppress the counts below `min_cell`, and those from which a suppressed one would follow.
 
-    An exclusion that did not happen is shown as 0. The files found would give a single suppressed exclusion away, or a
-    single suppressed split where an exam is a file, so they are shown only where none is suppressed; a split's classes
-    are shown together or not at all.
+    An exclusion that did not happen is shown as 0; one of fewer than `min_cell` patients is suppressed, however many
+    files it is of. The files found would give a single suppressed exclusion away, or a single suppressed split where
+    an exam is a file, so they are shown only where none is suppressed; a split's classes are shown together or not at
+    all.
     """
-    excluded = {reason: _count(count, min_cell, zero_is_open=True) for reason, count in flow.excluded.items()}
+    patients = flow.excluded_patients if isinstance(flow, CountedFlow) else flow.excluded
+    excluded = {
+        reason: _count(count, min_cell, zero_is_open=True) if not count or _enough(patients[reason], min_cell) else None
+        for reason, count in flow.excluded.items()
+    }
     splits = {name: _split(split, min_cell) for name, split in flow.splits.items()}
     hidden = None in excluded.values() or any(split.patients is None for split in splits.values())
-    return replace(flow, found=None if hidden else _count(flow.found, min_cell), excluded=excluded, splits=splits)
+    return ReleasedFlow(found=None if hidden else _count(flow.found, min_cell), excluded=excluded, splits=splits)
 
 
 def round_flow(flow: ReleasedFlow, *, to: int) -> ReleasedFlow:
@@ -189,6 +195,10 @@ def _split(split: SplitCounts, min_cell: int) -> SplitCounts:
         exams=None if open_patients is None else split.exams,
         classes=split.classes if classes_are_open else tuple(hidden for _ in split.classes),
     )
+
+
+def _enough(count: Count, min_cell: int) -> bool:
+    return count is not None and count >= min_cell
 
 
 def _count(count: Count, min_cell: int, *, zero_is_open: bool = False) -> Count:

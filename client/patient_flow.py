@@ -144,11 +144,15 @@ class RowFate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowStep:
-    """Files that were left out for one reason, and of how many patients they are as far as the files say."""
+    """Files that were left out for one reason, and of how many patients they are as far as the files say.
+
+    `nameless` are those of the files that do not say whose they are.
+    """
 
     reason: FileReason
     files: int
     patients: int
+    nameless: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +162,16 @@ class RowStep:
     reason: RowReason
     rows: int
     where: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedFlow(ReleasedFlow):
+    """The same at the site itself, where it is known of how many patients an exclusion is; that does not leave.
+
+    A file that does not say whose it is counts as a patient of its own.
+    """
+
+    excluded_patients: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,13 +192,14 @@ class PatientFlow:
     images: Mapping[Split, int]
     splits: Mapping[Split, SplitCounts]
 
-    def counts(self) -> ReleasedFlow:
+    def counts(self) -> CountedFlow:
         """Give what may leave once the guard has suppressed what is small; still exact here."""
         excluded = {step.reason: step.files for step in self.steps}
-        return ReleasedFlow(
+        return CountedFlow(
             found=self.files,
             excluded={reason.value: excluded.get(reason, 0) for reason in FILE_REASONS},
             splits={split.value: counts for split, counts in self.splits.items()},
+            excluded_patients={step.reason.value: step.patients + step.nameless for step in self.steps},
         )
 
     def in_words(self) -> str:
@@ -227,11 +242,12 @@ def account(
 
 def _file_steps(files: Sequence[FileFate]) -> tuple[FlowStep, ...]:
     counts = Counter(file.reason for file in files)
+    nameless = Counter(file.reason for file in files if file.patient is None)
     patients = Counter(
         reason for reason, _ in {(file.reason, file.patient) for file in files if file.patient is not None}
     )
     return tuple(
-        FlowStep(reason=reason, files=counts[reason], patients=patients[reason])
+        FlowStep(reason=reason, files=counts[reason], patients=patients[reason], nameless=nameless[reason])
         for reason in FILE_REASONS
         if counts[reason]
     )

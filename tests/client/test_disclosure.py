@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.disclosure import round_flow, suppress_evidence, suppress_flow
+from client.patient_flow import Exclusion, FileFate, account
 from shared.evidence import Evidence, Withheld
 from shared.metrics import ScoreHistogram
 from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
@@ -124,6 +126,28 @@ def test_a_splits_classes_are_shown_together_or_not_at_all() -> None:
 def test_an_exclusion_is_shown_from_min_cell_on_or_where_it_did_not_happen(files: int, shown: int | None) -> None:
     """Ten files are shown and nine suppressed; none at all is no secret."""
     assert suppress_flow(flow(excluded={"truncated": files}), min_cell=10).excluded == {"truncated": shown}
+
+
+@pytest.mark.parametrize(("patients", "nameless", "shown"), [(1, 0, None), (9, 0, None), (9, 1, 12), (10, 0, 12)])
+def test_an_exclusion_of_many_files_of_few_patients_is_suppressed(
+    patients: int, nameless: int, shown: int | None
+) -> None:
+    """The attack: twelve files of one withdrawn patient left as 12. What does not say whose it is counts by files."""
+    whose = [None] * nameless + [n % patients for n in range(12 - nameless)]
+    kept = [FileFate(relative=str(n), patient=100 + n, row=None, reason=None) for n in range(40)]
+    files = [FileFate(relative="w", patient=one, row=None, reason=Exclusion.WITHDRAWN) for one in whose]
+    found = account(
+        files=[*kept, *files],
+        rows=(),
+        split_N=np.array(["train"] * 40),
+        patients_N=np.arange(40),
+        exams_N=np.arange(40),
+        labels_NK=(np.arange(40) % 2).astype(np.float32)[:, None],
+    ).counts()
+    left = suppress_flow(found, min_cell=10)
+    assert left.excluded["withdrawn"] == shown
+    assert left.found is None  # two splits are empty
+    assert type(left) is ReleasedFlow
 
 
 def test_the_files_found_are_hidden_with_a_hidden_exclusion() -> None:
