@@ -47,7 +47,7 @@ _SENTENCES = {
     Reason.NO_PIXELS: "A DICOM object holds no image (a report, a plan, a presentation). Nothing to do.",
     Reason.UNSUPPORTED_OBJECT: (
         "A DICOM object holds a segmentation, a dose, a map or slide tiles, not an image to read: nothing to do. "
-        "Or a picture has several frames, transparency, or other pixels than grey of 8 or 16 bits and colour of 8: "
+        "Or a picture has several frames, transparency, or pixels that are neither plain grey nor plain colour: "
         "convert it."
     ),
     Reason.UNDECODABLE: (
