@@ -11,7 +11,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from client import cache
-from client.dicom import read_header, read_image
+from client.dicom import read_frames, read_header, read_image
 from client.refusals import Reason
 from shared.preprocessing import Contract
 
@@ -70,10 +70,10 @@ def with_raw(path: Path, keyword: str, value: bytes, vr: str) -> Path:
 @pytest.mark.parametrize("name", ODD)
 def test_an_image_is_used_whatever_the_rest_says(write_dicom: Any, name: str) -> None:
     """The default study's pixels are those of the file without the odd attribute; its header can be read."""
-    plain = cache._prepare_file(write_dicom(FILM, **ATTRIBUTES), contract=PLAIN, frames="first")
+    plain = cache._prepare_file(write_dicom(FILM, **ATTRIBUTES), contract=PLAIN, frames="first", read=read_frames)
     odd = with_raw(write_dicom(FILM, **ATTRIBUTES), *ODD[name])
     assert read_header(odd).identity.patient_id == "PAT^7"
-    found = cache._prepare_file(odd, contract=PLAIN, frames="first")
+    found = cache._prepare_file(odd, contract=PLAIN, frames="first", read=read_frames)
     assert not isinstance(found, Reason)
     np.testing.assert_array_equal(found, plain)
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_counts_as_absent_where_it_is_asked_for(write_dicom:
     odd = with_raw(write_dicom(FILM, **ATTRIBUTES), *ODD[name])
     assert read_image(odd, frames="first").spacing_mm == expected
     spaced = Contract(size=32, window="percentile", spacing_mm=1, fit="pad", depth="uint8", channels=1)
-    found = cache._prepare_file(odd, contract=spaced, frames="first")
+    found = cache._prepare_file(odd, contract=spaced, frames="first", read=read_frames)
     assert (found is Reason.NO_SPACING) == (expected is None)
 
 
@@ -102,7 +102,7 @@ def test_a_rescale_that_cannot_be_read_is_needed(write_dicom: Any, value: bytes)
     """Without its slope and intercept, a grey value means something else: such an image is refused."""
     for keyword in ("RescaleIntercept", "RescaleSlope"):
         odd = with_raw(write_dicom(FILM, **ATTRIBUTES), keyword, value, "")
-        assert cache._prepare_file(odd, contract=PLAIN, frames="first") is Reason.MALFORMED
+        assert cache._prepare_file(odd, contract=PLAIN, frames="first", read=read_frames) is Reason.MALFORMED
 
 
 def test_a_rescale_that_colour_does_not_use_may_be_anything(write_dicom: Any) -> None:

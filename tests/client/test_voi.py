@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from client import cache
-from client.dicom import read_image
+from client.dicom import read_frames, read_image
 from client.refusals import Reason
 from shared.grey_levels import LookUp, Sigmoid
 from shared.preprocessing import Contract
@@ -41,7 +41,7 @@ def table(entries: np.ndarray, *, first: int, bits: int, vr: str = "US") -> Data
 
 def prepared(path: Path, contract: Contract = OWN) -> np.ndarray:
     """Prepare the first frame; it must be readable."""
-    found = cache._prepare_file(path, contract=contract, frames="first")
+    found = cache._prepare_file(path, contract=contract, frames="first", read=read_frames)
     assert not isinstance(found, Reason)
     return found[0, 0].astype(int)
 
@@ -162,7 +162,7 @@ def test_a_window_that_cannot_be_read_counts_where_it_is_asked_for(write_dicom: 
     if "VOILUTSequence" in broken and "LUTDescriptor" in broken["VOILUTSequence"][0]:
         broken["VOILUTSequence"][0].LUTDescriptor = [3000, 0, 16]  # more entries than there are
     path = write_dicom(RAMP.tobytes(), **GREY, **broken)
-    assert cache._prepare_file(path, contract=OWN, frames="first") is Reason.MALFORMED
+    assert cache._prepare_file(path, contract=OWN, frames="first", read=read_frames) is Reason.MALFORMED
     percentile = Contract(size=64, window="percentile", spacing_mm=0, fit="pad", depth="uint8", channels=1)
     np.testing.assert_array_equal(prepared(path, percentile), prepared(write_dicom(RAMP.tobytes(), **GREY), percentile))
 
@@ -187,7 +187,7 @@ def test_every_frame_has_its_own_window_rescale_and_spacing(write_dicom: Writer)
     every = {"SharedFunctionalGroupsSequence": [shared], "Modality": "MR"}
     for contract in (OWN, Contract(size=64, window="dicom", spacing_mm=1, fit="pad", depth="uint8", channels=1)):
         whole = write_dicom(stack.tobytes(), **GREY, **every, NumberOfFrames=3, PerFrameFunctionalGroupsSequence=groups)
-        together = cache._prepare_file(whole, contract=contract, frames="all")
+        together = cache._prepare_file(whole, contract=contract, frames="all", read=read_frames)
         assert not isinstance(together, Reason)
         for frame, group in enumerate(groups):
             single = write_dicom(
