@@ -59,6 +59,7 @@ def site_cohort(
         modality=protocol.images.modality,
         objects=protocol.images.objects,
         frames=protocol.images.frames,
+        private=protocol.privacy is not None,
         study=protocol.study.name,
         seed=protocol.study.seed,
         train=protocol.split.train,

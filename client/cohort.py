@@ -154,6 +154,7 @@ def build_cohort(
     modality: str,
     objects: Objects,
     frames: Frames,
+    private: bool,
     study: str,
     seed: int,
     train: float,
@@ -175,6 +176,7 @@ def build_cohort(
         modality: as in the header, or "any".
         objects: "anatomy" leaves out what is no image of the exam's own; "all" takes all.
         frames: which frames of a file the study reads; "all" makes an image of each.
+        private: True under [privacy]: no patient's words are read by those of others.
         study: name of the study, part of the split's key.
         seed: seed of the study, part of the split's key.
         train: fraction of patients.
@@ -198,7 +200,7 @@ def build_cohort(
         patient=data.patient_column,
         sheet=data.sheet,
     )
-    said = table_words(data.labels, data.subgroups, sheet=data.sheet) if data.subgroups else []
+    said = table_words(data.labels, data.subgroups, private=private, sheet=data.sheet) if data.subgroups else []
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
     matches, row_fates, people = whose(data, rows, index)
     many_keys = data.join == "AccessionNumber"

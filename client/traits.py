@@ -27,8 +27,13 @@ READ: Mapping[str, Callable[[str], str]] = {
 """What makes a group of a header's or a table's word; a device's own name is only counted, and then numbered."""
 
 
-def table_words(path: Path, columns: Mapping[Axis, str], *, sheet: str | None = None) -> list[dict[str, str]]:
+def table_words(
+    path: Path, columns: Mapping[Axis, str], *, private: bool, sheet: str | None = None
+) -> list[dict[str, str]]:
     """Read the label table's columns on groups, a row each, in the order of its rows.
+
+    M is male, or mujer, and other rows tell which. In a `private` study no row may tell of another: M then says
+    nothing, and the image's header is read.
 
     Raises:
         SiteError: the table has no such column; a near one is named.
@@ -40,7 +45,13 @@ def table_words(path: Path, columns: Mapping[Axis, str], *, sheet: str | None = 
     words: list[dict[str, str]] = [
         {axis: cells[place] for axis, place in places.items()} if len(cells) == width else {} for _, cells in table.rows
     ]
-    return [row | {"sex": ""} for row in words] if "sex" in columns and _speaks_otherwise(words) else words
+    if "sex" not in columns:
+        return words
+    if private:
+        return [
+            {axis: word for axis, word in row.items() if (axis, word.strip().lower()) != ("sex", "m")} for row in words
+        ]
+    return [row | {"sex": ""} for row in words] if _speaks_otherwise(words) else words
 
 
 _NOT_SAID = frozenset("unx-?")

@@ -93,6 +93,12 @@ def refusals(settings: Mapping[str, Any]) -> list[str]:
             "[privacy] count_noise_epsilon has no noise for counts of subgroups, which would leave as they are. Remove "
             "[evaluation] subgroups, or set count_noise_epsilon to 0."
         )
+    if "device" in settings["evaluation.subgroups"]:
+        found.append(
+            "[evaluation] subgroups with 'device' numbers devices by how many images each made, those of training "
+            "patients among them, so that one of these decides which counts have which number. Remove 'device': "
+            "'manufacturer' is read of each image alone."
+        )
     if settings["privacy.centre_rounds"]:
         found += _centre_refusals(settings)
     return ["Under [privacy]: " + why for why in found]

@@ -74,7 +74,7 @@ def all_refusals() -> list[tuple[str, str]]:
     settings = {key: value for key, value, _ in _REFUSED} | {
         "privacy.count_noise_epsilon": 1.0,
         "task.unit": "exam",
-        "evaluation.subgroups": ("sex",),
+        "evaluation.subgroups": ("sex", "device"),
         "privacy.centre_rounds": 2,
         "model.features": "pooled",
         "model.unfreeze": ("layer4",),

@@ -30,6 +30,7 @@ def build(site: SiteConfig, **changes: Any) -> Cohort:
         "modality": "any",
         "objects": "anatomy",
         "frames": "first",
+        "private": False,
         "study": "lungs",
         "seed": 0,
         "train": 0.6,

@@ -10,6 +10,7 @@ from client.bootstrap import site_cohort
 from client.label_table import read_table
 from client.traits import table_words
 from shared.errors import DataError, SiteError
+from shared.subgroups import UNKNOWN, sex_group
 
 LONG = "pneumonia (1=yes, 0=no, empty=not read)"
 
@@ -115,7 +116,17 @@ def test_letters_of_another_language_leave_sex_unknown(tmp_path: Path, words: li
     """Beside H, an M is mujer: it is never read as male."""
     path = tmp_path / "labels.csv"
     path.write_text("id,sexo\n" + "".join(f"{number},{word}\n" for number, word in enumerate(words)))
-    assert [row["sex"] for row in table_words(path, {"sex": "sexo"})] == read_as
+    assert [row["sex"] for row in table_words(path, {"sex": "sexo"}, private=False)] == read_as
+
+
+@pytest.mark.parametrize("others", [[], ["F"], ["H"], ["D"], ["K", "Mulher"]])
+def test_in_a_private_study_no_rows_sex_is_read_by_another(tmp_path: Path, others: list[str]) -> None:
+    """Whoever else is there, a word means the same; a bare M, which only others could settle, is unknown."""
+    path = tmp_path / "labels.csv"
+    words = ["male", "F", "M", " m ", "Mujer", "O", *others]
+    path.write_text("id,sexo\n" + "".join(f"{number},{word}\n" for number, word in enumerate(words)))
+    read = [sex_group(row.get("sex", "")) for row in table_words(path, {"sex": "sexo"}, private=True)]
+    assert read[:6] == ["male", "female", UNKNOWN, UNKNOWN, UNKNOWN, "other"]
 
 
 def test_a_wrong_column_of_a_subgroup_names_the_nearest(tmp_path: Path) -> None:
@@ -123,4 +134,4 @@ def test_a_wrong_column_of_a_subgroup_names_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("id,patient_sex\nx,M\n")
     with pytest.raises(SiteError, match="Did you mean 'patient_sex'"):
-        table_words(path, {"sex": "patientsex"})
+        table_words(path, {"sex": "patientsex"}, private=False)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from client.bootstrap import site_cohort
 from client.cohort import build_cohort
 from client.traits import group_codes
 from shared.subgroups import AXES, DEVICES
@@ -48,6 +49,7 @@ def test_headers_and_the_table_are_read(hospital: Any) -> None:
             modality="any",
             objects="anatomy",
             frames="first",
+            private=False,
             study="s",
             seed=0,
             train=0.5,
@@ -62,3 +64,16 @@ def test_headers_and_the_table_are_read(hospital: Any) -> None:
         assert set(found["manufacturer"]) == {"Siemens"}
         assert set(found["device"]) == {"unknown"}
         assert "P0" not in repr(cohort)
+
+
+def test_the_site_reads_a_private_studys_words_row_by_row(hospital: Any, tiny: Any) -> None:
+    """Another patient's word of sex changes nobody's group; a bare M leaves it to the header."""
+    for number, sex in enumerate(("M", None, None, None)):
+        hospital.image(f"{number}.dcm", patient=f"P{number}", exam=str(number), PatientSex=sex)
+    site = hospital.site(join="AccessionNumber", opacity="opacity")
+    own = site.model_copy(update={"data": site.data.model_copy(update={"subgroups": {"sex": "sexo"}})})
+    for last in ("F", "H"):
+        hospital.labels("AccessionNumber,opacity,sexo", "A0,1,M", "A1,0,M", "A2,0,male", f"A3,1,{last}")
+        cohort = site_cohort(own, tiny.private_protocol(epsilon=1.0), progress=lambda *_: None)
+        order = np.argsort([image.path.name for image in cohort.images])
+        assert named("sex", cohort.groups["sex"][order].tolist())[:3] == ["male", "unknown", "male"]

@@ -166,7 +166,7 @@ def test_site_toml_names_the_sheet_for_all_that_read_the_table(tmp_path: Path) -
     )
     data = read_site(site).data
     assert data.sheet == "Second"
-    assert table_words(data.labels, {"sex": "sex"}, sheet=data.sheet) == [{"sex": "F"}]
+    assert table_words(data.labels, {"sex": "sex"}, private=False, sheet=data.sheet) == [{"sex": "F"}]
     csv = tmp_path / "labels.csv"
     csv.write_text("id,a\nx,1\n")
     with pytest.raises(SiteError, match="is no workbook"):

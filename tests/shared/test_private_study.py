@@ -82,6 +82,7 @@ BREAKS_IT = [
         {"privacy": {"count_noise_epsilon": 1.0}, "task": {"unit": "patient"}, "evaluation": {"subgroups": ["sex"]}},
         "count_noise_epsilon has no noise for counts of subgroups",
     ),
+    ({"evaluation": {"subgroups": ["sex", "device"]}}, "subgroups with 'device' numbers devices by how many images"),
     ({"privacy": {"count_noise_epsilon": 1.0}}, "with [task] unit = 'exam' a patient counts as often"),
     ({"privacy": {"centre_rounds": 2}, "model": {"features": "pooled"}}, "centre_rounds needs [model] features"),
     (

@@ -78,6 +78,7 @@ def cohort_of(site_file, targets=("pneumonia",), *, exclusive=False):
         modality="any",
         objects="anatomy",
         frames="first",
+        private=False,
         study="Test",
         seed=0,
         train=0.6,

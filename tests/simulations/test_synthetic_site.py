@@ -37,6 +37,7 @@ def cohort_of(site_file, targets=("pneumonia",), *, exclusive=False):
         exclusive=exclusive,
         modality="CR",
         frames="first",
+        private=False,
         study="Test",
         seed=0,
         train=0.6,
