@@ -127,15 +127,15 @@ def invite(
     return invitation
 
 
-def enroll(folder: CoordinatorFolder, keys: PublicKeys, fleet: Fleet) -> str:
-    """Take in a site's public keys.
+def enroll(folder: CoordinatorFolder, keys: PublicKeys, fleet: Fleet, *, replace: str | None = None) -> str:
+    """Take in a site's public keys; those of a site that is enrolled already give way only where `replace` names it.
 
     Raises:
-        CoordinatorError: the site is not in coordinator.toml, or its keys cannot be used.
+        CoordinatorError: the site is not in coordinator.toml, its keys cannot be used, or it has others.
     """
     if keys.site not in read_coordinator(folder.config).sites.names:
         raise CoordinatorError(f"{keys.site}: not in [sites] names of {folder.config}. Add it there first.")
-    done = Register(folder.sites).enroll(keys, fleet)
+    done = Register(folder.sites).enroll(keys, fleet, replace=replace)
     AuditLog(folder.audit).append(done, site=keys.site, node=keys.node.split()[1], signing=keys.signing)
     return done
 

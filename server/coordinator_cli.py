@@ -94,9 +94,15 @@ def key(
 @app.command()
 def enroll(
     keys: Annotated[Path, typer.Argument(help="The file with public keys that the site sent.", show_default=False)],
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE", help="The site whose enrolled keys these replace, once it confirmed them by telephone."
+        ),
+    ] = None,
     folder: FolderOption = HERE,
 ) -> None:
-    """Take in a site's public keys, in place of older ones. Compare their fingerprint with the site by telephone."""
+    """Take in a site's public keys; older ones only give way with --replace. Compare their fingerprint with the site by telephone."""
     from server import coordinator
     from server.fleet import fleet
     from shared.fingerprints import keys_line
@@ -104,7 +110,7 @@ def enroll(
 
     read = read_keys(keys)
     with fleet(_at(folder)) as superlink:
-        done = coordinator.enroll(_at(folder), read, superlink)
+        done = coordinator.enroll(_at(folder), read, superlink, replace=replace)
     typer.echo(f"{read.site}: {done}.\n{keys_line(read)}")
     typer.echo(
         f"Compare that line by telephone with what `polyclinic site keys` said at {read.site}. If it differs, somebody "

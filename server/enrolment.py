@@ -11,6 +11,7 @@ from server.fleet import Fleet, node_key
 from server.spent_keys import Kind, SpentKey, SpentKeys, Why
 from shared.declaration import Declaration, read_toml
 from shared.errors import CoordinatorError
+from shared.fingerprints import keys_line
 from shared.invitation import PublicKeys
 from shared.storage import atomic_file
 
@@ -56,15 +57,17 @@ class Register:
             )
         return {site: records[site] for site in wanted}
 
-    def enroll(self, keys: PublicKeys, fleet: Fleet) -> str:
-        """Take in a site's keys, in place of those that it had before; say what was done.
+    def enroll(self, keys: PublicKeys, fleet: Fleet, *, replace: str | None = None) -> str:
+        """Take in a site's keys; say what was done. `replace` names the site whose keys may give way to them.
 
         Raises:
-            CoordinatorError: the keys cannot be read, were taken back before, or belong to another site.
+            CoordinatorError: the keys cannot be read, were taken back before, or belong to another site; or the site
+                is enrolled with others, and nobody named it.
             FederationError: the SuperLink does not answer.
         """
         key, before = node_key(keys.node), self.records().get(keys.site)
         self._check(keys)
+        self._check_name(keys, replace)
         known = {node.public_key: node.node_id for node in fleet.nodes()}
         node_id = known[key] if key in known else fleet.register(key, keys.site)
         if before:
@@ -140,6 +143,31 @@ class Register:
                     raise CoordinatorError(
                         f"{keys.site}: this {kind} key is {site}'s. Each site needs keys of its own."
                     )
+
+    def _check_name(self, keys: PublicKeys, replace: str | None) -> None:
+        """Let no file choose whose keys it replaces: the name in it is whatever its sender wrote.
+
+        Raises:
+            CoordinatorError: another site was named, or none, and the one in the file is enrolled with other keys.
+        """
+        site = keys.site
+        if replace not in (None, site):
+            raise CoordinatorError(
+                f"--replace names {replace}, and the file says that it holds {site}'s keys. Nothing was changed. Ask "
+                f"whoever sent it whose keys they are; {replace}'s are in the file that `polyclinic site keys` writes "
+                "there."
+            )
+        enrolled = self._enrolled().get(site)
+        if enrolled is None or replace == site or _by_kind(enrolled.keys) == _by_kind(keys):
+            return
+        raise CoordinatorError(
+            f"The file says that it holds {site}'s keys, and {site} is enrolled with others. Nothing was changed.\n"
+            f"In the file: {keys_line(keys)}\n"
+            f"Enrolled: {keys_line(enrolled.keys)}\n"
+            f"Ask {site} by telephone whether it drew new keys, and what `polyclinic site keys` prints there. If that is "
+            f"the file's line, give the same command with `--replace {site}`; the old keys are then spent for ever. If "
+            f"not, the file is not {site}'s: leave it, and ask whoever sent it."
+        )
 
     def _spend(self, keys: dict[Kind, str], site: str, why: Why) -> None:
         """Note keys that a site has no more; one that another site has, as older versions let it, stays that one's."""

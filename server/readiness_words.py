@@ -18,7 +18,10 @@ _STEPS: Mapping[str, str] = {
     Refusal.PREPARING: "still prepares its images: wait, or set [deadlines] ready_minutes higher, then `resume`",
     Refusal.BUSY: "is at work on other tasks: `resume` later",
     Refusal.OTHER_VERSION: "speaks another version of the encoding: upgrade the older side",
-    Reason.NOT_SIGNED: "signed with a key that is not enrolled: `enroll` the file of `polyclinic site keys` again",
+    Reason.NOT_SIGNED: (
+        "signed with a key that is not enrolled: `enroll` the file of `polyclinic site keys` again, with `--replace` "
+        "if it drew new ones"
+    ),
     Refusal.DATA: "could not use its images or labels: have it run `polyclinic site check`",
     Refusal.TOO_FEW_PATIENTS: "has too few training patients: have it run `polyclinic site check`",
     TOO_FEW: "has too few training patients: have it run `polyclinic site check`",

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from server.coordinator_cli import app
+from shared.errors import CoordinatorError
 from shared.fingerprints import keys_line
 from shared.invitation import PublicKeys, read_keys, write_paper
 from shared.signing import SigningKey
@@ -43,6 +44,12 @@ class Operator:
         result = CliRunner().invoke(app, [*map(str, words), "--folder", str(self.folder)])
         assert result.exit_code == 0, result.output
         return result.output
+
+    def is_refused(self, *words: object) -> str:
+        """Run a command that the coordinator's records do not allow, and give what it says."""
+        result = CliRunner().invoke(app, [*map(str, words), "--folder", str(self.folder)])
+        assert isinstance(result.exception, CoordinatorError), result.output
+        return str(result.exception)
 
     def opens(self, *words: object) -> tuple[subprocess.Popen[str], str]:
         """Start a command that goes on, and give its first line."""
@@ -93,6 +100,9 @@ def test_a_site_is_enrolled_and_revoked_while_the_coordinator_serves(operator: O
     assert told.startswith("north: ")
     assert keys_line(read_keys(keys)) in told.splitlines()
     assert "north: not reachable" in operator.types("status")
+    other = keys_of("north", tmp_path)
+    assert keys_line(read_keys(other)) in operator.is_refused("enroll", other)
+    assert "enrolled with new keys" in operator.types("enroll", other, "--replace", "north")
     assert "north: revoked." in operator.types("revoke", "north")
     operator.sees("north: revoked")
     served = subprocess.run(

@@ -306,11 +306,15 @@ def test_an_enrolled_key_speaks_for_its_own_site_alone(door: Door, superlink: Fl
 
 @needs_nginx
 def test_rotated_keys_take_the_place_of_the_old_ones(door: Door, superlink: Fleet, link: Link) -> None:
-    """After enrolling new keys the new link enters, the old one is out, and the site has one record."""
+    """After enrolling new keys, and not before somebody named the site, the new link enters, the old one is out, and the site has one record."""
     new = Link(ec.generate_private_key(ec.SECP384R1()))
     coordinator.enroll(door.place, link.papers("south"), superlink)
     old_node = link.activate(door)
-    assert coordinator.enroll(door.place, new.papers("south"), superlink) == "enrolled with new keys"
+    with pytest.raises(CoordinatorError, match="--replace south"):
+        coordinator.enroll(door.place, new.papers("south"), superlink)
+    assert link.pull(door, old_node) == 0
+    replaced = coordinator.enroll(door.place, new.papers("south"), superlink, replace="south")
+    assert replaced == "enrolled with new keys"
     with pytest.raises(httpx.HTTPStatusError):
         link.pull(door, old_node)
     node = new.activate(door)

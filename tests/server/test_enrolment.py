@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from server.enrolment import Register, SiteRecord
 from server.fleet import Node, node_key
 from shared.errors import CoordinatorError, FederationError
+from shared.fingerprints import keys_line
 from shared.invitation import PublicKeys
 from shared.signing import SigningKey
 
@@ -72,7 +73,7 @@ def test_no_site_brings_a_key_that_another_has_or_had(
     if first == "revoked":
         register.revoke("north", superlink)
     elif first == "replaced":
-        register.enroll(papers("north"), superlink)
+        register.enroll(papers("north"), superlink, replace="north")
     before = dict(superlink.keys)
     with pytest.raises(CoordinatorError, match="north"):
         register.enroll(papers("south", **{kind: getattr(north, kind)}), superlink)
@@ -96,7 +97,7 @@ def test_nobodys_node_is_unregistered_through_anothers_papers(register: Register
     with pytest.raises(CoordinatorError):
         register.enroll(papers("south", node=north.node), superlink)
     register.enroll(south, superlink)
-    register.enroll(papers("south"), superlink)
+    register.enroll(papers("south"), superlink, replace="south")
     assert enrolled(superlink, north)
     assert not enrolled(superlink, south)
 
@@ -119,8 +120,8 @@ def test_a_key_that_was_revoked_is_never_enrolled_again(register: Register, supe
     north = papers("north")
     register.enroll(north, superlink)
     register.revoke("north", superlink)
-    for _ in range(2):
-        register.enroll(papers("north"), superlink)
+    register.enroll(papers("north"), superlink)
+    register.enroll(papers("north"), superlink, replace="north")
     forgetful = SuperLink()  # after a restore Flower's own state begins anew, and would take the key
     with pytest.raises(CoordinatorError, match="revoked stays so"):
         register.enroll(papers("north", **{kind: getattr(north, kind)}), forgetful)
@@ -139,6 +140,38 @@ def test_a_record_that_an_older_version_revoked_counts(register: Register, super
         register.enroll(papers("south", signing=north.signing), superlink)
 
 
+def test_a_paper_with_anothers_name_takes_no_keys_away(register: Register, superlink: SuperLink) -> None:
+    """West writes `site = "north"` above its own keys: nothing is replaced, registered or spent, and both are shown."""
+    north, forged = papers("north"), papers("north")
+    for known in (north, papers("south"), papers("west")):
+        register.enroll(known, superlink)
+    before = dict(superlink.keys)
+    with pytest.raises(CoordinatorError, match="north is enrolled with others") as refused:
+        register.enroll(forged, superlink)
+    lines = str(refused.value).splitlines()
+    assert [f"In the file: {keys_line(forged)}", f"Enrolled: {keys_line(north)}"] == lines[1:3]
+    assert "--replace north" in lines[3]
+    assert superlink.keys == before
+    assert superlink.ever == set(before)
+    assert register.of(["north"])["north"].keys == north
+    register.enroll(north, superlink)  # not spent: the same keys again are the same site
+    assert register.enroll(forged, superlink, replace="north") == "enrolled with new keys"
+    assert enrolled(superlink, forged)
+    assert not enrolled(superlink, north)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_another_name_than_the_papers_replaces_nothing(register: Register, superlink: SuperLink, known: bool) -> None:
+    """Whoever means west, and got a file with north's name, is told so: whether north is enrolled or not."""
+    for site in ("north", "west")[not known :]:
+        register.enroll(papers(site), superlink)
+    before, records = dict(superlink.keys), register.records()
+    with pytest.raises(CoordinatorError, match="--replace names west, and the file says that it holds north's"):
+        register.enroll(papers("north"), superlink, replace="west")
+    assert superlink.keys == before
+    assert register.records() == records
+
+
 def test_the_same_keys_again_change_nothing(register: Register, superlink: SuperLink) -> None:
     """Whoever enrols twice by mistake has the same site, with the same node, and no key of it is spent."""
     north = papers("north")
@@ -146,6 +179,8 @@ def test_the_same_keys_again_change_nothing(register: Register, superlink: Super
     register.enroll(north, superlink)
     assert len(superlink.keys) == 1
     assert register.of(["north"])["north"].keys == north
+    register.enroll(papers("north", node=f"{north.node} north@hospital", signing=north.signing), superlink)
+    assert len(superlink.keys) == 1, "a comment makes no other key, which somebody would have to name"
 
 
 def test_half_of_the_keys_may_stay(register: Register, superlink: SuperLink) -> None:
@@ -153,7 +188,9 @@ def test_half_of_the_keys_may_stay(register: Register, superlink: SuperLink) -> 
     north = papers("north")
     register.enroll(north, superlink)
     half = papers("north", node=north.node)
-    register.enroll(half, superlink)
+    with pytest.raises(CoordinatorError, match="--replace north"):
+        register.enroll(half, superlink)
+    register.enroll(half, superlink, replace="north")
     assert register.of(["north"])["north"].keys == half
     assert enrolled(superlink, half)
     with pytest.raises(CoordinatorError, match="signing key was replaced"):
