@@ -102,7 +102,7 @@ def enroll(
     ] = None,
     folder: FolderOption = HERE,
 ) -> None:
-    """Take in a site's public keys; older ones only give way with --replace. Compare their fingerprint with the site by telephone."""
+    """Take in a site's public keys; older ones give way only to --replace. Compare their fingerprint by telephone."""
     from server import coordinator
     from server.fleet import fleet
     from shared.fingerprints import keys_line

@@ -164,9 +164,9 @@ class Register:
             f"The file says that it holds {site}'s keys, and {site} is enrolled with others. Nothing was changed.\n"
             f"In the file: {keys_line(keys)}\n"
             f"Enrolled: {keys_line(enrolled.keys)}\n"
-            f"Ask {site} by telephone whether it drew new keys, and what `polyclinic site keys` prints there. If that is "
-            f"the file's line, give the same command with `--replace {site}`; the old keys are then spent for ever. If "
-            f"not, the file is not {site}'s: leave it, and ask whoever sent it."
+            f"Ask {site} by telephone whether it drew new keys, and what `polyclinic site keys` prints there. If that "
+            f"is the file's line, give the same command with `--replace {site}`; the old keys are then spent for ever. "
+            f"If not, the file is not {site}'s: leave it, and ask whoever sent it."
         )
 
     def _spend(self, keys: dict[Kind, str], site: str, why: Why) -> None:

@@ -286,8 +286,8 @@ def test_an_enrolled_key_enters_and_no_other_does(door: Door, superlink: Fleet, 
 def test_an_enrolled_key_speaks_for_its_own_site_alone(door: Door, superlink: Fleet, link: Link) -> None:
     """With another site's node number it gets nothing: no task of that site, no answer in its name, no farewell."""
     other = Link(ec.generate_private_key(ec.SECP384R1()))
-    coordinator.enroll(door.place, link.papers("north"), superlink)
-    coordinator.enroll(door.place, other.papers("south"), superlink)
+    coordinator.enroll(door.place, link.papers("north"), superlink, replace="north")  # an earlier test's, at this door
+    coordinator.enroll(door.place, other.papers("south"), superlink, replace="south")
     own, foreign = link.activate(door), other.activate(door)
     with link.client(door) as client:
         for attempt in (
@@ -306,9 +306,9 @@ def test_an_enrolled_key_speaks_for_its_own_site_alone(door: Door, superlink: Fl
 
 @needs_nginx
 def test_rotated_keys_take_the_place_of_the_old_ones(door: Door, superlink: Fleet, link: Link) -> None:
-    """After enrolling new keys, and not before somebody named the site, the new link enters, the old one is out, and the site has one record."""
+    """Once somebody named the site, and not before, the new link enters and the old one is out; it has one record."""
     new = Link(ec.generate_private_key(ec.SECP384R1()))
-    coordinator.enroll(door.place, link.papers("south"), superlink)
+    coordinator.enroll(door.place, link.papers("south"), superlink, replace="south")  # an earlier test's, at this door
     old_node = link.activate(door)
     with pytest.raises(CoordinatorError, match="--replace south"):
         coordinator.enroll(door.place, new.papers("south"), superlink)
