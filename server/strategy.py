@@ -25,6 +25,9 @@ from shared.wire import arrays_from_record, record_of
 
 log = logging.getLogger("polyclinic.server")
 
+HARDLY_ENTERS = 0.01
+"""An update that is multiplied by less than this is told: it is an attack, or the one that measures it is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
@@ -207,6 +210,13 @@ class FederatedStrategy(Strategy):
         )
         for entry in admitted:
             entry.factor = shrunk_to(bound, entry.update_norm)
+        if hardly := sum(entry.factor < HARDLY_ENTERS for entry in admitted):
+            log.warning(
+                "%d of %d updates enter with less than %g of their norm; compare the sites' norms in rounds.jsonl",
+                hardly,
+                len(admitted),
+                HARDLY_ENTERS,
+            )
         self.bound = {} if bound is None else {names: bound}
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 GROWTH = 2.0
-"""How many times the last round's bound a round's may be. Without it a round in which the honest sites happen to be
-missing would be measured by whoever is left."""
+"""How many times the last round's bound a round's may be, and how small a part of it. Without it a round in which the
+honest sites happen to be missing would be measured by whoever is left: by a huge update, or by next to nothing, after
+which all later rounds could hardly move the model."""
 
 
 def round_bound(
@@ -12,16 +13,17 @@ def round_bound(
 ) -> float | None:
     """Give the largest L2 norm with which an update of this round enters; None where nothing bounds it.
 
-    It is `multiple` × the lower median of the round's norms, at most GROWTH × the bound of the `last` round in which
-    the same arrays trained, and at most the study's own `norm_bound`; 0 switches either off. While fewer than half of
-    the sites lie, the lower median is at most the norm of an honest one, whatever the others send (Yin et al., ICML
-    2018, on medians). An update of nothing has no say: where most sites have nothing to learn from, one still does.
+    It is `multiple` × the lower median of the round's norms, between 1/GROWTH and GROWTH × the bound of the `last`
+    round in which the same arrays trained, and at most the study's own `norm_bound`; 0 switches either off. While fewer
+    than half of the sites lie, the lower median is at most the norm of an honest one, whatever the others send (Yin et
+    al., ICML 2018, on medians). An update of nothing has no say: where most sites have nothing to learn from, one
+    still does.
     """
     bounds = [norm_bound] if norm_bound else []
     told = sorted(norm for norm in norms if norm > 0)
     if multiple and told:
-        bounds.append(multiple * told[(len(told) - 1) // 2])
-        bounds += [] if last is None else [GROWTH * last]
+        bound = multiple * told[(len(told) - 1) // 2]
+        bounds.append(bound if last is None else min(max(bound, last / GROWTH), GROWTH * last))
     return min(bounds, default=None)
 
 

@@ -1,5 +1,6 @@
 """One site of three moves the model no farther than an honest one does, whatever it sends, in whichever round."""
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -156,6 +157,34 @@ def test_an_attacker_that_is_left_alone_grows_no_faster_than_twofold(scripted_si
     assert [record["bound"] for record in state.history] == pytest.approx([1.2, 2.4, 4.8], rel=1e-5)
 
 
+def test_a_site_that_sends_next_to_nothing_does_not_freeze_the_study(scripted_site: Any) -> None:
+    """West measures a round in which north is away; from the next on the honest sites are heard again."""
+
+    def north(number: int) -> Reply:
+        return RefusalReply(code=Refusal.DATA) if number == 3 else update(NORTH)
+
+    models: list[np.ndarray[Any, Any]] = []
+    west = learning(EAST * 1e-20)
+    state = run(
+        scripted_site,
+        {"east": learning(EAST), "north": north, "west": west},
+        rounds=6,
+        save=lambda state: models.append(state.model["w"].copy()),
+        min_sites=2,
+    )
+    assert [record["bound"] for record in state.history] == pytest.approx([1, 1, 0.5, 1, 1, 1], rel=1e-5)
+    steps = [float(np.linalg.norm(after - before)) for before, after in itertools.pairwise(models)]
+    assert min(steps) > 0.1
+
+
+def test_a_round_in_which_most_hardly_enters_is_told(scripted_site: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """With two sites in round 1 nothing says which of them is right: the log says that they are far apart."""
+    run(scripted_site, {"east": learning(EAST), "north": learning(NORTH)})
+    assert "of their norm" not in caplog.text
+    run(scripted_site, {"east": learning(EAST), "west": learning(EAST * 1e-10)})
+    assert "1 of 2 updates enter with less than 0.01 of their norm" in caplog.text
+
+
 def test_a_site_that_learns_nothing_does_not_stop_the_others(scripted_site: Any) -> None:
     """Two of three sites have no label of the finding, so that their updates are nothing: the third still learns."""
     nothing = learning(np.zeros(SIZE))
@@ -232,8 +261,8 @@ def test_a_minority_of_any_norms_enters_with_no_more_than_an_honest_norm(
     bound = round_bound([*honest, *foreign], multiple=1.0, norm_bound=0.0, last=last)
     assert bound is not None
     for norm in foreign:
-        assert norm * shrunk_to(bound, norm) <= max(honest) * (1 + 1e-12)
-    assert last is None or bound <= GROWTH * last
+        assert norm * shrunk_to(bound, norm) <= max(*honest, (last or 0) / GROWTH) * (1 + 1e-12)
+    assert last is None or last / GROWTH <= bound <= GROWTH * last
 
 
 @pytest.mark.parametrize(
@@ -246,10 +275,12 @@ def test_a_minority_of_any_norms_enters_with_no_more_than_an_honest_norm(
         ({"multiple": 3.0, "norm_bound": 0.0}, 6.0),
         ({"multiple": 3.0, "norm_bound": 5.0}, 5.0),
         ({"multiple": 1.0, "norm_bound": 5.0, "last": 0.5}, 1.0),
+        ({"multiple": 1.0, "norm_bound": 0.0, "last": 10.0}, 5.0),
+        ({"multiple": 1.0, "norm_bound": 3.0, "last": 10.0}, 3.0),
     ],
 )
 def test_the_least_of_the_bounds_holds(bounds: dict[str, Any], expected: float | None) -> None:
-    """A multiple of the lower median, twice the last round's, and the study's own; 0 switches one off."""
+    """A multiple of the lower median, from half to twice the last round's, and the study's own; 0 switches one off."""
     assert round_bound([4.0, 1.0, 2.0, 9.0], **bounds) == expected
 
 
