@@ -70,10 +70,7 @@ def lookup_table(
     `signed` if what it maps may be below zero. Entries of 8 bits may be packed two to a word or stand alone in one;
     both occur, and the length tells.
     """
-    count, first, _ = (int(value) for value in holder[descriptor].value)
-    count = count % 2**16 or 2**16
-    if signed and first >= 2**15:  # written as unsigned
-        first -= 2**16
+    count, first, _ = read_descriptor(holder, descriptor, signed=signed)
     value = holder[entries].value
     if isinstance(value, bytes):
         words = np.frombuffer(value, dtype=">u2" if is_big_endian(dataset) else "<u2").astype("<u2")
@@ -83,6 +80,14 @@ def lookup_table(
     if len(table) < count:
         raise Unreadable(Reason.MALFORMED)
     return first, table[:count]
+
+
+def read_descriptor(holder: Dataset, keyword: str, *, signed: bool) -> tuple[int, int, int]:
+    """Read a table's number of entries, the first value that it maps, and the bits of an entry."""
+    count, first, bits = (int(value) for value in holder[keyword].value)
+    if signed and first >= 2**15:  # written as unsigned
+        first -= 2**16
+    return count % 2**16 or 2**16, first, bits
 
 
 def is_big_endian(dataset: FileDataset) -> bool:

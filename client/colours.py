@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
-from pydicom.pixels.processing import apply_color_lut, convert_color_space
+from pydicom.pixels.processing import convert_color_space
 
 from client.calibration import lookup_table
 from client.codestreams import Codestream
 from client.refusals import Reason, Unreadable
+from client.segmented_table import segmented_table
 
 _DECLARED = ("RGB", "YBR_FULL", "YBR_FULL_422")
 
@@ -47,14 +48,13 @@ def apply_palette(dataset: FileDataset, stored: NDArray[Any]) -> NDArray[Any]:
 
 def palette(dataset: FileDataset) -> tuple[int, NDArray[Any]]:
     """Read the palette (PS3.3 C.7.9): the first stored value that it maps, and its colours (entries, 3)."""
-    if "SegmentedRedPaletteColorLookupTableData" in dataset:
-        count, first, _ = dataset.RedPaletteColorLookupTableDescriptor
-        return first, apply_color_lut(np.arange(first, first + (count or 2**16)), dataset)[:, :3]
+    read = segmented_table if "SegmentedRedPaletteColorLookupTableData" in dataset else lookup_table
+    prefix = "Segmented" if read is segmented_table else ""
     channels = [
-        lookup_table(
+        read(
             dataset,
             descriptor=f"{colour}PaletteColorLookupTableDescriptor",
-            entries=f"{colour}PaletteColorLookupTableData",
+            entries=f"{prefix}{colour}PaletteColorLookupTableData",
             dataset=dataset,
             signed=bool(dataset.PixelRepresentation),
         )

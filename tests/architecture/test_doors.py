@@ -61,6 +61,7 @@ DOORS = {
     "pydicom": {
         "client/calibration.py",
         "client/colours.py",
+        "client/segmented_table.py",
         "client/dicom.py",
         "client/encapsulation.py",
         "client/frames.py",

@@ -87,6 +87,16 @@ def run_lengths(octets: int) -> bytes:
     return struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\x00" * (octets // 128)
 
 
+def segmented_palette() -> dict[str, Any]:
+    """Give a palette of six kilobytes whose segments stand for 33 million entries of each colour."""
+    words = struct.pack("<3H", 0, 1, 0) + struct.pack("<3H", 1, 65_534, 7) * 500 + struct.pack("<4H", 2, 500, 0, 0)
+    attributes: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR", "BitsAllocated": 8}
+    for colour in ("Red", "Green", "Blue"):
+        attributes[f"{colour}PaletteColorLookupTableDescriptor"] = [0, 0, 16]
+        attributes[f"Segmented{colour}PaletteColorLookupTableData"] = words
+    return attributes
+
+
 HUGE = 60_000
 SMALL = {"Rows": 64, "Columns": 64}
 LARGE = {"Rows": HUGE, "Columns": HUGE}
@@ -123,6 +133,13 @@ def test_a_hostile_file_does_not_fill_the_memory(write_dicom: Writer, tmp_path: 
         assert mebibytes <= MOST_MIB, name
         refused = ("too_large", "undecodable", "truncated")
         assert word in (("read",) if name.startswith("as large") else refused), name
+
+
+def test_a_palette_is_not_expanded_without_bound(write_dicom: Writer) -> None:
+    """Segments that stand for more entries than the descriptor says are refused before they are expanded."""
+    [(word, mebibytes)] = prepared_alone(write_dicom(bytes(64 * 64), **SMALL, **segmented_palette()))
+    assert word == "malformed"
+    assert mebibytes <= 100
 
 
 def test_a_deflated_data_set_is_not_inflated_without_bound(write_dicom: Writer) -> None:

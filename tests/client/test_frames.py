@@ -219,15 +219,58 @@ def test_a_palette_with_signed_indices_starts_below_zero(write_dicom: Writer) ->
     np.testing.assert_array_equal(read_image(path, frames="first").pixels_FHWC[0, 0, :, 1], table[1])
 
 
-def test_a_segmented_palette_is_expanded(write_dicom: Writer) -> None:
-    """A discrete and a linear segment (C.7.9.2) give their entries."""
-    segments = np.array([0, 2, 5, 9, 1, 4, 49], "<u2").tobytes()  # 5, 9, then a ramp of four to 49
-    attributes = palette([[0] * 6] * 3, first=0, bits=16)
+def segmented(content: bytes, *, count: int, bits: int) -> dict[str, Any]:
+    """Give the attributes of a segmented palette, the same for the three colours."""
+    attributes = palette([[0] * count] * 3, first=0, bits=bits)
     for colour in ("Red", "Green", "Blue"):
         del attributes[f"{colour}PaletteColorLookupTableData"]
-        attributes[f"Segmented{colour}PaletteColorLookupTableData"] = segments
-    image = read_image(write_dicom(bytes(range(6)), Rows=1, Columns=6, **attributes), frames="first")
-    assert image.pixels_FHWC[0, 0, :, 2].tolist() == [5, 9, 19, 29, 39, 49]
+        attributes[f"Segmented{colour}PaletteColorLookupTableData"] = content
+    return attributes
+
+
+RAMP = [0, 2, 5, 9, 1, 4, 49]  # 5, 9, then a ramp of four to 49
+SEGMENTED: dict[str, tuple[list[int], list[int], int]] = {
+    "discrete and linear": (RAMP, [5, 9, 19, 29, 39, 49], 16),
+    "of 8 bits": (RAMP, [5, 9, 19, 29, 39, 49], 8),
+    "padded": ([*RAMP, 0], [5, 9, 19, 29, 39, 49], 8),
+    "copied from the beginning": ([*RAMP, 2, 1, 0, 0], [5, 9, 19, 29, 39, 49, 5, 9], 16),
+    "copied from eight octets on": ([*RAMP, 2, 1, 8, 0], [5, 9, 19, 29, 39, 49, 49, 49, 49, 49], 16),
+    "copied, of 8 bits": ([*RAMP, 2, 1, 0, 0, 0, 0], [5, 9, 19, 29, 39, 49, 5, 9], 8),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTED)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_segmented_palette_is_expanded(write_dicom: Writer, name: str, syntax: str) -> None:
+    """Discrete, linear and indirect segments (C.7.9.2) give their entries; an offset is one of octets."""
+    segments, expected, bits = SEGMENTED[name]
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    attributes = segmented(np.array(segments, f"{order}u{bits // 8}").tobytes(), count=len(expected), bits=bits)
+    path = write_dicom(bytes(range(len(expected))), syntax=syntax, Rows=1, Columns=len(expected), **attributes)
+    assert read_image(path, frames="first").pixels_FHWC[0, 0, :, 2].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [0, 2, 5, 9, 1, 5, 49],
+        [0, 2, 5, 9, 1, 3, 49],
+        [0, 2, 5, 9, 2, 9, 0, 0],
+        [0, 1, 5, 2, 1, 6, 0],
+        [0, 0, 0, 6, 1, 2, 3, 4, 5, 6],
+        [1, 6, 9],
+        [3, 6, 9],
+    ],
+    ids=["more", "fewer", "copies more", "points to itself", "of no entries", "begins with a ramp", "unknown"],
+)
+def test_a_segmented_palette_of_other_entries_than_it_says_is_malformed(
+    write_dicom: Writer, segments: list[int]
+) -> None:
+    """Entries are counted before they are expanded."""
+    attributes = segmented(np.array(segments, "<u2").tobytes(), count=6, bits=16)
+    with pytest.raises(Unreadable) as refusal:
+        read_image(write_dicom(bytes(6), Rows=1, Columns=6, **attributes), frames="first")
+    assert refusal.value.reason is Reason.MALFORMED
 
 
 def test_a_short_palette_is_malformed(write_dicom: Writer) -> None:
