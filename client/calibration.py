@@ -144,9 +144,19 @@ def _padding(dataset: Dataset, stored: Stored) -> tuple[int, int] | None:
     first, last = (_whole(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if first is None:
         return None
-    period, top = 2**stored.bits, stored.highest
-    ends = [(end - top - 1) % period + top + 1 - period for end in (first, last) if end is not None]
-    return min(ends), max(ends)
+    ends = [_as_signed_as(stored, end) for end in (first, last) if end is not None]
+    if max(ends) < stored.lowest or min(ends) > stored.highest:  # what no pixel can hold marks none
+        return None
+    return max(min(ends), stored.lowest), min(max(ends), stored.highest)
+
+
+def _as_signed_as(stored: Stored, end: int) -> int:
+    """Read the two bytes of a padding value with the pixels' sign; they have more bits than may be stored."""
+    word = end % _WORD
+    return word - _WORD if stored.signed and word >= _WORD // 2 else word
+
+
+_WORD = 2**16
 
 
 def _whole(dataset: Dataset, keyword: str) -> int | None:

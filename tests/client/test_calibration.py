@@ -100,6 +100,36 @@ def test_a_padding_value_is_as_signed_as_the_pixels(write_dicom: Writer, signed:
     assert read_image(path, frames="first").pixels_FHWC.ravel().tolist() == [5, 5, 7, 9]
 
 
+@pytest.mark.parametrize("value", [63536, 4096, 65535])
+def test_padding_that_no_pixel_can_hold_marks_none(write_dicom: Writer, value: int) -> None:
+    """-2000 of 16 bits in a CT of 12 is not 2096, which is bone."""
+    stored = np.array([0, 1064, 2096, 4095], "<u2")
+    path = write_dicom(
+        stored.tobytes(),
+        **TINY,
+        Modality="CT",
+        BitsAllocated=16,
+        BitsStored=12,
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+        PixelPaddingValue=value,
+    )
+    assert read_image(path, frames="first").pixels_FHWC.ravel().tolist() == [-1024, 40, 1072, 3071]
+
+
+def test_a_range_of_padding_counts_as_far_as_pixels_reach(write_dicom: Writer) -> None:
+    """One end that no pixel can hold does not take the range away."""
+    path = write_dicom(
+        np.array([5, 4000, 7, 4095], "<u2").tobytes(),
+        **TINY,
+        BitsAllocated=16,
+        BitsStored=12,
+        PixelPaddingValue=4000,
+        PixelPaddingRangeLimit=65535,
+    )
+    assert read_image(path, frames="first").pixels_FHWC.ravel().tolist() == [5, 5, 7, 5]
+
+
 def test_a_slope_of_zero_is_malformed(write_dicom: Writer) -> None:
     """A rescale that would make every image constant is refused."""
     with pytest.raises(Unreadable) as refusal:
