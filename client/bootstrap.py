@@ -8,7 +8,7 @@ from pathlib import Path
 from client.agent import Agent, Harmonised
 from client.cache import fill
 from client.cohort import Cohort, build_cohort
-from client.describing import described_split
+from client.describing import clear_patients_tell, described_split
 from client.egress import EgressGuard
 from client.features import FeatureCache, Progress
 from client.inputs import Inputs, LiveInputs, OneSize, StudyInputs
@@ -171,14 +171,15 @@ def compose_agent(
     """
     min_cell = site.config.policy.min_cell
     private = compose_private(protocol, records=site.records, min_patients=min_cell, vault=vault)
-    flow = site.cohort.flow.counts()
+    flow, split = site.cohort.flow.counts(), described_split(protocol)
+    telling = clear_patients_tell(site.records, split, exclusive=protocol.task.exclusive, least=min_cell)
     guard = EgressGuard(
         min_cell=min_cell,
         audit=vault.audit if vault else AuditLog(folder / "audit.jsonl"),
         exclusive=protocol.task.exclusive,
         wire=protocol.federation.wire,
         private=private.release if private else None,
-        described=flow.splits[described_split(protocol)].patients,
+        described=None if telling else flow.splits[split].patients,
         count_rounding=site.config.policy.count_rounding,
     )
     return Agent(

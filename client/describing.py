@@ -10,6 +10,7 @@ from client.corners import blank, standing_out
 from client.evaluation import LARGEST_LOGIT, answerable
 from client.features import gathered, in_batches
 from client.inputs import Inputs
+from client.membership import Counted, too_telling
 from client.site_data import Records, Rows
 from client.workbench import Workbench
 from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
@@ -75,6 +76,27 @@ def clear_rows(records: Records, split: Split, *, exclusive: bool) -> Rows:
     none_N = ~(labels_NK == 1).any(axis=1) & (labels_NK == 0).any(axis=1)
     clear: Rows = rows[labels_NK[:, 0] == 1 if exclusive else none_N]
     return clear
+
+
+def clear_patients_tell(records: Records, split: Split, *, exclusive: bool, least: int) -> bool:
+    """Tell whether the number of patients without disease, beside those that leave, is about fewer than `least`.
+
+    What leaves beside it are the split's patients and, of each target, who has it and who has not, if both are enough:
+    the negatives of a finding minus those without any disease are who has another finding.
+    """
+    rows = records.rows(split)
+    patients_N, labels_NK = records.patients_N[rows], records.labels_NK[rows]
+    sets = [patients_N]
+    for labels_N in labels_NK.T:
+        positive, negative = np.unique(patients_N[labels_N == 1]), np.unique(patients_N[labels_N == 0])
+        never = np.setdiff1d(negative, positive)
+        sets += [positive, never] if min(len(positive), len(never)) >= least else []
+    clear = records.patients_N[described_rows(records, split, exclusive=exclusive)]
+    return too_telling([_counted(clear, "clear"), *(_counted(one, None) for one in sets)], least=least) is not None
+
+
+def _counted(patients_N: npt.NDArray[np.int64], group: str | None) -> Counted:
+    return Counted(group=group, elements=frozenset((patient, patient) for patient in patients_N.tolist()))
 
 
 def one_a_patient(rows: Rows, records: Records) -> Rows:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.bootstrap import site_inputs
+from client.bootstrap import compose_agent, site_inputs
 from client.describing import (
     clear_rows,
     corner_test,
@@ -48,6 +48,23 @@ def test_images_without_disease_are_found_one_a_patient() -> None:
     assert one_a_patient(rows, of_findings).tolist() == [0, 4]
     of_classes = records([[1, 0], [0, 1], [1, 0], [nan, nan], [1, 0]], [0, 1, 2, 3, 4])
     assert clear_rows(of_classes, Split.TRAIN, exclusive=True).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(("others", "tells"), [(0, False), (3, True), (9, True), (10, False)])
+def test_how_many_are_without_disease_tells_of_no_few(tiny: Any, tmp_path: Path, others: int, tells: bool) -> None:
+    """The attack: who has not the first finding, minus who has none, were three with the second, which is withheld."""
+
+    def labels(patient: int) -> list[float]:
+        """Every third has the first; of the others who train, so many have the second."""
+        negatives = [one for one in range(0, 240, 2) if one % 3]
+        return [float(patient % 3 == 0), float(patient in negatives[:others])]
+
+    protocol = tiny.protocol(task={"findings": ["a", "b"]})
+    site = tiny.hospital(protocol, tmp_path, patients=240, min_cell=10, labels=labels)
+    bench = tiny.bench(protocol)
+    inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
+    agent = compose_agent(site, protocol, bench, inputs, folder=tmp_path)
+    assert (agent.guard.described is None) is tells
 
 
 @pytest.mark.parametrize("start", ["head", "layer4", "stem"])
