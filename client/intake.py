@@ -29,6 +29,10 @@ MOST: Mapping[Kind, int] = {Kind.LANDMARKS: 1, Kind.DESCRIBE: 1, Kind.DELIVER: M
 """How often an approved study may ask where landmarks lie (before round 1), how images look (to the model it ends
 with), and hand that model over."""
 
+ONCE = frozenset({Kind.LANDMARKS, Kind.DESCRIBE})
+"""What is answered once in a study, like the test split, whatever was approved anew: exact sums over patients, of which
+two would tell of whoever was withdrawn in between."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -114,14 +118,14 @@ class Intake:
     def _within_training(self) -> None:
         self._at_most(self.limits.rounds, Kind.TRAIN, Refusal.ROUNDS_USED_UP)
         yesterday = self.store.now - timedelta(days=1)
-        today = sum(task.when > yesterday for task in self._since_approval(Kind.TRAIN))
+        today = sum(task.when > yesterday for task in self._counted(Kind.TRAIN))
         if self.limits.rounds_per_day is not None and today >= self.limits.rounds_per_day:
             raise TaskError(Refusal.TOO_MANY_A_DAY, "the hospital's rounds_per_day are used up for now")
 
     def _within_looks(self, number: int) -> None:
         """Allow each round's model one look, and that of one round, the chosen one, the looks that conclude a study."""
         self._at_most(self.limits.rounds + CONCLUDING_LOOKS, Kind.EVALUATE, Refusal.EVALUATIONS_USED_UP)
-        looks = Counter(task.round for task in self._since_approval(Kind.EVALUATE) if task.split != Split.TEST)
+        looks = Counter(task.round for task in self._counted(Kind.EVALUATE) if task.split != Split.TEST)
         looks[number] += 1
         several = [count - 1 for count in looks.values() if count > 1]
         if len(several) > 1 or sum(several) > CONCLUDING_LOOKS:
@@ -131,11 +135,13 @@ class Intake:
             )
 
     def _at_most(self, most: int, kind: Kind, code: Refusal) -> None:
-        if sum(task.split != Split.TEST for task in self._since_approval(kind)) >= most:
+        if sum(task.split != Split.TEST for task in self._counted(kind)) >= most:
             raise TaskError(code, f"the approved study may ask {most} times for '{kind}', and it did")
 
-    def _since_approval(self, kind: Kind) -> list[Begun]:
-        return [task for task in self.store.begun if task.kind == kind and task.when >= self.limits.since]
+    def _counted(self, kind: Kind) -> list[Begun]:
+        """Give the tasks that count against a limit: those of this approval, or of the study for what leaves once."""
+        begun = [task for task in self.store.begun if task.kind == kind]
+        return begun if kind in ONCE else [task for task in begun if task.when >= self.limits.since]
 
     def _starts_as_approved(self, task: TrainTask) -> None:
         start = self._start(task)

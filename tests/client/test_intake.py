@@ -158,12 +158,14 @@ def test_images_are_described_once(open_intake: Any) -> None:
         assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
 
 
-def test_landmarks_are_asked_for_once(open_intake: Any) -> None:
-    """A second question where landmarks lie is refused, whatever run it names."""
+def test_landmarks_are_asked_for_once(open_intake: Any, clock: Clock) -> None:
+    """A second question where landmarks lie is refused, whatever run it names, also after a new approval."""
     intake = open_intake()
     work_on(intake, LandmarksTask(header=header(Kind.LANDMARKS, 0, "run")))
     again = LandmarksTask(header=header(Kind.LANDMARKS, 0, "other"))
     assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
+    clock.now += timedelta(hours=1)
+    assert refused(open_intake(since=clock.now), again) == Refusal.EVALUATIONS_USED_UP
 
 
 def test_a_run_keeps_the_scale_that_it_began_with(open_intake: Any) -> None:
