@@ -155,9 +155,16 @@ class Approvals:
             raise SiteError("no study is approved here. `polyclinic site approve` an invitation.")
         return found[::-1]
 
-    def stands(self, digest: str) -> bool:
-        """Tell whether a study is approved still: an approval is taken back by removing its record."""
-        return (self._folder / digest / RECORD).exists()
+    def stands(self, study: ApprovedStudy) -> bool:
+        """Tell whether this very approval stands: it is taken back with its record, and another takes its place.
+
+        Another may pin another key of the coordinator's, or follow a purge: no agent that was started under the one
+        before answers for it.
+        """
+        try:
+            return read_toml(self._folder / study.digest / RECORD, ApprovalRecord, error=SiteError) == study.approval
+        except SiteError:
+            return False
 
     def pick(self, start: str | None) -> ApprovedStudy:
         """Give the study whose digest begins with `start`; without one, the only study that there is.

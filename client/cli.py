@@ -116,7 +116,7 @@ def approve(
         _say("Not approved. Nothing was written.")
         raise typer.Exit(DECLINED)
     study = approve_study(config, offer, approved_by=who)
-    _say(f"Approved by {who}: {study.digest[:12]}. Next: `polyclinic site serve`.")
+    _say(f"Approved by {who}: {study.digest[:12]}. Next: `polyclinic site serve`, anew if it runs.")
 
 
 @app.command()

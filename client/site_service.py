@@ -54,11 +54,12 @@ class SiteService:
             deployments = [
                 Deployment(config=self.config, study=study, progress=self.progress) for study in self.studies
             ]
-            guard = deployments[0].guard(audit)
+            guard, approvals = deployments[0].guard(audit), Approvals(link.state / "studies")
+            served = {study.digest: study for study in self.studies}
             router = StudyRouter(
-                [study.digest for study in self.studies],
+                served,
                 refuse=lambda fault: guard.refuse(fault, task_id=""),
-                approved=Approvals(link.state / "studies").stands,
+                approved=lambda digest: approvals.stands(served[digest]),
             )
             handler = observed(router.handle, metrics)
             service = AgentService(link.agent_socket, handler)

@@ -16,8 +16,8 @@ class StudyRouter:
     """Holds one handler a study, by its digest; a study that is not prepared yet is told so, and asked again.
 
     What a task names is not believed: it only chooses the agent that looks at the task. A task of another study goes to
-    one of them too, which refuses it like any that its hospital did not approve. An approval that was taken back ends
-    its study here with the next task. `approved` says whether one still stands.
+    one of them too, which refuses it like any that its hospital did not approve. An approval that was taken back, or
+    given anew, ends its study here with the next task. `approved` says whether the one that is served still stands.
     """
 
     def __init__(self, digests: Iterable[str], *, refuse: Refuse, approved: Callable[[str], bool]) -> None:
@@ -52,7 +52,12 @@ class StudyRouter:
         yield from self._refuse(TaskError(Refusal.PREPARING, "the images are being prepared"))
 
     def _unknown(self, _: Iterable[bytes]) -> Iterator[bytes]:
-        yield from self._refuse(TaskError(Refusal.UNKNOWN_PROTOCOL, "no study is approved here any more"))
+        yield from self._refuse(
+            TaskError(
+                Refusal.UNKNOWN_PROTOCOL,
+                "no approval stands under which this agent was started. Start it again if one was given since.",
+            )
+        )
 
 
 def _study_named(first: bytes) -> str:

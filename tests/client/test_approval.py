@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.approval import Approvals, Invited, read_invited
+from client.approval import RECORD, Approvals, Invited, read_invited
 from client.approval_words import explain, key_words
 from shared.errors import SiteError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, write_paper
@@ -122,6 +122,21 @@ def test_an_ended_study_is_no_longer_approved(tiny: Any, tmp_path: Path) -> None
     approvals.end(study)
     assert approvals.all() == []
     assert sorted(path.name for path in study.folder.iterdir()) == [CA, "delivered", STUDY]
+
+
+def test_only_the_approval_that_is_served_stands(tiny: Any, tmp_path: Path) -> None:
+    """One that was taken back does not, nor one in whose place another came: a new key, or the same anew."""
+    approvals, protocol = Approvals(tmp_path / "studies"), tiny.protocol()
+    served = accept(approvals, invite(tmp_path / "sent", protocol))
+    assert approvals.stands(served)
+    approvals.end(served)
+    assert not approvals.stands(served)
+    anew = accept(approvals, invite(tmp_path / "sent again", protocol, signing=SigningKey.draw().public))
+    assert (anew.digest, approvals.stands(anew), approvals.stands(served)) == (served.digest, True, False)
+    later = accept(approvals, invite(tmp_path / "later", protocol), at=datetime(2026, 3, 2, tzinfo=UTC))
+    assert (approvals.stands(later), approvals.stands(served)) == (True, False)
+    (later.folder / RECORD).write_text("no approval")
+    assert not approvals.stands(later)
 
 
 def words(tiny: Any, folder: Path, *, min_cell: int = 7, numbers: int = 500_000, **sections: Any) -> str:
