@@ -5,12 +5,14 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from shared.errors import DataError
 
 SEPARATORS = ",;\t"
 LEGACY = (
-    "is not UTF-8, and was read as Windows-1252. Look whether accents and umlauts are right, or save it as 'CSV UTF-8'."
+    "is not UTF-8, and was read as Windows-1252, as was each line of the kind. Look whether accents and umlauts are "
+    "right there, or save the table as 'CSV UTF-8'."
 )
 
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[,;\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
@@ -23,27 +25,37 @@ Row = tuple[int, list[str]]
 def decoded(content: bytes, name: str) -> tuple[str, str]:
     """Give a table's text, and a warning or "".
 
-    UTF-8, UTF-16 with its byte-order mark (Excel's "Unicode text"), and what is neither as Windows-1252, of which
-    Latin-1 has all letters.
+    UTF-16 with its byte-order mark (Excel's "Unicode text"), or line by line UTF-8, and what is not as Windows-1252, of
+    which Latin-1 has all letters. Each line is judged alone: no patient's letter changes how another's row is read.
 
     Raises:
         DataError: it is none of these.
     """
-    try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with suppress(UnicodeDecodeError):
             return content.decode("utf-16"), ""
-        if b"\x00" in content:
-            raise DataError(
-                f"[data] labels: {name} is UTF-16 without its mark, or not a table at all. Save it as 'CSV UTF-8'."
-            )
+    if b"\x00" in content:
+        raise DataError(
+            f"[data] labels: {name} is UTF-16 without its mark, or not a table at all. Save it as 'CSV UTF-8'."
+        )
+    with suppress(UnicodeDecodeError):
         return content.decode("utf-8-sig"), ""
-    except UnicodeDecodeError as fault:
-        row = content.count(b"\n", 0, fault.start) + 1
+    lines, first = [], 0
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True), start=1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            lines.append(_legacy(line, name, number))
+            first = first or number
+    return "".join(lines), f"{name}, line {first}, {LEGACY}"
+
+
+def _legacy(line: bytes, name: str, number: int) -> str:
     try:
-        return content.decode("cp1252"), f"{name} {LEGACY}"
+        return line.decode("cp1252")
     except UnicodeDecodeError:
         raise DataError(
-            f"[data] labels: {name}, row {row}: a letter is neither UTF-8 nor Windows-1252. Save it as 'CSV UTF-8'."
+            f"[data] labels: {name}, row {number}: a letter is neither UTF-8 nor Windows-1252. Save it as 'CSV UTF-8'."
         ) from None
 
 

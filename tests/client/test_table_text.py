@@ -1,5 +1,6 @@
 """Tables as the spreadsheets of all countries write them: quotes, separators, line breaks, encodings, letters."""
 
+import codecs
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,21 @@ def test_windows_1252_is_read_with_a_warning(tmp_path: Path, encoding: str, warn
     table = read(tmp_path, "id,Größe\nMüller é,1\n".encode(encoding))
     assert (table.header, table.rows[0][1]) == (("id", "Größe"), ["Müller é", "1"])
     assert ("Windows-1252" in table.warning) == warns
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_no_rows_letter_changes_how_another_row_is_read(tmp_path: Path, newline: bytes) -> None:
+    """One row in Windows-1252, pasted into a table in UTF-8: each row is read for itself, and that one named."""
+    lines = [
+        codecs.BOM_UTF8 + "id,Größe".encode(),
+        "Müller,1".encode(),
+        "André,1".encode("cp1252"),
+        "Jürgen,0".encode(),
+    ]
+    table = read(tmp_path, newline.join([*lines, b""]))
+    assert table.header == ("id", "Größe")
+    assert [cells for _, cells in table.rows] == [["Müller", "1"], ["André", "1"], ["Jürgen", "0"]]
+    assert "labels.csv, line 3, is not UTF-8" in table.warning
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
