@@ -15,7 +15,7 @@ def told_together(protocol: StudyProtocol, approved: Iterable[StudyProtocol], *,
         if other.digest() == protocol.digest():
             continue
         differ = list(_differences(protocol, other))
-        by = f"differ by {_listed(differ)}" if differ else "count the same patients"
+        by = f"differ by {_listed(differ)}" if differ else "count patients by rules in which no difference is known"
         yield (
             f"- This study and “{other.study.name}” {by}; counts can be subtracted, and a difference may be of fewer "
             f"than {min_cell} patients. [policy] count_rounding rounds all counts of this hospital's patient flows."
@@ -26,6 +26,8 @@ def _differences(one: StudyProtocol, other: StudyProtocol) -> Iterator[str]:
     """Name what decides which patients a study counts, and on which side, where two studies have it differently."""
     if one.images.modality != other.images.modality:
         yield "modality"
+    if one.images.objects != other.images.objects:
+        yield "the kinds of images"
     if one.task.targets != other.task.targets:
         yield "findings" if not one.task.exclusive else "classes"
     if bool(one.images.spacing_mm) != bool(other.images.spacing_mm):

@@ -110,5 +110,8 @@ def test_what_two_studies_tell_together_is_said(tiny: Any) -> None:
     assert "count_rounding" in line
     later = protocol.model_copy(update={"study": protocol.study.model_copy(update={"version": "2"})})
     (line,) = told_together(protocol, [later], min_cell=10)
-    assert "count the same patients" in line
+    assert "by rules in which no difference is known; counts can be subtracted" in line
+    everything = later.model_copy(update={"images": protocol.images.model_copy(update={"objects": "all"})})
+    (line,) = told_together(protocol, [everything], min_cell=10)
+    assert line.startswith("- This study and “Tiny” differ by the kinds of images; counts can be subtracted")
     assert list(told_together(protocol, [protocol], min_cell=10)) == []
