@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -238,8 +239,8 @@ class EgressGuard:
             update=reply.update,
             loss_by_epoch=tuple(map(float, reply.loss_by_epoch)),
             update_norm=float(reply.update_norm),
-            images_per_second=float(reply.images_per_second),
-            seconds=float(reply.seconds),
+            images_per_second=float(f"{float(reply.images_per_second):.2g}"),  # no product: exactly how many images
+            seconds=float(math.ceil(float(reply.seconds))),
         )
 
     def _frames(self, answer: Answer) -> list[bytes]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import re
 import typing
 from collections.abc import Callable, Iterator
@@ -219,6 +220,17 @@ def test_an_update_leaves_as_it_is(guard: EgressGuard) -> None:
     assert list(reply.update) == list(SENT)
     np.testing.assert_array_equal(reply.update["fc.weight"], np.ones((1, 4)))
     assert (reply.loss_by_epoch, reply.update_norm, reply.images_per_second, reply.seconds) == ((0.5, 0.25), 1, 80, 2)
+
+
+@pytest.mark.parametrize("seconds", [0.7, 12.3, 478.0])
+def test_speed_and_duration_do_not_give_the_number_of_images(guard: EgressGuard, seconds: float) -> None:
+    """Two digits of the rate and whole seconds: one training image more or less leaves as the same."""
+    replies = [
+        read(guard.release(TRAIN, update(images_per_second=images / seconds, seconds=seconds)))
+        for images in (2389, 2390)
+    ]
+    left = [(reply.images_per_second, reply.seconds) for reply in replies if isinstance(reply, TrainReply)]
+    assert left == [(float(f"{2390 / seconds:.2g}"), math.ceil(seconds))] * 2
 
 
 def test_evidence_and_flow_leave_suppressed(guard: EgressGuard) -> None:
