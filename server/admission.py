@@ -27,7 +27,7 @@ from shared.messages import (
     decode_answer,
 )
 from shared.packing import same_form
-from shared.parameters import NamedArrays, Wire, l2_norm
+from shared.parameters import RUNNING_VARIANCE, NamedArrays, Wire, l2_norm
 from shared.refusal_codes import FROM_THE_COURIER
 from shared.released_flow import Count, ReleasedFlow, SplitCounts
 from shared.signing import Purpose, signed_digest
@@ -37,6 +37,10 @@ from shared.tasks import Thresholds
 LARGEST_STEP = 1000.0
 """An update of more than so many times the norm of the model that it changes is a fault or an attack, and does not
 enter even where the study sets no norm bound."""
+
+VARIANCE_ROUNDING = 2**-9
+"""By what share of a running variance an honest update may fall below -1 times it: model and update are rounded to fp16
+on their way, each by at most 2**-11 of its size."""
 
 LARGEST_FIGURE = 1e12
 """A loss, a rate or a number of seconds beyond this was not measured."""
@@ -54,6 +58,7 @@ class Reason(StrEnum):
     OTHER_TASK = "answers_another_task"
     OTHER_REQUEST = "answers_another_request"
     WRONG_FORM = "arrays_of_wrong_form"
+    NEGATIVE_VARIANCE = "negative_running_variance"
     NOT_FINITE = "update_not_finite"
     TOO_LARGE = "update_too_large"
     WRONG_COUNT = "counts_of_wrong_form"
@@ -153,6 +158,12 @@ def admit_update(reply: TrainReply, *, model: NamedArrays, wire: Wire, epochs: i
         return Refused(reason=Reason.NOT_FINITE)
     if norm > LARGEST_STEP and norm > LARGEST_STEP * l2_norm(model):
         return Refused(reason=Reason.TOO_LARGE)
+    if any(
+        bool((reply.update[name] < -(1 + VARIANCE_ROUNDING) * sent).any())
+        for name, sent in model.items()
+        if name.endswith(RUNNING_VARIANCE)
+    ):
+        return Refused(reason=Reason.NEGATIVE_VARIANCE)
     figures = (*reply.loss_by_epoch, reply.seconds, reply.images_per_second)
     if len(reply.loss_by_epoch) != epochs or not all(0 <= figure <= LARGEST_FIGURE for figure in figures):
         return Refused(reason=Reason.WRONG_FIGURE)

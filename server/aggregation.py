@@ -10,7 +10,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from shared.packing import PackedArrays, combine, layout, named, pack
-from shared.parameters import Array, NamedArrays
+from shared.parameters import RUNNING_VARIANCE, Array, NamedArrays
 
 ADAPTIVITY = 1e-3
 """tau of Reddi et al. 2021, Algorithm 2: keeps the adaptive step finite where the second moment is small."""
@@ -103,6 +103,8 @@ class ServerOptimiser:
         """
         for name, update in mean.items():  # before the next model takes memory: moving takes some for a while
             self._move(name, update, state)
+            if name.endswith(RUNNING_VARIANCE):  # momentum, or a rounding, may carry it below 0, where scores are NaN
+                np.maximum(update, -current[name], out=update)
         return combine(np.add, mean, current, dtype=np.float32)
 
     def _move(self, name: str, update: Array, state: dict[str, Array]) -> None:

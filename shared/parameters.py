@@ -19,6 +19,11 @@ CHUNK = 1 << 16
 """Elements per step of a pass over a model: 256 KiB of fp32, so that temporaries stay in the processor's cache."""
 
 
+RUNNING_VARIANCE = ".running_var"
+"""How the name of a batch normalisation's running variance ends: the one array that travels of which no element may be
+negative, as its square root is taken."""
+
+
 def chunks(array: Array) -> Iterator[tuple[slice, Array]]:
     """Walk over a contiguous array in flat chunks; a chunk is a view, and writing to it writes to the array."""
     flat = array.reshape(-1)

@@ -204,6 +204,20 @@ def test_a_good_update_enters_with_its_norm() -> None:
     assert verdict.norm == 2.0
 
 
+VARIANCE = {"bn1.running_var": np.array([2.0, 0.0, 1e-3], np.float32)}
+
+
+def test_an_update_that_makes_a_variance_negative_does_not_enter() -> None:
+    """Under norm = "batch" one such element makes all scores at all sites NaN, at an honest update's norm."""
+    refused = Refused(reason=Reason.NEGATIVE_VARIANCE)
+    for change in ([-2.1, 0, 0], [0, -1e-6, 0], [0, 0, -2e-3]):
+        update_of = {"bn1.running_var": np.array(change, np.float32)}
+        assert admit(update(update_of), model=VARIANCE) == refused
+    for change in ([-2.0, 0, -1e-3], [-2.001, 5.0, 0]):
+        update_of = {"bn1.running_var": np.array(change, np.float32)}
+        assert isinstance(admit(update(update_of), model=VARIANCE), Admitted)
+
+
 WRONG = {
     "a name": {"fc.weight": MODEL["fc.weight"], "bias": MODEL["fc.bias"]},
     "the order": dict(reversed(MODEL.items())),

@@ -129,3 +129,15 @@ def test_a_stage_that_joins_later_starts_with_moments_at_rest() -> None:
     both = {"head": np.zeros(1, np.float32), "stage": np.zeros(1, np.float32)}
     moved = optimiser.step(both, {name: np.ones(1, np.float32) for name in both}, state)
     assert (moved["head"][0], moved["stage"][0]) == (1.5, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+def test_no_optimiser_makes_a_running_variance_negative(kind: str) -> None:
+    """Momentum goes on after the variance has reached 0, and an adaptive step is of its own length."""
+    optimiser = ServerOptimiser(kind=kind, lr=1.0, momentum=0.9, beta1=0.9, beta2=0.99)  # type: ignore[arg-type]
+    model = {name: np.full(3, 0.5, np.float32) for name in ("bn1.running_mean", "bn1.running_var")}
+    state: dict[str, np.ndarray] = {}
+    for _ in range(3):
+        model = dict(optimiser.step(model, {name: np.full(3, -0.3, np.float32) for name in model}, state))
+        assert (model["bn1.running_var"] >= 0).all()
+    assert (model["bn1.running_mean"] < 0).all(), "the step was long enough"
