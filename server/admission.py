@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import Message
 
-from server.site_bounds import MOST, MOST_FILES, Bounds, Most
+from server.site_bounds import EXAMS_A_PATIENT, MOST, MOST_FILES, Bounds, Most
 from shared.description import Description, MarkTest
 from shared.evidence import Evidence, Withheld
 from shared.feature_summary import FeatureSummary
@@ -134,6 +134,7 @@ def admit_flow(reply: ReadyReply, *, targets: int, largest: int | None = None) -
 def _holds_together(split: SplitCounts, found: Count) -> bool:
     """Compare a split's counts; sums are left out, because a hospital may round each count by itself."""
     pairs = [(split.patients, split.exams), (split.exams, found), (split.patients, MOST), (split.exams, MOST)]
+    pairs += [] if split.patients is None else [(split.exams, split.patients * EXAMS_A_PATIENT)]
     for item in split.classes:
         for patients, exams in (
             (item.positive_patients, item.positive_exams),

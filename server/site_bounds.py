@@ -14,11 +14,14 @@ MOST: Final = 10_000_000
 
 MOST_FILES: Final = 1_000_000_000
 
+EXAMS_A_PATIENT: Final = 100
+"""Exams of one patient, on average over a split: more than archives have. Up to here a site's own word is believed."""
+
 UNITS_A_PATIENT: Final = 1000
-"""Exams, or images, of one patient, where the flow does not say how many a split has."""
+"""Images of one patient, likewise."""
 
 FRAMES_A_FILE: Final = 10_000
-"""Images of one file in a study of frames = 'all'."""
+"""Images of one file, and of one patient, in a study of frames = 'all'."""
 
 _SPARE, _SPARE_SHARE = 20, 10
 """What an archive may have grown by since the flow was told, and a hospital may have rounded its flow down by: so many,
@@ -75,12 +78,13 @@ def _patients(flow: ReleasedFlow, split: Split, protocol: StudyProtocol) -> int:
 def _units(flow: ReleasedFlow, split: Split, patients: int, protocol: StudyProtocol) -> int:
     if protocol.task.unit == "patient":
         return patients
-    images = FRAMES_A_FILE if protocol.images.frames == "all" else 1
-    files = None if flow.found is None else flow.found * images
     exams = flow.splits[split].exams
-    if protocol.task.unit == "exam" and exams is not None:
-        return exams
-    return files if files is not None else patients * UNITS_A_PATIENT
+    if protocol.task.unit == "exam":
+        most = patients * EXAMS_A_PATIENT
+        return most if exams is None else min(exams, most)
+    every = protocol.images.frames == "all"
+    most = patients * (FRAMES_A_FILE if every else UNITS_A_PATIENT)
+    return most if flow.found is None else min(flow.found * (FRAMES_A_FILE if every else 1), most)
 
 
 def _rounding(privacy: Privacy | None) -> int:

@@ -199,7 +199,8 @@ def test_a_half_written_or_missing_file_is_an_error_that_says_what_to_do(golden_
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(StorageError, match=r"results\.json.*--resume"):
+        next_step = "--resume" if content is not None else "Name the folder of a run"
+        with pytest.raises(StorageError, match=rf"results\.json.*{next_step}"):
             read(path)
 
 

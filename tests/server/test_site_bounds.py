@@ -133,6 +133,28 @@ def test_a_class_is_no_larger_than_its_split(counts: dict[str, int]) -> None:
     assert admit_flow(ready(told), targets=1) == Refused(reason=Reason.WRONG_COUNT)
 
 
+def test_a_site_of_few_patients_tells_of_no_millions_of_exams() -> None:
+    """Ten validation patients with ten million exams would be the pooled AUC, and choose the threshold for all."""
+    few = {"train": 40, "validation": 10, "test": 10}
+    for exams in (101, 1_000_000):
+        told = ready(flow(**few, exams=exams, found=10**9))
+        assert admit_flow(told, targets=1, largest=60) == Refused(reason=Reason.WRONG_COUNT)
+    assert admit_flow(ready(flow(**few, exams=100)), targets=1, largest=60) == flow(**few, exams=100)
+
+
+@pytest.mark.parametrize(
+    ("unit", "frames", "a_patient"),
+    [("exam", "one", 100), ("image", "one", 1000), ("image", "all", 10_000), ("patient", "one", 1)],
+)
+def test_units_are_bounded_by_patients_whatever_was_found(tiny: Any, unit: str, frames: str, a_patient: int) -> None:
+    """How many files a site found is its own word alone."""
+    images = {} if frames == "one" else {"images": {"frames": frames}}
+    protocol = tiny.protocol(task={"findings": ["opacity"], "unit": unit}, **images)
+    for told in (flow(test=10, exams=10**5, found=10**9), flow(test=None, exams=10**5, found=10**9)):
+        most = bounds(told, protocol)[Split.TEST]
+        assert most.units <= max(1.1 * a_patient * most.patients, 20 + a_patient * most.patients)
+
+
 def test_a_site_that_tells_of_more_patients_than_was_agreed_does_not_take_part() -> None:
     """coordinator.toml may say how many a site can have; weights and bounds are then no site's own invention."""
     assert admit_flow(ready(flow()), targets=1, largest=1000) == flow()
