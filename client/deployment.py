@@ -111,7 +111,7 @@ class Deployment:
     def _vault(self, audit: AuditLog) -> Vault:
         """Open what a private study needs: the agent's secret, and the site's ledger beside its audit log."""
         key = read_secret(SiteKeys(self.config.link.keys).noise)
-        return Vault(key=key, ledger=ledger_of(self.config), audit=audit)
+        return Vault(key=key, ledger=ledger_of(self.config), audit=audit, reserves=False)
 
     def _agent(
         self,

@@ -10,7 +10,7 @@ from client.private_training import PrivateTraining
 from client.site_data import Records
 from client.task_store import request_digest
 from shared.audit import AuditLog
-from shared.errors import SiteError
+from shared.errors import PrivacyError, SiteError
 from shared.messages import EvaluateTask, TrainTask
 from shared.parameters import digest
 from shared.privacy import PrivacyPlan, rounded_size
@@ -25,11 +25,13 @@ class Vault:
     """What a site keeps for private studies: the secret that its noise is drawn of, its ledger, and its audit log.
 
     The ledger lies beside the audit log, and both are of the whole site; in simulation, of one run.
+    With `reserves` a study that has no account gets one when its agent is made: in simulation, where nobody approves.
     """
 
     key: bytes = field(repr=False)
     ledger: PrivacyLedger
     audit: AuditLog
+    reserves: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +61,15 @@ def account_of(protocol: StudyProtocol, asked: Privacy, *, patients: int, limit:
 def compose_private(
     protocol: StudyProtocol, *, records: Records, min_patients: int, vault: Vault | None
 ) -> PrivateSite | None:
-    """Put all together under the plan that the site's ledger has for the study, reserved now if it was not before.
+    """Put all together under the plan that the site's ledger has for the study; in simulation it is reserved now.
 
     The plan that was reserved first holds, at a deployed site by its approval, whatever number of training patients
     there is now: it was fixed before round 1. None without [privacy].
 
     Raises:
         SiteError: the site has no noise key and ledger.
-        PrivacyError: the hospital's limit does not allow the plan, or ledger and audit log do not agree.
+        PrivacyError: nothing is reserved for the study, or the hospital's limit does not allow the plan, or ledger and
+            audit log do not agree.
     """
     if protocol.privacy is None:
         return None
@@ -79,6 +82,11 @@ def compose_private(
     ledger.refuse_older_log()
     study = protocol.digest()
     account = ledger.find(study)
+    if account is None and not vault.reserves:
+        raise PrivacyError(
+            f"Study {study[:12]} has no account in the privacy ledger: it was closed before anything was spent. "
+            "Approve the study anew (site approve), which reserves its plan."
+        )
     if account is None:
         account = account_of(protocol, protocol.privacy, patients=records.patients(Split.TRAIN), limit=ledger.limit)
         ledger.reserve(account)

@@ -180,4 +180,5 @@ class Federation:
             key=simulated_key(self.protocol.random_seed("noise", site.name)),
             ledger=PrivacyLedger(folder=folder, limit=None),
             audit=AuditLog(folder / "audit.jsonl"),
+            reserves=True,
         )

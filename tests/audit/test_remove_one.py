@@ -378,7 +378,7 @@ def one_round(
             bench,
             Watched(inputs if cached else inputs.live, watch),
             folder=folder,
-            vault=Vault(key=bytes(range(32)), ledger=ledger, audit=AuditLog(folder / "audit.jsonl")),
+            vault=Vault(key=bytes(range(32)), ledger=ledger, audit=AuditLog(folder / "audit.jsonl"), reserves=False),
         )
     )
     start = study.model.trains_from(number)

@@ -16,7 +16,7 @@ from client.bootstrap import compose_agent, site_inputs
 from client.delivery import Deliveries
 from client.intake import Intake, Limits
 from client.privacy_ledger import PrivacyLedger
-from client.private_site import Vault
+from client.private_site import Vault, account_of
 from client.task_store import TaskStore
 from shared.audit import AuditLog, now
 from shared.errors import PrivacyError
@@ -54,13 +54,16 @@ class Site:
         self.tiny, self.study, self.folder = tiny, study, folder
         self.studies = folder / "studies" / study.digest()
 
-    def agent(self, *, patients: int = LAST, since: datetime | None = None) -> Agent:
-        """Give an agent as `client/deployment.py` puts it together."""
+    def agent(self, *, patients: int = LAST, since: datetime | None = None, approved: bool = True) -> Agent:
+        """Give an agent as `client/deployment.py` puts it together; `approved` reserves first, as an approval does."""
         site, bench = self.tiny.hospital(self.study, self.folder, patients=patients), self.tiny.bench(self.study)
         site = replace(site, records=replace(site.records, content=site.pixels.digest))
         audit = AuditLog(self.folder / "audit.jsonl")
         ledger = PrivacyLedger(folder=self.folder, limit=None)
-        vault = Vault(key=bytes(32), ledger=ledger, audit=audit) if self.study.privacy else None
+        vault = Vault(key=bytes(32), ledger=ledger, audit=audit, reserves=False) if self.study.privacy else None
+        asked = self.study.privacy
+        if asked and approved and ledger.find(self.study.digest()) is None:
+            ledger.reserve(account_of(self.study, asked, patients=site.records.patients(Split.TRAIN), limit=None))
         inputs = site_inputs(site, self.study, bench, progress=lambda *_: None)
         agent = compose_agent(site, self.study, bench, inputs, folder=self.folder, vault=vault)
         store = TaskStore(
@@ -207,6 +210,19 @@ def test_closing_an_account_gives_no_noise_back(hospital: Hospital, private: Stu
     site.purge()
     assert ask(site.agent(patients=LAST - 1), site.train()) == RefusalReply(code=Refusal.ID_REUSED)
     assert ask(site.agent(), site.train(number=2)) == RefusalReply(code=Refusal.PRIVACY)
+
+
+def test_a_closed_account_comes_back_by_an_approval_alone(hospital: Hospital, private: StudyProtocol) -> None:
+    """Closed before anything was spent, it is gone: neither a restart nor a withdrawal reserves it again."""
+    site = hospital(private)
+    site.agent()
+    ledger = PrivacyLedger(folder=site.folder, limit=None)
+    ledger.close(site.study.digest())
+    for patients in (LAST, LAST - 1):
+        with pytest.raises(PrivacyError, match="Approve the study anew"):
+            site.agent(patients=patients, approved=False)
+    assert ledger.statement().accounts == ()
+    update(ask(site.agent(), site.train()))
 
 
 def test_a_reply_is_kept_before_its_departure_is_recorded(

@@ -151,7 +151,7 @@ def test_the_first_rounds_estimate_the_centre_and_the_others_train_the_head(tiny
 def private_agent(tiny: Any, study: StudyProtocol, folder: Path, **hospital: Any) -> tuple[Agent, PrivacyLedger]:
     site, bench = tiny.hospital(study, folder, patients=40, **hospital), tiny.bench(study)
     ledger = PrivacyLedger(folder=folder, limit=None)
-    vault = Vault(key=bytes(32), ledger=ledger, audit=AuditLog(folder / "audit.jsonl"))
+    vault = Vault(key=bytes(32), ledger=ledger, audit=AuditLog(folder / "audit.jsonl"), reserves=True)
     inputs = site_inputs(site, study, bench, progress=lambda *_: None)
     return compose_agent(site, study, bench, inputs, folder=folder, vault=vault), ledger
 
@@ -334,6 +334,6 @@ def test_a_hospitals_limit_refuses_the_study_before_round_1(tiny: Any, study: St
 
     site, bench = tiny.hospital(study, tmp_path, patients=40), tiny.bench(study)
     ledger = PrivacyLedger(folder=tmp_path, limit=PrivacyLimit(epsilon=1.0, delta=1e-5))
-    vault = Vault(key=bytes(32), ledger=ledger, audit=AuditLog(tmp_path / "audit.jsonl"))
+    vault = Vault(key=bytes(32), ledger=ledger, audit=AuditLog(tmp_path / "audit.jsonl"), reserves=True)
     with pytest.raises(PrivacyError, match=r"Ask for one, close a study"):
         compose_agent(site, study, bench, object(), folder=tmp_path, vault=vault)  # type: ignore[arg-type]
