@@ -178,15 +178,16 @@ def test_a_backup_restored_on_an_empty_folder_goes_on_in_the_middle(story: Story
     assert sum("died" in line for line in story.said) >= 1
 
 
-def test_every_hospital_has_the_final_model_and_the_report(story: Story) -> None:
-    """The last task of a study delivers both; the model is the one of the coordinator's run."""
+def test_every_hospital_has_the_final_model_and_the_results(story: Story) -> None:
+    """The last task of a study delivers both, and no page; the model is the one of the coordinator's run."""
     final = load_file(story.run.model)
     for site in ("north", "south"):
         (delivered,) = (story.sites / site).rglob(MODEL)
         arrays = load_file(delivered)
         assert arrays.keys() == final.keys()
         assert all(np.array_equal(arrays[name], final[name]) for name in final)
-        assert delivered.with_name("report.html").read_bytes() == story.run.report.read_bytes()
+        assert delivered.with_name("results.json").read_bytes() == story.run.results.read_bytes()
+        assert not delivered.with_name("report.html").exists()
 
 
 def test_nothing_that_was_started_is_left(story: Story) -> None:

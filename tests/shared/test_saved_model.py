@@ -172,7 +172,7 @@ def test_a_file_that_does_not_say_enough_is_refused(saved: Any, missing: str) ->
 
 
 def test_what_is_no_model_is_refused(saved: Any, tmp_path: Path) -> None:
-    """Absent, of another format, cut short, or no safetensors at all: each has its own message."""
+    """Absent, of another format, cut short, or a folder: each has its own message."""
     with pytest.raises(WeightsError, match="no such file"):
         open_model(tmp_path / "none.safetensors")
     with pytest.raises(WeightsError, match="no model of a study"):
@@ -181,7 +181,7 @@ def test_what_is_no_model_is_refused(saved: Any, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
         open_model(path)
-    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+    with pytest.raises(WeightsError, match="is a folder, and a model's file is needed"):
         open_model(tmp_path)
 
 

@@ -36,6 +36,7 @@ def cohort_of(site_file, targets=("pneumonia",), *, exclusive=False):
         targets=targets,
         exclusive=exclusive,
         modality="CR",
+        objects="anatomy",
         frames="first",
         private=False,
         study="Test",
