@@ -131,9 +131,13 @@ def test_an_unknown_baseline_leaves_the_folder_free(polyclinic: Polyclinic, stud
 def test_no_hospital_where_one_was_said_to_be(polyclinic: Polyclinic, study: Path, tmp_path: Path) -> None:
     """A missing folder, a file, and a folder without hospitals say what is needed."""
     (tmp_path / "empty").mkdir()
-    for folder in ("nowhere", "empty", "study.toml"):
+    for folder, told in {
+        "nowhere": "there is no such folder. Name the one that has a folder for each hospital",
+        "empty": "no hospital is there. It needs one folder a hospital",
+        "study.toml": "this is no folder. Name the one that has a folder for each hospital",
+    }.items():
         code, said = polyclinic("simulate", study, "--sites", folder)
-        assert (code, f"{folder}: no hospital is there. It needs one folder a hospital" in said) == (16, True)
+        assert (code, f"{folder}: {told}" in said) == (16, True)
 
 
 def test_two_hospitals_of_one_name(polyclinic: Polyclinic, study: Path, sites: Path) -> None:
@@ -180,7 +184,7 @@ def spoil_pixels(sites: Path) -> None:
 
 def spoil_encoding(sites: Path) -> None:
     table = sites / "south" / "labels.csv"
-    table.write_bytes(table.read_bytes() + "DOE^JÖRG,1\n".encode("latin-1"))
+    table.write_bytes(table.read_bytes() + b"DOE^J\x81RG,1\n")  # 0x81 is no letter of Windows-1252 either
 
 
 def spoil_labels(sites: Path) -> None:
