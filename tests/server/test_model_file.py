@@ -72,7 +72,7 @@ def test_it_says_how_to_use_it(tiny: Any, tmp_path: Path, kind: str) -> None:
 
 def test_equal_models_are_equal_files(tiny: Any, tmp_path: Path) -> None:
     """Written twice, it is the same bytes, so that a digest of the file says whether it is the same model."""
-    protocol = tiny.protocol(study={"intended_use": 'Für Tests "only" \\ \u0007 \n ✓'})
+    protocol = tiny.protocol(study={"intended_use": 'Für Tests "only" \\ \n ✓'})
     coordinator, _ = compose(protocol, weights_file=None)
     for number in range(2):
         write_model(tmp_path / f"{number}.safetensors", coordinator, conclusion(coordinator, add=0.0))

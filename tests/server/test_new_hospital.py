@@ -87,7 +87,7 @@ def test_counts_are_of_models_that_never_saw_the_site(known: bool) -> None:
             brier=None,
         )
         test = {site: EvaluateReply(evidence=(item,)) for site in ("north", "south")}
-        return SimpleNamespace(test=test, operating_point={"opacity": None} if known else {})
+        return SimpleNamespace(test=test, operating_point={"opacity": object() if known else None})
 
     shared, others = conclusion(9), Alternatives(unseen={"north": conclusion(3), "south": conclusion(4)})
     counted = others.counts(shared, 0, "opacity")["sensitivity"]
