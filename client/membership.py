@@ -54,7 +54,7 @@ def too_telling(counted: Sequence[Counted], *, least: int) -> Hashable:
     """
     members_MA, patients_A = _atoms(counted)
     named_M = np.array([one.group is not None for one in counted], dtype=bool)
-    if not named_M.any():
+    if not named_M.any() or not patients_A:  # sets of nobody tell of nobody
         return None
     heavy_A = np.array([len(patients) >= least for patients in patients_A])
     light = np.flatnonzero(~heavy_A)

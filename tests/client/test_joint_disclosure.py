@@ -15,7 +15,7 @@ from client.disclosure import suppress_evidence
 from client.egress import EgressGuard
 from client.evaluation import evidence_on
 from client.joint_disclosure import released_sets, suppress_jointly
-from client.membership import MemberGroup
+from client.membership import Counted, MemberGroup, too_telling
 from client.released import Released
 from client.site_data import Records
 from client.subgroup_evidence import group_evidence
@@ -236,3 +236,8 @@ def test_a_group_that_does_not_say_who_is_in_it_does_not_leave(tmp_path: Path) -
     guard = EgressGuard(min_cell=10, audit=AuditLog(tmp_path / "audit.jsonl"), exclusive=False, wire="fp32")
     with pytest.raises(EgressError, match="does not say who is in it"):
         guard._evidence(Split.TEST, (Evidence(**kept | {"subgroups": (plain,)}),))
+
+
+def test_sets_of_nobody_tell_of_nobody() -> None:
+    """A site without a patient in a split has sets without elements, and prepares like any other."""
+    assert too_telling([Counted(group="clear", elements=set()), Counted(group=None, elements=set())], least=10) is None
