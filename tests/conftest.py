@@ -28,6 +28,17 @@ settings.load_profile("untimed")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
+
+@pytest.fixture(autouse=True)
+def _umask_as_it_was() -> Iterator[None]:
+    """Open again what a site's command closed for its whole process: the files that it writes, to all others."""
+    yield
+    os.umask(_UMASK)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Give the folder of real films and odd DICOM files beside the checkout, or skip, saying so."""
