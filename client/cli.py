@@ -296,7 +296,7 @@ def withdraw(
         ),
     ] = None,
 ) -> None:
-    """Take a patient out of all rounds from now on, in all studies of this hospital, and say whether he is found."""
+    """Take a patient out of all rounds from now on, in all studies of this hospital; say if any image is found."""
     from client.withdrawal import CANNOT_UNDO, withdrawals_of
     from client.withdrawing import found_here
 

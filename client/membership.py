@@ -48,7 +48,7 @@ def too_telling(counted: Sequence[Counted], *, least: int) -> Hashable:
     """Name a group to withhold, because a linear combination of sizes is about fewer than `least` patients; else None.
 
     Whatever is computed from the sizes of sets, with factors of any kind, is a sum over patients, each with a number
-    that his membership gives him. It tells of few if it is 0 for all but a few. So no combination in which groups have
+    that membership gives. It tells of few if it is 0 for all but a few. So no combination in which groups have
     a part may be 0 for all but fewer than `least` patients, unless it is 0 for all; what sets without a group tell by
     themselves is not a group's doing. Of a combination, the smallest of its groups is named.
     """
