@@ -4,6 +4,7 @@ Section numbers are those of DICOM PS3.3 (2024).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,14 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 def read_meaning(dataset: FileDataset, frame: int, *, lossy: bool) -> Meaning:
     """Read what the stored values of one grey frame mean; `lossy` if a codec may have moved them."""
     stored = stored_of(dataset) if "PixelData" in dataset else None
-    rescale = of_frame(dataset, frame, "PixelValueTransformationSequence")
-    in_hounsfield = text(dataset, "Modality") == "CT" and text(rescale, "RescaleType") in ("", "HU")
+    holders = of_frame(dataset, frame, "PixelValueTransformationSequence")
+    units = next(filter(None, (text(holder, "RescaleType") for holder in holders)), "HU")
+    in_hounsfield = text(dataset, "Modality") == "CT" and units == "HU"
+    has_own = any(numbers(holder, "RescaleSlope") for holder in holders[:-1])
     return Meaning(
-        modality_lut=_modality_table(dataset) if dataset.get("ModalityLUTSequence") else _rescale(rescale),
+        modality_lut=_modality_table(dataset)
+        if dataset.get("ModalityLUTSequence") and not has_own
+        else _rescale(holders),
         lowest=stored.lowest if stored else 0,
         highest=stored.highest if stored else 0,
         padding=_padding(dataset, stored) if stored else None,
@@ -54,11 +59,11 @@ def read_spacing_mm(dataset: Dataset, frame: int) -> tuple[float, float] | None:
 
     What cannot be read counts as absent: most studies do not ask for it.
     """
-    holder = of_frame(dataset, frame, "PixelMeasuresSequence")
-    for keyword in _SPACINGS:
-        spacing = numbers(holder, keyword)
-        if len(spacing) == 2 and all(0 < mm < math.inf for mm in spacing):
-            return spacing[0], spacing[1]
+    for holder in of_frame(dataset, frame, "PixelMeasuresSequence"):
+        for keyword in _SPACINGS:
+            spacing = numbers(holder, keyword)
+            if len(spacing) == 2 and all(0 < mm < math.inf for mm in spacing):
+                return spacing[0], spacing[1]
     return None
 
 
@@ -68,15 +73,15 @@ def lookup_table(
     """Read a table of `dataset` (C.7.6.3.1.5, C.11.1.1, C.11.2.1.1): the first value that it maps, and its entries.
 
     `signed` if what it maps may be below zero. Entries of 8 bits may be packed two to a word or stand alone in one;
-    both occur, and the length tells.
+    both occur, and the length tells. Entries are never negative; older editions allowed to write them under SS.
     """
     count, first, _ = read_descriptor(holder, descriptor, signed=signed)
     value = holder[entries].value
     if isinstance(value, bytes):
         words = np.frombuffer(value, dtype=">u2" if is_big_endian(dataset) else "<u2").astype("<u2")
-        table = words if len(words) >= count else words.view(np.uint8).astype(np.uint16)
     else:
-        table = np.atleast_1d(np.asarray(value, dtype=np.uint16))
+        words = np.atleast_1d(np.asarray(value, dtype=np.int64)).astype("<u2")
+    table = words if len(words) >= count else words.view(np.uint8).astype(np.uint16)
     if len(table) < count:
         raise Unreadable(Reason.MALFORMED)
     return first, table[:count]
@@ -130,10 +135,10 @@ def _modality_table(dataset: FileDataset) -> Table:
     return Table(first=first, entries=entries.astype(np.float32))
 
 
-def _rescale(holder: Dataset) -> Linear:
-    """Read slope and intercept (C.11.1.1.2), 1 and 0 where they are absent."""
-    slope, *_ = numbers(holder, "RescaleSlope") or (1.0,)
-    intercept, *_ = numbers(holder, "RescaleIntercept") or (0.0,)
+def _rescale(holders: Sequence[Dataset]) -> Linear:
+    """Read slope and intercept (C.11.1.1.2), each where it first stands, 1 and 0 where they are absent."""
+    slope, *_ = next(filter(None, (numbers(holder, "RescaleSlope") for holder in holders)), (1.0,))
+    intercept, *_ = next(filter(None, (numbers(holder, "RescaleIntercept") for holder in holders)), (0.0,))
     if slope == 0 or math.isnan(slope) or math.isnan(intercept):  # without them, the values mean something else
         raise Unreadable(Reason.MALFORMED)
     return Linear(slope=slope, intercept=intercept)
@@ -168,15 +173,15 @@ def _whole(dataset: Dataset, keyword: str) -> int | None:
     return None if value is None or value in ("", b"", []) else int(value)
 
 
-def of_frame(dataset: Dataset, frame: int, macro: str) -> Dataset:
-    """Find where a frame's attributes stand: in its functional group, the shared one, or at the top (C.7.6.16)."""
+def of_frame(dataset: Dataset, frame: int, macro: str) -> list[Dataset]:
+    """Give where a frame's attributes may stand: in its functional group, the shared one, or at the top (C.7.6.16).
+
+    The first that has an attribute counts: a group may be there, and lack what a later one has.
+    """
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    for group in [*own[frame : frame + 1], *shared[:1]]:
-        if group.get(macro):
-            item: Dataset = group[macro].value[0]
-            return item
-    return dataset
+    groups = [*own[frame : frame + 1], *shared[:1]]
+    return [*(group[macro].value[0] for group in groups if group.get(macro)), dataset]
 
 
 def numbers(holder: Dataset, keyword: str) -> tuple[float, ...]:

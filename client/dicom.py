@@ -33,7 +33,7 @@ R = TypeVar("R")
 Frames = Literal["first", "middle", "all"]
 """Which frames of a file a study reads."""
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Part of what the cache's folders are called: raise it with any change that can move a bit of a physical image."""
 
 MAX_FRAMES = 2**14

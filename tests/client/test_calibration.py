@@ -166,3 +166,51 @@ def test_a_table_of_65536_entries_is_announced_as_none() -> None:
     table.add_new("LUTData", "OW", np.arange(2**16, dtype="<u2").tobytes())
     _, entries = lookup_table(table, descriptor="LUTDescriptor", entries="LUTData", dataset=dataset, signed=False)
     assert len(entries) == 2**16
+
+
+def test_a_group_that_lacks_an_attribute_hides_none(write_dicom: Writer) -> None:
+    """Slope, intercept and spacing: what a frame's group has comes first, what it lacks is looked for behind it."""
+    frames = [
+        item(PixelMeasuresSequence=[item(SliceThickness=3)], PixelValueTransformationSequence=[item(RescaleType="US")]),
+        item(
+            PixelMeasuresSequence=[item(PixelSpacing=[0, 0])], PixelValueTransformationSequence=[item(RescaleSlope=4)]
+        ),
+        item(PixelMeasuresSequence=[item(PixelSpacing=[2, 3])], PixelValueTransformationSequence=[]),
+        item(PixelValueTransformationSequence=[item(RescaleSlope="", RescaleIntercept=7)]),
+    ]
+    shared = item(
+        PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.6])],
+        PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-10)],
+    )
+    empty = item(
+        PixelMeasuresSequence=[item(SliceThickness=3)], PixelValueTransformationSequence=[item(RescaleType="US")]
+    )
+    top = {"PixelSpacing": [0.5, 0.6], "RescaleSlope": 2, "RescaleIntercept": -10}
+    for group, own in ((shared, {}), (empty, top)):
+        path = write_dicom(
+            bytes([1] * 4 * len(frames)),
+            **TINY,
+            **own,
+            NumberOfFrames=len(frames),
+            SharedFunctionalGroupsSequence=[group],
+            PerFrameFunctionalGroupsSequence=frames,
+        )
+        found = read_image(path, frames="all").frames
+        assert [float(frame.pixels_HWC[0, 0, 0]) for frame in found] == [-8, -6, -8, 9]
+        assert [frame.spacing_mm for frame in found] == [(0.5, 0.6), (0.5, 0.6), (2, 3), (0.5, 0.6)]
+
+
+def test_a_frames_own_rescale_comes_before_the_objects_table(write_dicom: Writer) -> None:
+    """A modality LUT of the object is that of frames without a slope of their own."""
+    lut = item(LUTDescriptor=[2, 0, 16], LUTData=np.array([100, 200], "<u2").tobytes(), ModalityLUTType="US")
+    path = write_dicom(
+        bytes([1] * 8),
+        **TINY,
+        NumberOfFrames=2,
+        ModalityLUTSequence=[lut],
+        PerFrameFunctionalGroupsSequence=[
+            item(PixelValueTransformationSequence=[item(RescaleSlope=5, RescaleIntercept=1)]),
+            item(PixelValueTransformationSequence=[item(RescaleType="US")]),
+        ],
+    )
+    assert read_image(path, frames="all").pixels_FHWC[:, 0, 0, 0].tolist() == [6, 200]

@@ -241,3 +241,65 @@ def test_entries_of_eight_bits_stand_two_to_a_word_or_alone(write_dicom: Writer,
     expected = 255 - (RAMP.astype(int) - 1900).clip(0, 255)
     found = prepared(write_dicom(RAMP.tobytes(), **GREY, VOILUTSequence=[entries]))
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_a_table_that_states_the_size_of_a_word_is_not_black(write_dicom: Writer, bits: int) -> None:
+    """Sixteen bits are stated, the entries have fewer (dcm4che issue 413): they reach white all the same."""
+    curve = np.rint((2**bits - 1) * (np.arange(4096) / 4095) ** 2)
+    wide, narrow = (
+        prepared(write_dicom(RAMP.tobytes(), **GREY, VOILUTSequence=[table(curve, first=0, bits=stated)]))
+        for stated in (16, bits)
+    )
+    assert wide.max() > 240
+    np.testing.assert_array_equal(wide, narrow)
+
+
+@pytest.mark.parametrize("vr", ["US", "SS", "OW"])
+@pytest.mark.parametrize("first", [0, 40000])
+def test_entries_are_the_same_under_each_vr(write_dicom: Writer, vr: str, first: int) -> None:
+    """Words, numbers, and the numbers below zero of older editions; the first value of unsigned pixels is unsigned."""
+    curve = np.arange(16, dtype="<u2") * 4369
+    lut = table(curve, first=first, bits=16)
+    del lut.LUTData
+    lut.add_new("LUTData", vr, {"OW": curve.tobytes(), "US": curve.tolist(), "SS": curve.astype("<i2").tolist()}[vr])
+    ramp = (np.arange(64 * 64).reshape(64, 64) % 16 + first).astype("<u2")
+    path = write_dicom(ramp.tobytes(), **GREY | {"BitsStored": 16}, VOILUTSequence=[lut])
+    np.testing.assert_array_equal(prepared(path), (ramp.astype(int) - first) * 17)
+
+
+def test_a_group_that_lacks_a_window_hides_none(write_dicom: Writer) -> None:
+    """A frame's group may hold a comment alone, or an empty or impossible window: the shared one, or the object's."""
+    shared = [item(FrameVOILUTSequence=[item(WindowCenter=5, WindowWidth=3, VOILUTFunction="LINEAR_EXACT")])]
+    comment = item(FrameVOILUTSequence=[item(WindowCenterWidthExplanation="LUNG")])
+    frames = [
+        item(FrameVOILUTSequence=[item(WindowCenter=7, WindowWidth=2)]),
+        comment,
+        item(FrameVOILUTSequence=[item(WindowCenter="", WindowWidth="")]),
+        item(FrameVOILUTSequence=[item(WindowCenter=7, WindowWidth=0)]),
+        item(FrameVOILUTSequence=[]),
+    ]
+    own = {"WindowCenter": 9, "WindowWidth": 4, "VOILUTFunction": "LINEAR_EXACT"}
+    for groups, expected in ((shared, (5, 3)), ([comment], (9, 4)), ([], (9, 4))):
+        path = write_dicom(
+            bytes(4 * len(frames)),
+            **TINY,
+            **own,
+            NumberOfFrames=len(frames),
+            SharedFunctionalGroupsSequence=groups,
+            PerFrameFunctionalGroupsSequence=frames,
+        )
+        found = [frame.window for frame in read_image(path, frames="all").frames]
+        assert found == [(6.5, 1), *[expected] * 4]
+
+
+def test_a_function_is_that_of_its_window_or_stands_alone(write_dicom: Writer) -> None:
+    """A shared group with nothing but SIGMOID means the windows of the frames; that of another window does not."""
+    frame = item(FrameVOILUTSequence=[item(WindowCenter=5, WindowWidth=3)])
+    alone = item(FrameVOILUTSequence=[item(VOILUTFunction="SIGMOID")])
+    with_window = item(FrameVOILUTSequence=[item(WindowCenter=7, WindowWidth=2, VOILUTFunction="SIGMOID")])
+    for shared, expected in ((alone, Sigmoid(centre=5, width=3)), (with_window, (4.5, 2))):
+        path = write_dicom(
+            bytes(4), **TINY, SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=[frame]
+        )
+        assert read_image(path, frames="first").window == expected
