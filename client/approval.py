@@ -12,6 +12,7 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field
 
+from shared.audit import line_of
 from shared.declaration import Declaration, read_toml
 from shared.errors import SiteError, StorageError
 from shared.invitation import CA, STUDY, Invitation, Line, read_invitation
@@ -21,17 +22,24 @@ from shared.signing import is_endorsed
 from shared.storage import atomic_file
 
 RECORD = "approval.toml"
+EVERYTHING = -1
+"""The line beyond which all tasks lie, those of an earlier version's list too."""
+
 SHOWN = 12
 """Characters of a digest that are shown, and that are enough to name a study."""
 
 
 class ApprovalRecord(Declaration):
-    """An approval as it is kept beside the protocol: the invitation that was accepted, by whom and when (UTC)."""
+    """An approval as it is kept beside the protocol: the invitation that was accepted, by whom and when (UTC).
+
+    `audit_head` is the hash of the audit log's last line when it was given, "" where an earlier version wrote it.
+    """
 
     invitation: Invitation
     approved_by: Line
     approved_at: Annotated[str, Field(pattern=r"^[0-9T:.+-]{19,40}$")]
     weights: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    audit_head: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +78,20 @@ class ApprovedStudy:
             "What was trained, released and spent stays counted."
         )
 
+    def since(self, audit: Path) -> int:
+        """Give the line of the site's audit log after which it was approved: what was begun beyond it counts.
+
+        No time says that: a clock may have stood ahead, and was put right. EVERYTHING counts where the log has no such
+        line: it is new, or another one, or an earlier version approved.
+
+        Raises:
+            StorageError: the log cannot be read, or its chain does not hold.
+        """
+        return line_of(audit, self.approval.audit_head) or EVERYTHING
+
     @property
-    def since(self) -> datetime:
-        """When it was approved: rounds are counted from then on."""
+    def when(self) -> datetime:
+        """When it was approved, to be shown and to order by; nothing is counted by it."""
         return datetime.fromisoformat(self.approval.approved_at)
 
 
@@ -118,7 +137,9 @@ class Approvals:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def record(self, invited: Invited, *, approved_by: str, weights: str, at: datetime) -> ApprovedStudy:
+    def record(
+        self, invited: Invited, *, approved_by: str, weights: str, at: datetime, audit_head: str
+    ) -> ApprovedStudy:
         """Pin a study's digest; an approval of the same study takes the place of an earlier one.
 
         Raises:
@@ -126,7 +147,11 @@ class Approvals:
         """
         folder = self._folder / invited.invitation.digest
         approval = ApprovalRecord(
-            invitation=invited.invitation, approved_by=approved_by, approved_at=at.isoformat(), weights=weights
+            invitation=invited.invitation,
+            approved_by=approved_by,
+            approved_at=at.isoformat(),
+            weights=weights,
+            audit_head=audit_head,
         )
         with atomic_file(folder / STUDY) as part:
             part.write_text(invited.protocol.to_toml(), encoding="utf-8")
@@ -143,7 +168,7 @@ class Approvals:
             SiteError: an approval cannot be read, or its study is not the one that was approved.
         """
         found = [self._read(record.parent) for record in self._folder.glob(f"*/{RECORD}")]
-        return sorted(found, key=lambda study: study.since, reverse=True)
+        return sorted(found, key=lambda study: study.when, reverse=True)
 
     def at_least_one(self) -> Sequence[ApprovedStudy]:
         """Give every approved study, the earliest approval first.

@@ -20,10 +20,10 @@ from client.privacy_account import Account
 from client.privacy_ledger import ledger_of
 from client.private_site import account_of
 from client.site import SiteConfig
-from client.site_audit import record_decision
-from client.site_keys import SiteKeys
+from client.site_audit import DEPARTURES, record_decision
+from client.site_keys import ADDRESS, SiteKeys
 from client.studies_together import told_together
-from shared.audit import now
+from shared.audit import head_of, now
 from shared.errors import SiteError
 from shared.invitation import CA
 from shared.model import build, exchanged, model_spec
@@ -97,15 +97,32 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
         kept_weights(config).keep(offer.file, offer.weights)
     at = now()
     record_decision(link.state, link.syslog, "study approved", study=invitation.digest, approved_by=approved_by)
-    approvals = Approvals(link.state / "studies")
-    study = approvals.record(offer.invited, approved_by=approved_by, weights=offer.weights, at=at)
+    study = Approvals(link.state / "studies").record(
+        offer.invited,
+        approved_by=approved_by,
+        weights=offer.weights,
+        at=at,
+        audit_head=head_of(link.state / DEPARTURES),
+    )
     FilesThere(study.folder).approved(config.data.dicom)
-    folder = SiteKeys(link.keys).node.parent / invitation.digest[:SHOWN]
-    with atomic_file(folder / CA) as part:
-        shutil.copyfile(study.folder / CA, part)
-    with atomic_file(folder / "address") as part:
-        part.write_text(invitation.address + "\n", encoding="ascii")
+    _tell_the_link(SiteKeys(link.keys), study)
     return study
+
+
+def _tell_the_link(keys: SiteKeys, study: ApprovedStudy) -> None:
+    """Give the link the coordinator's address and authority.
+
+    The same coordinator's other studies get the authority too: the newest is the one that it has now, and the link is
+    not to find out by the times of files.
+    """
+    invitation = study.approval.invitation
+    folder = keys.node.parent / invitation.digest[:SHOWN]
+    with atomic_file(folder / ADDRESS) as part:
+        part.write_text(invitation.address + "\n", encoding="ascii")
+    for told in keys.node.parent.glob(f"*/{ADDRESS}"):
+        if told.read_text(encoding="ascii").strip() == invitation.address:
+            with atomic_file(told.with_name(CA)) as part:
+                shutil.copyfile(study.folder / CA, part)
 
 
 def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> Account | None:

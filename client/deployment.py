@@ -145,7 +145,7 @@ class Deployment:
         )
         limits = Limits(
             rounds=protocol.federation.rounds,
-            since=self.study.since,
+            since=self.study.since(guard.audit.path),
             rounds_per_day=policy.rounds_per_day,
             max_change=policy.max_change,
         )

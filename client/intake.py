@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +37,14 @@ two would tell of whoever was withdrawn in between."""
 class Limits:
     """What an approval allows: so many rounds, since it was given; of the hospital's own limits, those on tasks.
 
+    `since` is the line of the site's audit log beyond which tasks count (`ApprovedStudy.since`): a place, and no time.
     `max_change` is how many times farther a model may have moved than this site's own training last moved it, for each
     round in between, or, where it has not trained in the run, than what was approved is long; `rounds_per_day` is None
     where the hospital sets no limit.
     """
 
     rounds: int
-    since: datetime
+    since: int
     rounds_per_day: int | None
     max_change: float
 
@@ -117,8 +117,7 @@ class Intake:
 
     def _within_training(self) -> None:
         self._at_most(self.limits.rounds, Kind.TRAIN, Refusal.ROUNDS_USED_UP)
-        yesterday = self.store.now - timedelta(days=1)
-        today = sum(task.when > yesterday for task in self._counted(Kind.TRAIN))
+        today = sum(self.store.is_of_today(task) for task in self.store.begun if task.kind == Kind.TRAIN)
         if self.limits.rounds_per_day is not None and today >= self.limits.rounds_per_day:
             raise TaskError(Refusal.TOO_MANY_A_DAY, "the hospital's rounds_per_day are used up for now")
 
@@ -141,7 +140,7 @@ class Intake:
     def _counted(self, kind: Kind) -> list[Begun]:
         """Give the tasks that count against a limit: those of this approval, or of the study for what leaves once."""
         begun = [task for task in self.store.begun if task.kind == kind]
-        return begun if kind in ONCE else [task for task in begun if task.when >= self.limits.since]
+        return begun if kind in ONCE else [task for task in begun if task.line > self.limits.since]
 
     def _starts_as_approved(self, task: TrainTask) -> None:
         start = self._start(task)

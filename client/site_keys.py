@@ -14,6 +14,9 @@ from shared.storage import private_file
 FOLDER_MODE, GATE_MODE = 0o700, 0o711
 """Each compartment reads its own folder; the folder around them only lets through."""
 
+ADDRESS = "address"
+"""The file in which an approval tells the link where the coordinator is."""
+
 NOISE_BYTES = 32
 
 # `shared.signing` is imported where a key is drawn or read: flwr comes with it and takes half a second to load, and

@@ -51,8 +51,9 @@ def agent_health(socket: Path) -> str:
 
 def _study_lines(study: ApprovedStudy, *, state: Path) -> Iterator[str]:
     record, protocol = study.approval, study.protocol
-    begun = read_begun(study.folder / "tasks", audit=state / DEPARTURES, study=study.digest)
-    trained = [task.round for task in begun if task.kind == "train" and task.when >= study.since]
+    audit = state / DEPARTURES
+    begun, since = read_begun(study.folder / "tasks", audit=audit, study=study.digest), study.since(audit)
+    trained = [task.round for task in begun if task.kind == "train" and task.line > since]
     name = f"{study.digest[:SHOWN]} “{protocol.study.name}”"
     yield f"{name}, approved by {record.approved_by} at {record.approved_at[:16]}"
     if study.outdated:

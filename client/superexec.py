@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from client.site import SiteConfig
-from client.site_keys import SiteKeys
+from client.site_keys import ADDRESS, SiteKeys
 from shared.audit import now
 from shared.direct import without_proxies
 from shared.errors import MissingPartError, SiteError
@@ -82,11 +82,11 @@ def link_command(keys: SiteKeys, *, runtime: str, study: str | None) -> list[str
 
 
 def _coordinator(keys: SiteKeys, study: str | None) -> Path:
-    """Find whom to call: the study that was approved last, as long as all of them are of one coordinator.
+    """Find whom to call, as long as all approved studies are of one coordinator, which is known by its address.
 
-    A coordinator is known by its address; one that has a new authority sent it with its last invitation.
+    Each has the authority of that coordinator's last invitation (client/approving.py).
     """
-    found = sorted(path.parent for path in keys.node.parent.glob(f"{study or ''}*/address"))
+    found = sorted(path.parent for path in keys.node.parent.glob(f"{study or ''}*/{ADDRESS}"))
     if not found:
         which = f"no approved study's digest begins with {study!r}" if study else "no study is approved"
         raise SiteError(f"{which} here. See `polyclinic site status`, or `approve` an invitation.")
@@ -97,11 +97,11 @@ def _coordinator(keys: SiteKeys, study: str | None) -> Path:
             "courier for each, with a --runtime port of its own; name the link's study by --study and its digest's "
             "beginning."
         )
-    return max(found, key=lambda folder: (folder / "address").stat().st_mtime_ns)
+    return found[0]
 
 
 def _address(folder: Path) -> str:
-    return (folder / "address").read_text(encoding="ascii").strip()
+    return (folder / ADDRESS).read_text(encoding="ascii").strip()
 
 
 def _become(command: list[str], environment: Mapping[str, str]) -> None:

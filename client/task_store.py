@@ -7,9 +7,11 @@ whose reply is gone is refused, and never computed again, as another cohort's an
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,8 @@ from shared.storage import atomic_file
 
 EVENT: Final = "task begun"
 
+DAY = timedelta(days=1)
+
 _BEGIN: Final = "begin "
 """Before what a task asks for: the log's kinds without it are what has left."""
 
@@ -29,7 +33,8 @@ _BEGIN: Final = "begin "
 class Begun:
     """A task that was begun, whether or not it was finished.
 
-    `request` is the digest of all that it asked, `split` what an evaluation scores.
+    `request` is the digest of all that it asked, `split` what an evaluation scores. `line` is its place in the site's
+    audit log, 0 in the list of an earlier version, which is older than the log's tasks.
     """
 
     task_id: str
@@ -39,6 +44,7 @@ class Begun:
     kind: str
     split: str
     at: str
+    line: int = 0
 
     @property
     def when(self) -> datetime:
@@ -62,6 +68,8 @@ class TaskStore:
     A task id belongs to the first request that was begun under it: the same request may come again and gets the same
     bytes, another one is refused, whenever the agent died in between. Rounds and evaluations are counted by what was
     begun, not by what was sent.
+
+    `now` tells the time, and `steady` seconds that no correction of the clock changes, but a new start does.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class TaskStore:
         audit: AuditLog,
         study: str,
         charged: Callable[[str], bool] = uncharged,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open a folder, or begin one.
 
@@ -83,6 +92,8 @@ class TaskStore:
         self._audit = audit
         self._study = study
         self._charged = charged
+        self._steady = steady
+        self._begun_here: dict[str, float] = {}
         self._begun = {task.task_id: task for task in read_begun(folder, audit=audit.path, study=study)}
         self._answered = set(_answered(audit.path))
 
@@ -91,10 +102,13 @@ class TaskStore:
         """Every task that was begun, in that order."""
         return tuple(self._begun.values())
 
-    @property
-    def now(self) -> datetime:
-        """Tell the time by the store's clock."""
-        return self._now()
+    def is_of_today(self, task: Begun) -> bool:
+        """Tell whether a task was begun in the last 24 hours, by either clock.
+
+        One that was put forward makes nothing older that was begun since this start.
+        """
+        recent = self._steady() - self._begun_here.get(task.task_id, -math.inf) < DAY.total_seconds()
+        return recent or task.when > self._now() - DAY
 
     def begin(self, task: Task, request: str) -> None:
         """Bind a task id to its request; nothing happens if it is bound to it already.
@@ -132,7 +146,8 @@ class TaskStore:
             split=begun.split,
             at=begun.at,
         )
-        self._begun[begun.task_id] = begun
+        self._begun[begun.task_id] = replace(begun, line=self._audit.lines)
+        self._begun_here[begun.task_id] = self._steady()
 
     def answer(self, task_id: str, request: str) -> list[bytes] | None:
         """Give the reply that was kept for this request, or None if there is none yet.
@@ -221,6 +236,7 @@ def _of_audit(audit: Path, study: str) -> Iterator[Begun]:
                 kind=entry["kind"].removeprefix(_BEGIN),
                 split=entry["split"],
                 at=entry["at"],
+                line=entry["line"],
             )
 
 

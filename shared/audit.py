@@ -116,6 +116,27 @@ def told(path: Path) -> Iterator[dict[str, Any]]:
         yield from _chain(path, BytesIO(content[: len(content) - len(_torn(content))]))
 
 
+def head_of(path: Path) -> str:
+    """Give the hash of a log's last line, GENESIS where there is none: a place in the log that no clock tells.
+
+    Raises:
+        StorageError: the chain does not hold, or the log cannot be read.
+    """
+    head = GENESIS
+    for entry in told(path):
+        head = entry["hash"]
+    return head
+
+
+def line_of(path: Path, head: str) -> int:
+    """Give the number of the line with this hash, 0 where the log has no such line.
+
+    Raises:
+        StorageError: the chain does not hold, or the log cannot be read.
+    """
+    return next((int(entry["line"]) for entry in told(path) if entry["hash"] == head), 0)
+
+
 def _chain(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     before = GENESIS
     for number, line in enumerate(lines, start=1):

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +258,7 @@ def bad_requests(protocol: Any) -> list[tuple[str, list[bytes], str]]:
 def deployed(agent: Agent, folder: Path) -> Agent:
     """Give the agent the memory of a deployed one, and the limits of an approval of two rounds."""
     store = TaskStore(folder / "tasks", now=now, audit=agent.guard.audit, study=agent.protocol.digest())
-    limits = Limits(rounds=2, since=datetime.min.replace(tzinfo=UTC), rounds_per_day=None, max_change=100.0)
+    limits = Limits(rounds=2, since=0, rounds_per_day=None, max_change=100.0)
     initial = {name: np.array(array) for name, array in agent.bench.arrays(agent.bench.names).items()}
     intake = Intake(store=store, limits=limits, initial=initial, wire="fp32", folder=folder / "models")
     return replace(agent, store=store, intake=intake)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from client.approval import RECORD, Approvals, Invited, read_invited
+from client.approval import EVERYTHING, RECORD, Approvals, Invited, read_invited
 from client.approval_words import explain, key_words
+from shared.audit import GENESIS, AuditLog, head_of
 from shared.errors import SiteError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, write_paper
 from shared.messages import WIRE_VERSION
@@ -42,8 +43,9 @@ def invite(folder: Path, protocol: StudyProtocol, **changes: str) -> Path:
     return folder
 
 
-def accept(approvals: Approvals, folder: Path, at: datetime = AT) -> Any:
-    return approvals.record(read_invited(folder, site="north"), approved_by="Dr. Data", weights="", at=at)
+def accept(approvals: Approvals, folder: Path, at: datetime = AT, audit_head: str = GENESIS) -> Any:
+    invited = read_invited(folder, site="north")
+    return approvals.record(invited, approved_by="Dr. Data", weights="", at=at, audit_head=audit_head)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,28 @@ def test_an_approval_is_kept_with_its_study(tiny: Any, tmp_path: Path) -> None:
     accept(Approvals(tmp_path / "studies"), invite(tmp_path / "sent", protocol))
     (study,) = Approvals(tmp_path / "studies").all()
     assert study.protocol == protocol
-    assert (study.digest, study.since, study.approval.approved_by) == (protocol.digest(), AT, "Dr. Data")
+    assert (study.digest, study.when, study.approval.approved_by) == (protocol.digest(), AT, "Dr. Data")
     assert study.approval.invitation.address == "fl.example.org:443"
+
+
+def test_an_approval_has_its_place_in_the_audit_log(tiny: Any, tmp_path: Path) -> None:
+    """What stands after that line counts; everything does in a log that has no such line, or of an earlier version."""
+    path, approvals = tmp_path / "audit.jsonl", Approvals(tmp_path / "studies")
+    sent = invite(tmp_path / "sent", tiny.protocol())
+    assert accept(approvals, sent, audit_head=head_of(path)).since(path) == EVERYTHING
+    log = AuditLog(path)
+    log.append("task begun")
+    log.append("task begun")
+    before = path.read_bytes()
+    study = accept(approvals, sent, audit_head=head_of(path))
+    log.append("task begun")
+    assert [one.since(path) for one in (study, *Approvals(tmp_path / "studies").all())] == [2, 2]
+    path.write_bytes(before.splitlines(keepends=True)[0])  # half a backup put back
+    assert study.since(path) == EVERYTHING
+    record = study.folder / RECORD
+    record.write_text("".join(line for line in record.read_text().splitlines(True) if "audit_head" not in line))
+    path.write_bytes(before)
+    assert approvals.all()[0].since(path) == EVERYTHING
 
 
 def test_a_study_that_was_changed_after_its_approval_is_not_served(tiny: Any, tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_an_approval_limits_what_the_agent_does(tiny: Any, deploy: Any, tmp_path
     """A round too many and weights of somebody's own are refused before any training, by their codes."""
     agent = deploy(tiny.protocol())
     sent = head_of(agent)
-    limits = Limits(rounds=2, since=now(), rounds_per_day=None, max_change=100.0)
+    limits = Limits(rounds=2, since=0, rounds_per_day=None, max_change=100.0)
     intake = Intake(store=agent.store, limits=limits, initial=sent, wire="fp32", folder=tmp_path / "models")
     agent = replace(agent, intake=intake, checkpoints=tmp_path / "rounds")
     other = {name: array + 1 for name, array in sent.items()}

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ class Site:
         self.tiny, self.study, self.folder = tiny, study, folder
         self.studies = folder / "studies" / study.digest()
 
-    def agent(self, *, patients: int = LAST, since: datetime | None = None, approved: bool = True) -> Agent:
+    def agent(self, *, patients: int = LAST, since: int = 0, approved: bool = True) -> Agent:
         """Give an agent as `client/deployment.py` puts it together; `approved` reserves first, as an approval does."""
         site, bench = self.tiny.hospital(self.study, self.folder, patients=patients), self.tiny.bench(self.study)
         site = replace(site, records=replace(site.records, content=site.pixels.digest))
@@ -73,7 +72,7 @@ class Site:
             study=self.study.digest(),
             charged=ledger.has_charged if vault else lambda _: False,
         )
-        limits = Limits(rounds=2, since=since or datetime.min.replace(tzinfo=UTC), rounds_per_day=None, max_change=1e9)
+        limits = Limits(rounds=2, since=since, rounds_per_day=None, max_change=1e9)
         initial = {name: np.array(array) for name, array in bench.arrays(bench.names).items()} | ZEROS
         return replace(
             agent,
@@ -152,7 +151,7 @@ def test_the_test_split_is_released_once_whatever_was_purged(tiny: Any, hospital
     for task, kind in ((test, EvaluateReply), (seen, EvaluateReply), (described, DescribeReply)):
         assert isinstance(ask(site.agent(), task), kind)
     site.purge()
-    approved = now()
+    approved = AuditLog(site.folder / "audit.jsonl").lines
     for task in (test, seen, described):
         again = ask(site.agent(patients=LAST - 1, since=approved), task)
         assert again == RefusalReply(code=Refusal.ID_REUSED)

@@ -11,7 +11,7 @@ import pytest
 
 from client.intake import MOST_DELIVERIES, Intake, Limits
 from client.task_store import TaskStore
-from shared.audit import AuditLog
+from shared.audit import AuditLog, head_of, line_of
 from shared.errors import TaskError
 from shared.messages import (
     DeliverTask,
@@ -37,9 +37,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = MORNING
+        self.passed = 0.0
 
     def __call__(self) -> datetime:
         return self.now
+
+    def steady(self) -> float:
+        """Tell seconds as they pass: whoever sets `now` puts the clock, unless `passed` grows by as much."""
+        return self.passed
 
 
 @pytest.fixture
@@ -52,9 +57,15 @@ def open_intake(tmp_path: Path, clock: Clock) -> Callable[..., Intake]:
     """Give `open_intake(**limits)`: the same folder each time, so that a second one is a restart."""
 
     def opened(**limits: Any) -> Intake:
-        usual = {"rounds": 3, "since": MORNING, "rounds_per_day": None, "max_change": 10.0}
+        usual = {"rounds": 3, "since": 0, "rounds_per_day": None, "max_change": 10.0}
         return Intake(
-            store=TaskStore(tmp_path / "tasks", now=clock, audit=AuditLog(tmp_path / "audit.jsonl"), study="d"),
+            store=TaskStore(
+                tmp_path / "tasks",
+                now=clock,
+                audit=AuditLog(tmp_path / "audit.jsonl"),
+                study="d",
+                steady=clock.steady,
+            ),
             limits=Limits(**usual | limits),
             initial=INITIAL,
             wire="fp32",
@@ -62,6 +73,12 @@ def open_intake(tmp_path: Path, clock: Clock) -> Callable[..., Intake]:
         )
 
     return opened
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Callable[[], int]:
+    """Give `here()`: the audit log's last line now, where an approval stands that is given now."""
+    return lambda: line_of(tmp_path / "audit.jsonl", head_of(tmp_path / "audit.jsonl"))
 
 
 def header(kind: Kind, number: int, run_id: str) -> Header:
@@ -99,20 +116,37 @@ def test_no_more_rounds_than_were_approved(open_intake: Any) -> None:
         late.admit(train(3))
 
 
-def test_a_new_approval_allows_the_rounds_anew(open_intake: Any, clock: Clock) -> None:
-    """Whoever approves again, after a run was lost, allows as many rounds once more."""
+def test_a_new_approval_allows_the_rounds_anew(open_intake: Any, here: Any) -> None:
+    """Whoever approves again, after a run was lost, allows as many rounds once more, and no more than that."""
     intake = open_intake()
     for number in (1, 2, 3):
         work_on(intake, train(number))
-    clock.now += timedelta(hours=1)
-    open_intake(since=clock.now).admit(train(2, run_id="again"))
+    intake = open_intake(since=here())
+    for number in (1, 2, 3):
+        work_on(intake, train(number, run_id="again"))
+    for late in (intake, open_intake(since=intake.limits.since)):
+        assert refused(late, train(2, run_id="a third time")) == Refusal.ROUNDS_USED_UP
 
 
-def test_the_test_split_is_released_once_whoever_approves_again(open_intake: Any, clock: Clock) -> None:
+@pytest.mark.parametrize("off", [-400.0, -1 / 24, 1 / 24, 400.0])
+def test_no_clock_counts_what_an_approval_allows(open_intake: Any, here: Any, clock: Clock, off: float) -> None:
+    """However far it was off when a study was approved, and whenever it is put right: the order of the log counts."""
+    intake = open_intake(since=here())
+    for number in (1, 2, 3):
+        work_on(intake, train(number))
+        work_on(intake, evaluate(number, Split.VALIDATION))
+        clock.now += timedelta(days=off)
+    for late in (intake, open_intake()):
+        assert refused(late, train(2, run_id="again")) == Refusal.ROUNDS_USED_UP
+    for again in range(2):
+        work_on(intake, evaluate(2, Split.VALIDATION, f"again {again}"))
+    assert refused(intake, evaluate(2, Split.VALIDATION, "once more")) == Refusal.EVALUATIONS_USED_UP
+
+
+def test_the_test_split_is_released_once_whoever_approves_again(open_intake: Any, here: Any) -> None:
     """Another round, run, threshold or approval is no second first time; validation is not the test split."""
     work_on(open_intake(), evaluate(3, Split.TEST))
-    clock.now += timedelta(hours=1)
-    for intake in (open_intake(), open_intake(since=clock.now)):
+    for intake in (open_intake(), open_intake(since=here())):
         for task in (evaluate(2, Split.TEST), evaluate(3, Split.TEST, run_id="again")):
             assert refused(intake, task) == Refusal.TEST_RELEASED
         intake.admit(evaluate(3, Split.TEST))
@@ -158,14 +192,13 @@ def test_images_are_described_once(open_intake: Any) -> None:
         assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
 
 
-def test_landmarks_are_asked_for_once(open_intake: Any, clock: Clock) -> None:
+def test_landmarks_are_asked_for_once(open_intake: Any, here: Any) -> None:
     """A second question where landmarks lie is refused, whatever run it names, also after a new approval."""
     intake = open_intake()
     work_on(intake, LandmarksTask(header=header(Kind.LANDMARKS, 0, "run")))
     again = LandmarksTask(header=header(Kind.LANDMARKS, 0, "other"))
     assert refused(intake, again) == Refusal.EVALUATIONS_USED_UP
-    clock.now += timedelta(hours=1)
-    assert refused(open_intake(since=clock.now), again) == Refusal.EVALUATIONS_USED_UP
+    assert refused(open_intake(since=here()), again) == Refusal.EVALUATIONS_USED_UP
 
 
 def test_a_run_keeps_the_scale_that_it_began_with(open_intake: Any) -> None:
@@ -204,14 +237,29 @@ def test_deliveries_are_limited(open_intake: Any) -> None:
 
 
 def test_the_hospitals_rounds_a_day_are_kept(open_intake: Any, clock: Clock) -> None:
-    """A day is any 24 hours."""
+    """A day is any 24 hours, which have passed by both clocks: nobody makes it shorter by putting one forward."""
     intake = open_intake(rounds_per_day=2)
     for number in (1, 2):
         work_on(intake, train(number))
         clock.now += timedelta(hours=1)
+        clock.passed += 3600
     assert refused(intake, train(3)) == Refusal.TOO_MANY_A_DAY
+    clock.now = MORNING + timedelta(days=400)
+    assert refused(intake, train(3)) == Refusal.TOO_MANY_A_DAY
+    clock.passed = 24 * 3600
+    clock.now = MORNING + timedelta(hours=23)
+    assert refused(intake, train(3)) == Refusal.TOO_MANY_A_DAY
+    assert refused(open_intake(rounds_per_day=2), train(3)) == Refusal.TOO_MANY_A_DAY
     clock.now = MORNING + timedelta(hours=24)
     intake.admit(train(3))
+
+
+def test_a_new_approval_makes_no_new_day(open_intake: Any, here: Any) -> None:
+    """The hospital's limit a day is over all approvals."""
+    intake = open_intake(rounds_per_day=2)
+    for number in (1, 2):
+        work_on(intake, train(number))
+    assert refused(open_intake(rounds_per_day=2, since=here()), train(1, run_id="x")) == Refusal.TOO_MANY_A_DAY
 
 
 def test_round_1_starts_from_the_studys_own_weights(open_intake: Any) -> None:

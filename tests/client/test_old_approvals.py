@@ -84,7 +84,7 @@ def test_a_trained_round_is_answered_again_in_todays_words(state: Path, tiny: An
     arrays = {name: sent[name] for name in ("fc.weight", "fc.bias")}
     intake = Intake(
         store=store,
-        limits=Limits(rounds=2, since=study.since, rounds_per_day=None, max_change=100.0),
+        limits=Limits(rounds=2, since=study.since(audit.path), rounds_per_day=None, max_change=100.0),
         initial=arrays,
         wire="fp32",
         folder=study.folder / "models",

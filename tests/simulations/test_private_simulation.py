@@ -309,7 +309,7 @@ def test_a_private_studys_model_is_held_to_max_change(tiny: Any, tmp_path: Path)
     names = exchanged(agent.bench.classifier, "head", local_norm=False)
     sent: dict[str, Any] = {name: array.copy() for name, array in agent.bench.arrays(names).items()}
     store = TaskStore(tmp_path / "tasks", now=now, audit=agent.guard.audit, study=study.digest())
-    limits = Limits(rounds=4, since=now(), rounds_per_day=None, max_change=1.01)
+    limits = Limits(rounds=4, since=0, rounds_per_day=None, max_change=1.01)
     intake = Intake(store=store, limits=limits, initial=sent, wire="fp32", folder=tmp_path / "models")
     agent = replace(agent, store=store, intake=intake)
     for number in (1, 2, 3):
