@@ -70,6 +70,9 @@ from pathlib import Path
 from flwr.app import Message
 from flwr.serverapp import ServerApp
 from server.asking import Desk
+from server.coordinator_folder import COORDINATOR_VARIABLE, CoordinatorFolder
+from server.coordinator_key import coordinator_key
+from server.seals import Seals
 from shared.messages import Header, Kind, ReadyTask, encode_task
 
 app = ServerApp()
@@ -77,6 +80,7 @@ app = ServerApp()
 @app.main()
 def main(grid, context):
     order = json.loads(Path(os.environ["POLYCLINIC_EMPTY_ROUNDS"]).read_text())
+    seals = Seals(key=coordinator_key(CoordinatorFolder(path=Path(os.environ[COORDINATOR_VARIABLE]))))
     times = {"flower": [], "relayed": []}
     for number in range(order["rounds"] + 1):
         tasks = {
@@ -89,6 +93,8 @@ def main(grid, context):
             )
             for site, node in order["nodes"].items()
         }
+        for task in tasks.values():
+            seals.seal(task)
         began = time.perf_counter()
         replies = list(grid.send_and_receive([Message(task, node, "query.flower") for node, task in tasks.items()]))
         times["flower"].append(time.perf_counter() - began)
