@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from client.called_as import suppress_calls
 from client.disclosure import round_flow, suppress_description, suppress_evidence, suppress_flow, suppress_landmarks
 from client.joint_disclosure import Token, released_sets, suppress_jointly
 from client.knowable_faults import code_of
@@ -102,7 +103,7 @@ class EgressGuard:
     `private` is there under [privacy]. `described` is how many patients the split has that a description is of; no sum
     over some of them leaves where nobody knows (None). `released` is what has left in the study before, at a deployed
     site: its flow leaves as it left first, and no group that would tell of few beside an earlier one. Counts of the
-    flow are rounded up to multiples of `count_rounding`, which is the hospital's.
+    flow are rounded up to multiples of `count_rounding`, which is the hospital's, and of who was called what down.
     """
 
     min_cell: int
@@ -228,7 +229,11 @@ class EgressGuard:
         )
         if self.released:
             self.released.remember(split, list(released_sets(shown, counted, token=token)))
-        return shown
+        return tuple(item if isinstance(item, Withheld) else self._calls(item) for item in shown)
+
+    def _calls(self, item: Evidence) -> Evidence:
+        row = suppress_calls(item.called_as, min_cell=self.min_cell, count_rounding=self.count_rounding)
+        return replace(item, called_as=row)
 
     def _update(self, sent: NamedArrays, reply: TrainReply) -> TrainReply:
         if problem := same_form(reply.update, sent, wire=self.wire):

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from client.called_as import called_as
 from client.features import gathered
 from client.inputs import Inputs
 from client.site_data import Records, Rows
@@ -84,6 +85,8 @@ def evaluate_split(
                 threshold=threshold,
             )
             item = replace(item, subgroups=groups)
+        if thresholds and task.exclusive:
+            item = replace(item, called_as=called_as(scores_NK, records, rows, place, task=task))
         found.append(item)
     return tuple(found)
 

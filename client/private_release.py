@@ -72,6 +72,7 @@ FIELDS: Final[Mapping[str, Release]] = {
     "Coefficient.value": Release.CONTROLLED,
     "Coefficient.low": Release.CONTROLLED,
     "Coefficient.high": Release.CONTROLLED,
+    "CalledAs.units": Release.CONTROLLED,
     "GroupEvidence.axis": Release.PUBLIC,
     "GroupEvidence.group": Release.CONTROLLED,
     "GroupEvidence.positive_patients": Release.CONTROLLED,

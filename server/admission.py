@@ -176,7 +176,8 @@ def admit_evidence(
 ) -> EvaluateReply | Refused:
     """Check that evidence covers every target, in the study's bins, and counts at the thresholds where it should.
 
-    Subgroups are those of the study's `axes`, where there are thresholds. `most` bounds all counts.
+    Subgroups are those of the study's `axes`, where there are thresholds, and calls as one class or another are there
+    of classes alone. `most` bounds all counts.
     """
     full = [item for item in reply.evidence if isinstance(item, Evidence)]
     expected = zip(reply.evidence, thresholds or (None,) * targets, strict=False)
@@ -184,6 +185,7 @@ def admit_evidence(
         len(item.histogram.positives) == len(item.histogram.negatives) == bins
         and (item.confusion is None) == (threshold is None)
         and {one.axis for one in item.subgroups} <= set(() if threshold is None else axes)
+        and (item.called_as is None or (thresholds and len(item.called_as.units) == targets))
         for item, threshold in expected
         if isinstance(item, Evidence)
     )

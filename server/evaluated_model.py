@@ -50,6 +50,7 @@ def _of_evidence(item: Evidence | Withheld, *, known: bool, wish: Evaluation) ->
         ppv=ppv,
         npv=npv,
         quality=item.quality,
+        called_as=item.called_as.units if item.called_as else (),
     )
 
 
@@ -84,7 +85,14 @@ def _pooled(items: list[Evidence], known: bool, protocol: StudyProtocol) -> Find
         ppv=ppv,
         npv=npv,
         quality=pooled_quality(full, confidence=wish.confidence),
+        called_as=_called(full),
     )
+
+
+def _called(items: list[Evidence]) -> tuple[int, ...]:
+    """Add up the rows of the sites that released the whole of theirs; nothing where none did."""
+    rows = [item.called_as.units for item in items if item.called_as and item.called_as.whole]
+    return tuple(sum(count or 0 for count in counts) for counts in zip(*rows, strict=True))
 
 
 def _binned_area(merged: ScoreHistogram, wish: Evaluation) -> AreaUnderCurve | None:

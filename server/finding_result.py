@@ -35,7 +35,8 @@ class FindingResult:
     """How well one finding is told on one split, at the shared operating point.
 
     `units`, `positives` and `negatives` count the study's unit. `histogram` gives the ROC curve. `ppv` and `npv` hold
-    at this site's prevalence and no other. None: see `why`.
+    at this site's prevalence and no other. None: see `why`. `called_as` is there of classes: the units of this one by
+    the class that scored highest, in the study's order; a count that a site withheld is None.
     """
 
     units: int | None
@@ -52,6 +53,7 @@ class FindingResult:
     ppv: Proportion | None = None
     npv: Proportion | None = None
     quality: ScoreQuality | None = None
+    called_as: tuple[int | None, ...] = ()
 
 
 def finding_result(
@@ -67,6 +69,7 @@ def finding_result(
     ppv: Proportion | None = None,
     npv: Proportion | None = None,
     quality: ScoreQuality | None = None,
+    called_as: tuple[int | None, ...] = (),
 ) -> FindingResult:
     """State what was measured; a proportion of nothing is None, and so are both where no threshold was chosen.
 
@@ -88,6 +91,7 @@ def finding_result(
         ppv=ppv,
         npv=npv,
         quality=quality,
+        called_as=called_as,
     )
 
 

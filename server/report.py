@@ -12,6 +12,7 @@ from server import (
     report_tables,
     wording,
     wording_case_mix,
+    wording_classes,
     wording_drift,
     wording_explanation,
     wording_limits,
@@ -26,6 +27,7 @@ from server import (
     wording_worth,
 )
 from server.behind_figures import ALARMS, CurveRow, curve_rows, training_rows
+from server.class_matrix import class_matrices
 from server.cross_site import MatrixRow, matrix
 from server.drift import Drift
 from server.figures import site_key, site_marks
@@ -136,6 +138,8 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "privacy": privacy_words,
         "why": wording_explanation,
         "mixed": wording_case_mix,
+        "classed": wording_classes,
+        "matrices": class_matrices(result),
         "images": wording_shift,
         "corners": CORNERS,
         "worth": wording_worth,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shared.called_as import CalledAs, calls_from_numbers, calls_to_numbers
 from shared.estimates import Estimate, Number, ScoreQuality, quality_from_numbers, quality_to_numbers
 from shared.metrics import Confusion, ScoreHistogram, most_repetition
 from shared.subgroups import GroupEvidence, groups_from_numbers, groups_to_numbers
@@ -14,7 +15,7 @@ class Evidence:
 
     Patients are counted by class: one with units of both classes counts in both.
     `confusion` and `quality` are None until a threshold is shared, and `subgroups` are empty; `auc` is None where a
-    class has no unit.
+    class has no unit. `called_as` is there of classes, and once thresholds are shared.
     """
 
     units: int
@@ -27,6 +28,7 @@ class Evidence:
     brier: float | None
     quality: ScoreQuality | None = None
     subgroups: tuple[GroupEvidence, ...] = ()
+    called_as: CalledAs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ def evidence_to_numbers(item: Evidence | Withheld) -> dict[str, Number]:
         numbers["brier"] = item.brier
     if item.quality is not None:
         numbers |= quality_to_numbers(item.quality)
-    return numbers | groups_to_numbers(item.subgroups)
+    return numbers | calls_to_numbers(item.called_as) | groups_to_numbers(item.subgroups)
 
 
 def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
@@ -92,6 +94,7 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
         brier=None if brier is None else _fraction(brier),
         quality=quality,
         subgroups=groups_from_numbers(numbers),
+        called_as=calls_from_numbers(numbers, units=histogram.n_pos),
     )
     _check_patients(evidence)
     _check_groups(evidence)

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from client.site import SiteConfig
 from shared import (
+    called_as,
     description,
     errors,
     estimates,
@@ -44,6 +45,7 @@ LEAVES = (
     estimates.ScoreQuality,
     metrics.ScoreHistogram,
     metrics.Confusion,
+    called_as.CalledAs,
     feature_summary.FeatureSummary,
     intensity.IntensitySummary,
     landmarks.Landmarks,
@@ -55,6 +57,7 @@ LEAVES = (
 """Everything that a reply is made of."""
 
 JUST_A_BOX = {
+    "Evidence.called_as",
     "Answer.reply",
     "ReadyReply.flow",
     "SplitCounts.classes",

@@ -78,8 +78,9 @@ MAY_LEAVE = {
     "MarkTest": {"split", "positive_patients", "negative_patients", "areas"},
     "Evidence": {
         *("units", "patients", "positive_patients", "negative_patients"),
-        *("histogram", "confusion", "auc", "brier", "quality", "subgroups"),
+        *("histogram", "confusion", "auc", "brier", "quality", "subgroups", "called_as"),
     },
+    "CalledAs": {"units"},
     "GroupEvidence": {"axis", "group", "positive_patients", "negative_patients", "confusion", "auc"},
     "ScoreQuality": {
         *("average_precision", "brier", "calibration"),
