@@ -65,7 +65,7 @@ def suppress_calls(row: CalledAs | None, *, min_cell: int, count_rounding: int) 
         hidden.add(others.pop(0))
     return CalledAs(
         units=tuple(
-            None if place in hidden else units // count_rounding * count_rounding
+            None if place in hidden or units is None else units // count_rounding * count_rounding
             for place, units in enumerate(row.units)
         )
     )

@@ -23,12 +23,9 @@ def summary(result: StudyResult) -> str:
 
 
 def caption(matrix: ClassMatrix, *, unit: str) -> str:
-    """Say what a table shows, and of what its rows hold less."""
+    """Say what a table shows, and of whom."""
     where = "over the sites that released a class's whole row" if matrix.site is None else f"at {matrix.site}"
-    return (
-        f"Test {unit}s {where}: of each class (row), how many scored highest as which class (column), and what share "
-        "of the class that is."
-    )
+    return f"Test {unit}s {where}: the class that each is of (row), and what it was called (column)"
 
 
 def title(cell: Called, name: str, *, unit: str) -> str:

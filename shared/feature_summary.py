@@ -127,6 +127,10 @@ def _root(covariance: Floats) -> Floats:
     return root
 
 
+LEAST_SPREAD = 1e-9
+"""Patients who are all alike along the rule are told as if they spread so little: no quotient by it is infinite."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discriminant:
     """Fisher's linear rule between two sites, by their pooled covariance S (Fisher, Ann Eugen 1936;7:179).
@@ -152,6 +156,6 @@ def discriminant(one: FeatureSummary, other: FeatureSummary, *, dimensions: int)
     rule = np.linalg.solve(pooled, apart)
     distance = float(apart @ rule)
     parts = ((covariance, one.patients), (other_covariance, other.patients))
-    along = [float(rule @ own @ rule) / distance if distance else 1.0 for own, _ in parts]
+    along = [max(float(rule @ own @ rule) / distance, LEAST_SPREAD) if distance > 0 else 1.0 for own, _ in parts]
     chances = [float(np.trace(np.linalg.solve(pooled, own))) / patients for own, patients in parts]
     return Discriminant(distance=distance, spreads=(along[0], along[1]), chances=(chances[0], chances[1]))

@@ -14,6 +14,7 @@ from client.egress import EgressGuard
 from client.evaluation import evidence_on
 from client.private_release import FIELDS, PrivateRelease, Release
 from shared.audit import AuditLog
+from shared.called_as import CalledAs
 from shared.errors import EgressError, PrivacyError
 from shared.evidence import Evidence, Withheld
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, decode_answer
@@ -74,15 +75,17 @@ def numbers(item: Any) -> dict[str, Any]:
 
 def test_every_field_that_leaves_follows_from_the_noised_bins(tmp_path: Path) -> None:
     """Whoever has the released histogram can compute all the rest: no number of it saw an exact score or count."""
-    exact = dataclasses.replace(evidence(), subgroups=("exact counts of a group",))
+    calls = CalledAs(units=(40, 2, 30))  # exact too, and no part of what follows from the bins
+    exact = dataclasses.replace(evidence(), subgroups=("exact counts of a group",), called_as=calls)
     left = leave(tmp_path, release(), exact)
     assert isinstance(left, Evidence)
     assert left.histogram != exact.histogram
     assert left.subgroups == ()
+    assert left.called_as is None
     again = evidence_on(left.histogram.units(), bins=BINS, confidence=0.95, threshold=THRESHOLD)
     assert numbers(left) == numbers(again)
     names = {key.rpartition(".")[0].rpartition(".")[2] + "." + key.rpartition(".")[2] for key in numbers(left)}
-    assert {FIELDS[name] for name in names - {"Evidence.subgroups"}} == {Release.CONTROLLED}
+    assert {FIELDS[name] for name in names - {"Evidence.subgroups", "Evidence.called_as"}} == {Release.CONTROLLED}
     assert {"Confusion.tp", "Estimate.low", "Coefficient.value", "ScoreHistogram.negatives"} <= names
 
 

@@ -26,6 +26,7 @@ from shared.split import Split
 from shared.wire import from_frames
 
 BOXES = {
+    "Evidence.called_as",
     "Answer.reply",
     "ReadyReply.flow",
     "ReleasedFlow.splits",
