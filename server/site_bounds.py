@@ -42,18 +42,23 @@ class Most:
 Bounds = Mapping[Split, Most]
 
 NOT_TOLD: Final[Bounds] = dict.fromkeys(Split, Most(units=MOST, patients=MOST))
-"""Of a site whose flow is not known."""
+"""Of a site on a roster that was made without patient flows."""
+
+_FEWER_THAN_A_CELL: Final = 100
+"""More than the patients of a split that a site hides without saying anything of another: they are fewer than its
+min_cell, 10 where the hospital does not set it higher, and evidence on so few it withholds."""
 
 
-def bounds(flow: ReleasedFlow, protocol: StudyProtocol) -> Bounds:
+def bounds(flow: ReleasedFlow, protocol: StudyProtocol, *, largest: int | None = None) -> Bounds:
     """Bound each split by the flow's own count of it; where that is suppressed, by what follows from the others.
 
-    Under [privacy] the flow has the public size alone, and all else follows from that.
+    Under [privacy] the flow has the public size alone, and all else follows from that. `largest` is how many patients
+    the coordinator was told that this site has; None where nobody said.
     """
     noise = _noise(protocol)
     found = {}
     for split in Split:
-        patients = min(_patients(flow, split, protocol), MOST)
+        patients = min(_patients(flow, split, protocol), MOST if largest is None else largest, MOST)
         units = min(_units(flow, split, patients, protocol), MOST)
         found[split] = Most(units=_with_spare(units) + noise, patients=_with_spare(patients) + noise)
     return found
@@ -68,7 +73,7 @@ def _patients(flow: ReleasedFlow, split: Split, protocol: StudyProtocol) -> int:
     known = [one for one in Split if flow.splits[one].patients is not None and fractions[one]]
     share = sum(fractions[one] for one in known)
     if not share:
-        return MOST
+        return _FEWER_THAN_A_CELL
     patients = sum(flow.splits[one].patients or 0 for one in known) + _rounding(protocol.privacy)
     most = patients + _DEVIATIONS * math.sqrt(patients + 1)
     expected = most / share * fractions[split]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -15,8 +16,8 @@ from server.readiness_words import TOO_FEW, what_to_do
 from server.round_records import write_rounds
 from server.rounds import Progress, chosen_round, refuse_untrained, run_rounds
 from server.seals import UNSEALED, Seals
-from server.site_bounds import NOT_TOLD, Bounds, bounds
-from server.strategy import FederatedStrategy, Site
+from server.site_bounds import Bounds, bounds
+from server.strategy import Site
 from server.validation import Evaluations, operating_points, thresholds_of
 from shared.description import Description
 from shared.errors import FederationError
@@ -164,8 +165,9 @@ class StudyRun:
     def describe(
         self, conclusion: Conclusion, flows: Mapping[str, ReleasedFlow | Refused]
     ) -> dict[str, Description | Refused]:
-        """Ask every site that tests the model how its images look to it."""
-        headers = {site: self._about(site, Kind.DESCRIBE, conclusion) for site in sorted(self.test_on)}
+        """Ask every site that joined and tests the model how its images look to it; the others have their reason."""
+        joined, absent = _who_joined(self.test_on, flows)
+        headers = {site: self._about(site, Kind.DESCRIBE, conclusion) for site in joined}
         record = record_of(cast(conclusion.model, self.coordinator.protocol.federation.wire))
         contents = {
             site: encode_task(DescribeTask(header=header, arrays={}), arrays=record) for site, header in headers.items()
@@ -175,9 +177,9 @@ class StudyRun:
         for site, reply in self._ask(
             headers, contents, DescribeReply, group="describe", deadline_seconds=self.deadline_seconds
         ):
-            most = self._most(flows[site])
+            most = self._most(site, joined[site])
             found[site] = reply if isinstance(reply, Refused) else admit_description(reply, targets=targets, most=most)
-        return found
+        return {**absent, **found}
 
     def deliver(self, conclusion: Conclusion, documents: Mapping[str, bytes], *, deadline_seconds: float) -> list[str]:
         """Hand every site the chosen model, its thresholds and the documents; name the sites that stored them."""
@@ -231,15 +233,14 @@ class StudyRun:
         protocol = self.coordinator.protocol
         number = chosen_round(state, protocol.federation.select)
         model = state.model if number == state.round else checkpoints.load(number).model
-        validators = self._strategy(self.train_on, state, flows)
+        ask = partial(self._evaluate, state, flows, model, number)
         # Another task than the round's own validation: it sends every array that trains in any round.
-        scored = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=())
+        scored = ask(self.train_on, Split.VALIDATION, thresholds=())
         choose = self.coordinator.plan(deadline_seconds=self.deadline_seconds).choose
         operating_point = operating_points(scored, protocol.task.targets, choose)
         thresholds = thresholds_of(operating_point, protocol.task.targets)
-        testers = self._strategy(self.test_on, state, flows)
-        validation = self._evaluate(validators, model, number, Split.VALIDATION, thresholds=thresholds)
-        test = self._evaluate(testers, model, number, Split.TEST, thresholds=thresholds)
+        validation = ask(self.train_on, Split.VALIDATION, thresholds=thresholds)
+        test = ask(self.test_on, Split.TEST, thresholds=thresholds)
         return Conclusion(
             state=state,
             chosen=number,
@@ -252,48 +253,48 @@ class StudyRun:
 
     def _evaluate(
         self,
-        strategy: FederatedStrategy,
+        state: RunState,
+        flows: Mapping[str, ReleasedFlow | Refused],
         model: NamedArrays,
         number: int,
+        sites: Iterable[str],
         split: Split,
         *,
         thresholds: Thresholds,
     ) -> Evaluations:
+        """Ask the sites that joined for their evidence; of the others nothing would bound it."""
+        joined, absent = _who_joined(sites, flows)
+        if not joined:
+            return absent
+        roster = [self._site_of(site, flow, weight=1.0) for site, flow in joined.items()]
+        strategy = self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, seals=self.seals)
         wish = ConfigRecord({"split": str(split), "thresholds": to_floats(thresholds), "purpose": "+conclusion"})
         messages = strategy.configure_evaluate(number, record_of(model), wish, self.desk.grid)
         strategy.aggregate_evaluate(number, self.desk.ask(messages, self.deadline_seconds))
-        return dict(strategy.outcome.evaluation)
+        return absent | strategy.outcome.evaluation
 
     def _roster(self, flows: Mapping[str, ReleasedFlow | Refused]) -> list[Site]:
         """Weigh the sites that are ready by their training patients, or equally; suppressed means too few to train."""
         by_patients = self.coordinator.protocol.federation.weighting == "patients"
-        weights, reasons = {}, {}
-        for site in self.train_on:
-            flow = flows[site]
-            patients = None if isinstance(flow, Refused) else flow.splits[Split.TRAIN].patients
-            if patients:
-                weights[site] = float(patients) if by_patients else 1.0
-            else:
-                reasons[site] = flow.reason if isinstance(flow, Refused) else TOO_FEW
+        joined, absent = _who_joined(self.train_on, flows)
+        patients = {site: flow.splits[Split.TRAIN].patients for site, flow in joined.items()}
+        weights = {site: float(told) if by_patients else 1.0 for site, told in patients.items() if told}
+        reasons = {
+            site: absent[site].reason if site in absent else TOO_FEW for site in self.train_on if site not in weights
+        }
         if len(weights) < self.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in reasons.items()) or "no others were named"
             raise FederationError(
                 f"{len(weights)} of {len(self.train_on)} sites can take part, and the study needs {self.min_sites} "
                 f"({why}). {what_to_do(reasons)}".rstrip()
             )
-        return [self._site_of(site, flows[site], weight=weight) for site, weight in weights.items()]
+        return [self._site_of(site, joined[site], weight=weight) for site, weight in weights.items()]
 
-    def _site_of(self, name: str, flow: ReleasedFlow | Refused, *, weight: float) -> Site:
-        return Site(name=name, node_id=self.nodes[name], weight=weight, most=self._most(flow))
+    def _site_of(self, name: str, flow: ReleasedFlow, *, weight: float) -> Site:
+        return Site(name=name, node_id=self.nodes[name], weight=weight, most=self._most(name, flow))
 
-    def _most(self, flow: ReleasedFlow | Refused) -> Bounds:
-        return NOT_TOLD if isinstance(flow, Refused) else bounds(flow, self.coordinator.protocol)
-
-    def _strategy(
-        self, sites: Iterable[str], state: RunState, flows: Mapping[str, ReleasedFlow | Refused]
-    ) -> FederatedStrategy:
-        roster = [self._site_of(site, flows[site], weight=1.0) for site in sites]
-        return self.coordinator.strategy(roster, run_id=self.run_id, min_sites=1, state=state, seals=self.seals)
+    def _most(self, site: str, flow: ReleasedFlow) -> Bounds:
+        return bounds(flow, self.coordinator.protocol, largest=self.largest.get(site))
 
     def _about(self, site: str, kind: Kind, conclusion: Conclusion) -> Header:
         """Head a task about the chosen model, with the images as that was trained on."""
@@ -305,3 +306,17 @@ class StudyRun:
 
     def _site(self, message: Message) -> str:
         return next(site for site, node in self.nodes.items() if node == message.metadata.src_node_id)
+
+
+def _who_joined(
+    sites: Iterable[str], flows: Mapping[str, ReleasedFlow | Refused]
+) -> tuple[dict[str, ReleasedFlow], dict[str, Refused]]:
+    """Part the sites whose patient flow was admitted from the others, who did not join; each by name."""
+    joined, absent = {}, {}
+    for site in sorted(sites):
+        match flows[site]:
+            case Refused() as why:
+                absent[site] = why
+            case flow:
+                joined[site] = flow
+    return joined, absent

@@ -52,6 +52,7 @@ def verdict(tiny: Any, reply: EvaluateReply, told: ReleasedFlow, **sections: Any
     return admit_evidence(reply, targets=1, bins=2, thresholds=(), axes=(), most=most)
 
 
+HALF = 4_999_000
 TOO_MANY = Refused(reason=Reason.TOO_MANY)
 
 
@@ -82,6 +83,24 @@ def test_a_suppressed_split_is_bounded_by_the_others(tiny: Any) -> None:
         flow(validation=None, test=None), tiny.protocol(split={"train": 0.7, "validation": 0.15, "test": 0.15})
     )
     assert 150 < most[Split.TEST].patients < 500
+
+
+def test_a_flow_that_hides_all_bounds_evidence_to_what_a_hospital_hides(tiny: Any) -> None:
+    """A split is hidden where it has fewer patients than min_cell: it was bounded by ten million."""
+    hidden = flow(train=None, validation=None, test=None)
+    protocol = tiny.protocol(split={"train": 0.7, "validation": 0.15, "test": 0.15})
+    for told in (hidden, flow(train=0, validation=None, test=None)):
+        assert all(most.patients < 200 for most in bounds(told, protocol).values())
+    assert verdict(tiny, evidence(HALF, HALF), hidden) == TOO_MANY
+    assert verdict(tiny, evidence(HALF, HALF), hidden, privacy={"epsilon": 3.0}) == TOO_MANY
+
+
+@pytest.mark.parametrize("sections", [{}, {"privacy": {"epsilon": 3.0}}])
+@pytest.mark.parametrize("told", [flow(train=90), flow(train=90, validation=None, test=None), flow(train=None)])
+def test_no_split_is_larger_than_what_was_agreed_of_its_site(tiny: Any, told: ReleasedFlow, sections: Any) -> None:
+    """Also where the site hides it, or the fractions would allow more; an archive may grow a little."""
+    found = bounds(told, tiny.protocol(**sections), largest=100)
+    assert all(most.patients <= 120 for most in found.values())
 
 
 def test_under_privacy_the_public_size_bounds_all(tiny: Any) -> None:

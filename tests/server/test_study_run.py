@@ -22,6 +22,7 @@ from shared.messages import (
     Approval,
     DeliverReply,
     DeliverTask,
+    DescribeTask,
     EvaluateReply,
     EvaluateTask,
     LandmarksReply,
@@ -212,6 +213,33 @@ def test_who_is_not_ready_does_not_train(trial: Any) -> None:
     assert [bool(ward.asked(TrainTask)) for ward in run.wards.values()] == [True, True, False, False, False]
     assert set(conclusion.state.history[0]["sites"]) == {"a", "b"}
     assert set(conclusion.test) == set(wards)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ({"patients": 900}, "more_patients_than_agreed"),
+        ({"targets": 2}, "counts_of_wrong_form"),
+        ({"refuses": (ReadyTask, DescribeTask)}, "data_unusable"),
+    ],
+)
+def test_who_did_not_join_is_asked_for_no_evidence(trial: Any, tmp_path: Path, script: Any, reason: str) -> None:
+    """Nothing would bound it: ten million invented units chose the threshold for all, and were the pooled figures."""
+    two = {"a": {"refuses": (DescribeTask,)}, "b": {"refuses": (DescribeTask,)}}
+    without = trial(two, folder=tmp_path / "without").run()
+    run = trial(two | {"west": script}, folder=tmp_path / "with", largest={"west": 100})
+    conclusion = run.run()
+    assert conclusion.operating_point == without.operating_point
+    assert conclusion.validation["west"] == conclusion.test["west"] == Refused(reason=reason)
+    described = run.study.describe(conclusion, run.study.flows())
+    assert described == dict.fromkeys("ab", Refused(reason="data_unusable")) | {"west": Refused(reason=reason)}
+    assert {type(task) for task in run.wards["west"].site.asked} == {ReadyTask}
+
+
+def test_nobody_is_tested_where_none_of_them_joined(trial: Any) -> None:
+    """Each has its reason; the run ends as others do."""
+    run = trial({"a": {}, "b": {}, "c": {"refuses": (ReadyTask,)}}, train_on=["a", "b"], test_on=["c"])
+    assert run.run().test == {"c": Refused(reason="data_unusable")}
 
 
 def test_too_few_sites_are_told_with_the_reasons(trial: Any) -> None:
