@@ -1,7 +1,7 @@
 """Which replies enter the aggregate: form, dtype, finite, norm bound; each refusal has a reason."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -129,6 +129,20 @@ def admit_flow(reply: ReadyReply, *, targets: int, largest: int | None = None) -
         return Refused(reason=Reason.WRONG_COUNT)
     told = sum(split.patients or 0 for split in splits.values())
     return flow if largest is None or told <= largest else Refused(reason=Reason.NOT_AGREED)
+
+
+def who_joined(
+    sites: Iterable[str], flows: Mapping[str, ReleasedFlow | Refused]
+) -> tuple[dict[str, ReleasedFlow], dict[str, Refused]]:
+    """Part the sites whose patient flow was admitted from the others, who did not join; each by name."""
+    joined, absent = {}, {}
+    for site in sorted(sites):
+        match flows[site]:
+            case Refused() as why:
+                absent[site] = why
+            case flow:
+                joined[site] = flow
+    return joined, absent
 
 
 def _holds_together(split: SplitCounts, found: Count) -> bool:

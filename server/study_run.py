@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from server.admission import Accepted, Reason, Refused, admit_description, admit_flow
+from server.admission import Accepted, Reason, Refused, admit_description, admit_flow, who_joined
 from server.asking import Desk
 from server.bootstrap import Coordinator
 from server.checkpoint import CheckpointFolder, RunState
@@ -166,7 +166,7 @@ class StudyRun:
         self, conclusion: Conclusion, flows: Mapping[str, ReleasedFlow | Refused]
     ) -> dict[str, Description | Refused]:
         """Ask every site that joined and tests the model how its images look to it; the others have their reason."""
-        joined, absent = _who_joined(self.test_on, flows)
+        joined, absent = who_joined(self.test_on, flows)
         headers = {site: self._about(site, Kind.DESCRIBE, conclusion) for site in joined}
         record = record_of(cast(conclusion.model, self.coordinator.protocol.federation.wire))
         contents = {
@@ -263,7 +263,7 @@ class StudyRun:
         thresholds: Thresholds,
     ) -> Evaluations:
         """Ask the sites that joined for their evidence; of the others nothing would bound it."""
-        joined, absent = _who_joined(sites, flows)
+        joined, absent = who_joined(sites, flows)
         if not joined:
             return absent
         roster = [self._site_of(site, flow, weight=1.0) for site, flow in joined.items()]
@@ -276,7 +276,7 @@ class StudyRun:
     def _roster(self, flows: Mapping[str, ReleasedFlow | Refused]) -> list[Site]:
         """Weigh the sites that are ready by their training patients, or equally; suppressed means too few to train."""
         by_patients = self.coordinator.protocol.federation.weighting == "patients"
-        joined, absent = _who_joined(self.train_on, flows)
+        joined, absent = who_joined(self.train_on, flows)
         patients = {site: flow.splits[Split.TRAIN].patients for site, flow in joined.items()}
         weights = {site: float(told) if by_patients else 1.0 for site, told in patients.items() if told}
         reasons = {
@@ -306,17 +306,3 @@ class StudyRun:
 
     def _site(self, message: Message) -> str:
         return next(site for site, node in self.nodes.items() if node == message.metadata.src_node_id)
-
-
-def _who_joined(
-    sites: Iterable[str], flows: Mapping[str, ReleasedFlow | Refused]
-) -> tuple[dict[str, ReleasedFlow], dict[str, Refused]]:
-    """Part the sites whose patient flow was admitted from the others, who did not join; each by name."""
-    joined, absent = {}, {}
-    for site in sorted(sites):
-        match flows[site]:
-            case Refused() as why:
-                absent[site] = why
-            case flow:
-                joined[site] = flow
-    return joined, absent
