@@ -15,6 +15,8 @@ from shared.parameters import RUNNING_VARIANCE, Array, NamedArrays
 ADAPTIVITY = 1e-3
 """tau of Reddi et al. 2021, Algorithm 2: keeps the adaptive step finite where the second moment is small."""
 
+_AT_REST = np.float32(ADAPTIVITY**2)
+
 ONE = torch.ones(())
 """Rounds nothing: `sum + share × update × 1` rounds product and sum each for itself, as numpy would in two passes."""
 
@@ -86,7 +88,8 @@ class ServerOptimiser:
     """How the mean update moves the model: FedAvg's plain addition, FedAvgM, FedAdam or FedYogi.
 
     Sources: McMahan et al. 2017 (FedAvg); Hsu et al. 2019 (FedAvgM); Reddi et al. 2021, Algorithm 2 (FedAdam, FedYogi),
-    without bias correction and with the second moment starting at tau², as there.
+    without bias correction and with the second moment starting at tau², as there. What the second moment follows there
+    is the square of the mean update; in a round it is the mean of the sites' squares (docs/decisions/0021).
     """
 
     kind: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"]
@@ -95,19 +98,39 @@ class ServerOptimiser:
     beta1: float = 0.0
     beta2: float = 0.0
 
-    def step(self, current: NamedArrays, mean: dict[str, Array], state: dict[str, Array]) -> PackedArrays:
+    @property
+    def adaptive(self) -> bool:
+        """Whether it rescales each element by that element's own history."""
+        return self.kind in ("fedadam", "fedyogi")
+
+    def gains(self, squares: NamedArrays, state: Mapping[str, Array]) -> dict[str, Array]:
+        """Say by what an adaptive step with these squares multiplies each element of the first moment."""
+        return {
+            name: np.float32(self.lr) / self._root(self._second(state.get(f"v/{name}", _AT_REST), square))
+            for name, square in squares.items()
+        }
+
+    def step(
+        self,
+        current: NamedArrays,
+        mean: dict[str, Array],
+        state: dict[str, Array],
+        *,
+        squares: NamedArrays | None = None,
+    ) -> PackedArrays:
         """Turn the mean update, which is overwritten, into the next model, in the bytes that will travel.
 
+        `squares` is what the second moments follow; without it, the squares of the mean.
         `state` (moments under 'm/' and 'v/' names) is updated in place too. A name without moments starts with them at
         rest, so that stages may join when they are unfrozen.
         """
         for name, update in mean.items():  # before the next model takes memory: moving takes some for a while
-            self._move(name, update, state)
+            self._move(name, update, state, None if squares is None else squares[name])
             if name.endswith(RUNNING_VARIANCE):  # momentum, or a rounding, may carry it below 0, where scores are NaN
                 np.maximum(update, -current[name], out=update)
         return combine(np.add, mean, current, dtype=np.float32)
 
-    def _move(self, name: str, update: Array, state: dict[str, Array]) -> None:
+    def _move(self, name: str, update: Array, state: dict[str, Array], square: Array | None) -> None:
         """Replace a mean update by how far the model is to move."""
         if self.kind == "fedavg":
             return
@@ -117,19 +140,23 @@ class ServerOptimiser:
             first += update
             np.multiply(first, np.float32(self.lr), out=update)
             return
-        second = _moment(f"v/{name}", state, update, rest=ADAPTIVITY**2)
+        second = _moment(f"v/{name}", state, update, rest=_AT_REST)
         first *= np.float32(self.beta1)
         first += np.float32(1 - self.beta1) * update
-        square = update * update
+        second[...] = self._second(second, update * update if square is None else square)
+        np.divide(np.float32(self.lr) * first, self._root(second), out=update)
+
+    def _second(self, before: Array | np.float32, square: Array) -> Array:
+        step = np.float32(1 - self.beta2) * square
         if self.kind == "fedadam":
-            second *= np.float32(self.beta2)
-            second += np.float32(1 - self.beta2) * square
-        else:
-            second -= np.float32(1 - self.beta2) * square * np.sign(second - square)
-        np.divide(np.float32(self.lr) * first, np.sqrt(second) + np.float32(ADAPTIVITY), out=update)
+            return np.float32(self.beta2) * before + step
+        return before - step * np.sign(before - square)
+
+    def _root(self, second: Array) -> Array:
+        return np.sqrt(second) + np.float32(ADAPTIVITY)
 
 
-def _moment(name: str, state: dict[str, Array], update: Array, *, rest: float) -> Array:
+def _moment(name: str, state: dict[str, Array], update: Array, *, rest: float | np.float32) -> Array:
     if name not in state:
         state[name] = np.full_like(update, rest)
     return state[name]

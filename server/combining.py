@@ -31,6 +31,15 @@ def weighted_mean(kept: KeptUpdates, parts: Mapping[str, Part], *, cap: float) -
     return mean.finish(cap=cap)
 
 
+def mean_squares(kept: KeptUpdates, parts: Mapping[str, Part], *, cap: float) -> dict[str, Array]:
+    """Give the weighted mean of the squares of each element: no site can make it smaller, whatever it sends."""
+    mean = StreamingMean(kept.like)
+    for site, part in parts.items():
+        squares = (np.square(run, dtype=np.float32) for run in kept.runs(site))
+        mean.add_runs(squares, share=part.share, scale=part.scale**2)
+    return mean.finish(cap=cap)
+
+
 def median(kept: KeptUpdates, parts: Mapping[str, Part]) -> dict[str, Array]:
     """Give each element's median over the sites, of two middle ones their mean (Yin et al. 2018, definition 1)."""
     return trimmed_mean(kept, parts, trim=0.5)

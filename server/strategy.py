@@ -1,23 +1,24 @@
 """Flower Strategy: what to ask of each site and how replies change the model."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from server.adaptive_bound import held_to_the_step
 from server.admission import Accepted, Admitted, Reason, Refused, admit_evidence, admit_update
 from server.aggregation import ServerOptimiser, capped_shares
-from server.combining import Combine, Part
+from server.combining import Combine, Part, mean_squares
 from server.kept_updates import KeptUpdates
 from server.seals import UNSEALED, Seals
 from server.site_bounds import NOT_TOLD, Bounds
 from server.update_bound import round_bound, shrunk_to
 from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
-from shared.packing import pack
+from shared.packing import PackedArrays, pack
 from shared.parameters import Array, NamedArrays, Wire, cast
 from shared.split import Split
 from shared.tasks import Thresholds, from_floats
@@ -135,9 +136,7 @@ class FederatedStrategy(Strategy):
             if len(admitted) < self._rules.min_sites:
                 return None, None
             self._shrink(admitted.values())
-            parts = {name: Part(share=self._shares[name], scale=entry.factor) for name, entry in admitted.items()}
-            mean = self._rules.combine(kept, parts)
-        moved = self._rules.optimiser.step(self._model, mean, self.optimiser_state)
+            moved = self._step(kept, admitted)
         return record_of(moved), MetricRecord({"sites": len(admitted)})
 
     def configure_evaluate(
@@ -218,6 +217,18 @@ class FederatedStrategy(Strategy):
                 HARDLY_ENTERS,
             )
         self.bound = {} if bound is None else {names: bound}
+
+    def _step(self, kept: KeptUpdates, admitted: Mapping[str, SiteRound]) -> PackedArrays:
+        """Combine the updates and move the model; an adaptive step is bounded once more, where it moves the model."""
+        rules, state, squares = self._rules, self.optimiser_state, None
+        parts = {name: Part(share=self._shares[name], scale=entry.factor) for name, entry in admitted.items()}
+        if rules.optimiser.adaptive:
+            squares = mean_squares(kept, parts, cap=rules.weight_cap)
+            gains = rules.optimiser.gains(squares, state)
+            for name, factor in held_to_the_step(kept, parts, gains, multiple=rules.norm_multiple).items():
+                admitted[name].factor *= factor
+                parts[name] = replace(parts[name], scale=admitted[name].factor)
+        return rules.optimiser.step(self._model, rules.combine(kept, parts), state, squares=squares)
 
     def _admit(self, message: Message, site: Site) -> Admitted | Refused:
         reply = self._opened(message, site, TrainReply)

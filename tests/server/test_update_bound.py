@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aggregation import ServerOptimiser
+from server.aggregation import ADAPTIVITY, ServerOptimiser
 from server.asking import Desk
 from server.checkpoint import CheckpointFolder, RunState
 from server.combining import median, trimmed_mean, weighted_mean
@@ -289,3 +289,90 @@ def test_an_update_beyond_the_bound_is_shrunk_to_it(bound: float | None, scale: 
     """A norm of 2 is halved at a bound of 1, and left alone within the bound."""
     assert shrunk_to(bound, 2.0) == scale
     assert shrunk_to(bound, 0.0) == 1.0
+
+
+WIDE = 600
+MOMENTS = {"lr": 0.01, "beta1": 0.9, "beta2": 0.99}
+ADAPTIVE = pytest.mark.parametrize("kind", ["fedadam", "fedyogi"])
+
+MOST_TIMES = 1.7
+"""Times an honest site's movement: what its own update adds, and by how much it shortens the others' steps."""
+
+
+def learnt(seed: int, matter: int) -> Any:
+    """Learn in some elements of many, to a norm of 1: as a head does, or a whole network."""
+    update = np.zeros(WIDE, np.float32)
+    update[:matter] = np.random.default_rng(seed).standard_normal(matter) + 0.5
+    return update / np.linalg.norm(update)
+
+
+def hostile(matter: int) -> dict[str, Any]:
+    """Give what moved the model farthest before the bound, and what would get round a simpler one."""
+    east, north = learnt(1, matter), learnt(2, matter)
+    signs = np.sign(np.random.default_rng(0).standard_normal(WIDE)).astype(np.float32)
+    beside = np.where(np.arange(WIDE) < matter, 0, signs) if matter < WIDE else signs
+    half = np.arange(WIDE) < matter // 2
+    return {
+        "spread over all elements": signs,
+        "beside what the others learn": beside,
+        "huge, beside what the others learn": 300 * beside,
+        "takes back what the others learn": -(east + north),
+        "takes half of it back, and spreads": np.where(half, -(east + north), 0.02 * beside),
+        "turned round": -east,
+        "one element": np.eye(1, WIDE, WIDE - 1, dtype=np.float32)[0],
+    }
+
+
+@ADAPTIVE
+@pytest.mark.parametrize("matter", [10, 100, WIDE])
+@pytest.mark.parametrize("rounds", [1, 8])
+def test_a_hostile_site_moves_the_model_about_as_far_as_an_honest_one(
+    scripted_site: Any, kind: Any, matter: int, rounds: int
+) -> None:
+    """Against the same rounds with nothing from the third site; beside the bound it was up to 45 times as far."""
+    optimiser = ServerOptimiser(kind=kind, **MOMENTS)
+
+    def model(third: Any) -> Any:
+        answers = {"east": learning(learnt(1, matter)), "north": learning(learnt(2, matter)), "third": learning(third)}
+        start = initial_state({"w": np.zeros(WIDE, np.float32)})
+        return run(scripted_site, answers, rounds=rounds, optimiser=optimiser, state=start).model["w"]
+
+    without = model(np.zeros(WIDE))
+    far = np.linalg.norm(model(learnt(3, matter)) - without)
+    assert far > 0
+    for name, update in hostile(matter).items():
+        assert np.linalg.norm(model(update) - without) <= MOST_TIMES * far, name
+
+
+@ADAPTIVE
+@pytest.mark.parametrize("combine", [partial(weighted_mean, cap=0.8), median])
+def test_rounds_follow_the_decision(scripted_site: Any, kind: Any, combine: Any) -> None:
+    """Decision 0021 written out in fp64, over four rounds of sites that differ."""
+    updates = [[learnt(10 * number + site, 40) * (1 + site) for site in range(3)] for number in range(4)]
+    answers = {
+        name: (lambda number, site=site: learning(updates[number - 1][site])(number))
+        for site, name in enumerate(("east", "north", "west"))
+    }
+    start = initial_state({"w": np.zeros(WIDE, np.float32)})
+    got = run(
+        scripted_site,
+        answers,
+        rounds=4,
+        optimiser=ServerOptimiser(kind=kind, **MOMENTS),
+        state=start,
+        combine=combine,
+    ).model["w"]
+    weight, first, second = np.zeros(WIDE), np.zeros(WIDE), np.full(WIDE, ADAPTIVITY**2)
+    for sent in updates:
+        entered = [update * min(1, 2 / np.linalg.norm(update)) for update in np.array(sent, np.float64)]
+        square = sum(update**2 for update in entered) / 3
+        if kind == "fedadam":
+            second = 0.99 * second + 0.01 * square
+        else:
+            second = second - 0.01 * square * np.sign(second - square)
+        gain = 0.01 / (np.sqrt(second) + ADAPTIVITY)
+        far = [np.linalg.norm(gain * update) for update in entered]
+        entered = [update * min(1, np.sort(far)[1] / norm) for update, norm in zip(entered, far, strict=True)]
+        first = 0.9 * first + 0.1 * (np.median(entered, axis=0) if combine is median else sum(entered) / 3)
+        weight = weight + gain * first
+    np.testing.assert_allclose(got, weight, rtol=1e-3, atol=1e-7)
