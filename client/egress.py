@@ -217,7 +217,8 @@ class EgressGuard:
 
     def _evidence(self, split: Split, counted: tuple[Evidence | Withheld, ...]) -> tuple[Evidence | Withheld, ...]:
         """Withhold what is small, and groups that tell of few together with all that leaves or has left."""
-        kept = suppress_evidence(counted, min_cell=self.min_cell, exclusive=self.exclusive)
+        open_items = [_without_threshold(item) for item in counted]
+        kept = suppress_evidence(open_items, min_cell=self.min_cell, exclusive=self.exclusive)
         token: Token = self.released.token if self.released else int
         shown = suppress_jointly(
             kept,
@@ -255,6 +256,11 @@ class EgressGuard:
         size, digest = sum(map(len, frames)), self.digest(frames)
         self.audit.append(DEPARTURE, task=task_id, kind=kind, what=what, bytes=size, sha256=digest)
         return frames
+
+
+def _without_threshold(item: Evidence | Withheld) -> Evidence | Withheld:
+    """Take the groups away where no threshold was given: nothing is counted in them."""
+    return replace(item, subgroups=()) if isinstance(item, Evidence) and item.confusion is None else item
 
 
 def _refuse_free_words(reply: ReadyReply) -> None:

@@ -53,7 +53,8 @@ def evaluate_split(
     """Score one side's images with the loaded model and give the evidence on each target, in the study's order.
 
     With `thresholds` (one for each target, or None) the counts at them are part of it, and so is what only exact scores
-    can say, which is looked at once. Nothing is suppressed here.
+    can say, which is looked at once. Nothing is suppressed here: groups of a target without a threshold are there too,
+    so that the guard knows who is in its classes, and lets none of them leave.
 
     Raises:
         TaskError: `thresholds` are given and are not one for each target.
@@ -73,7 +74,7 @@ def evaluate_split(
         item = evidence_for(
             units, bins=evaluation.score_bins, confidence=evaluation.confidence, thresholds=thresholds, place=place
         )
-        if thresholds and (threshold := thresholds[place]) is not None:
+        if thresholds:
             groups = group_evidence(
                 scores_NK[:, place],
                 records,
@@ -82,7 +83,7 @@ def evaluate_split(
                 task=task,
                 axes=evaluation.subgroups,
                 confidence=evaluation.confidence,
-                threshold=threshold,
+                threshold=thresholds[place] or 0.0,
             )
             item = replace(item, subgroups=groups)
         if thresholds and task.exclusive:

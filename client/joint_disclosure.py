@@ -8,8 +8,8 @@ from shared.errors import EgressError
 from shared.evidence import Evidence, Withheld
 from shared.subgroups import GroupEvidence
 
-SETS_TOGETHER = 160
-"""Findings are looked at one by one, and all together up to so many sets: the work grows with their cube."""
+MOST_SETS = 160
+"""So many sets are looked at together: the work grows with their cube. Of more, the smallest groups are withheld."""
 
 WHOLE = ""
 """Stands for axis and group where a set is a finding's whole class."""
@@ -19,12 +19,13 @@ Items = tuple[Evidence | Withheld, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedSet:
-    """Whose size left: a finding's positives or negatives in one group, as tokens of patients."""
+    """Whose size left: a finding's positives or negatives in one group, as tokens of patients, and how many units."""
 
     finding: int
     axis: str
     group: str
     positive: bool
+    units: int
     patients: frozenset[int] = field(repr=False)
 
 
@@ -44,8 +45,9 @@ def suppress_jointly(
     """Withhold of `kept` the groups whose sizes, combined in any way, tell of fewer than `min_cell` patients.
 
     `counted` are the same items before anything was withheld, so that whole classes are known; `earlier` is what has
-    left in this study before: its findings count with those of `kept`, also where a task asks for one alone. By units
-    and by patients: a patient with several may be in several groups of an axis.
+    left in this study before: its findings count with those of `kept`, also where a task asks for one alone. So do the
+    classes of findings of which no group leaves. By units and by patients: a patient with several may be in several
+    groups of an axis. A group of the same patients as before and another number of units does not leave again.
     What leaves are plain groups: who is in them stays here.
 
     Raises:
@@ -55,8 +57,14 @@ def suppress_jointly(
     def patients(members: Members) -> Members:
         return _pairs(token(patient) for _, patient in members)
 
-    places = [place for place, item in enumerate(kept) if isinstance(item, Evidence) and item.subgroups]
-    together = sorted({*places, *(one.finding for one in earlier)}) if places else []
+    open_places = [place for place, item in enumerate(kept) if isinstance(item, Evidence)]
+    places = [place for place in open_places if _members(kept[place])]
+    together = sorted({*open_places, *(one.finding for one in earlier)}) if places else []
+    for place in places:
+        for group in _members(kept[place]):
+            if any(_recounted(now, earlier) for now in _sets(place, group, token)):
+                name = _name(place, group, exclusive=exclusive)
+                kept = tuple(_without(item, at, name, exclusive=exclusive) for at, item in enumerate(kept))
     for block in [together] if exclusive or len(together) <= 1 else [*([place] for place in places), together]:
         for read, before in ((_units, ()), (patients, earlier)):
             kept = _without_telling(
@@ -75,8 +83,7 @@ def released_sets(kept: Items, counted: Items, *, token: Token) -> Iterator[Rele
                     yield from _sets(place, group, token)
             if left:
                 for positive, members in zip((True, False), _classes(whole), strict=True):
-                    patients = frozenset(token(patient) for _, patient in members)
-                    yield ReleasedSet(finding=place, axis=WHOLE, group=WHOLE, positive=positive, patients=patients)
+                    yield _set(members, token, finding=place, axis=WHOLE, group=WHOLE, positive=positive)
 
 
 Read = Callable[[Members], Members]
@@ -104,9 +111,10 @@ def _without_telling(
             if not set(_sets(place, group, token)) <= set(before)  # what has left cannot be called back: it is fixed
             for members in (group.positives, group.negatives)
         ]
-        if len(block) > 1 and len(fixed) + len(groups) > SETS_TOGETHER and not exclusive:
-            return kept
-        name = too_telling([*fixed, *groups], least=min_cell)
+        if len(fixed) + len(groups) > MOST_SETS and groups:  # what is not looked at does not leave
+            name = min(groups, key=lambda one: (len(one.elements), repr(one.group))).group
+        else:
+            name = too_telling([*fixed, *groups], least=min_cell)
         if name is None:
             return kept
         kept = tuple(_without(item, place, name, exclusive=exclusive) for place, item in enumerate(kept))
@@ -148,8 +156,19 @@ def _members(item: Evidence | Withheld) -> tuple[MemberGroup, ...]:
 
 def _sets(place: int, group: MemberGroup, token: Token) -> Iterator[ReleasedSet]:
     for positive, members in ((True, group.positives), (False, group.negatives)):
-        patients = frozenset(token(patient) for _, patient in members)
-        yield ReleasedSet(finding=place, axis=group.axis, group=group.group, positive=positive, patients=patients)
+        yield _set(members, token, finding=place, axis=group.axis, group=group.group, positive=positive)
+
+
+def _set(members: Members, token: Token, *, finding: int, axis: str, group: str, positive: bool) -> ReleasedSet:
+    patients = frozenset(token(patient) for _, patient in members)
+    return ReleasedSet(
+        finding=finding, axis=axis, group=group, positive=positive, units=len(members), patients=patients
+    )
+
+
+def _recounted(now: ReleasedSet, earlier: Sequence[ReleasedSet]) -> bool:
+    """Tell whether the same patients left before with another number of units: the difference is a few exams."""
+    return any(now != before and now == replace(before, units=now.units) for before in earlier)
 
 
 def _units(members: Members) -> Members:

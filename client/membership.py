@@ -1,28 +1,16 @@
 """Which patients each released count is of, and whether a sum or difference of counts tells of too few patients."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from client.few_patients import Rows, Unproved, of_few, reduced
 from shared.subgroups import GroupEvidence
 
 Members = frozenset[tuple[int, int]]
 """The units of one group and class, each with its patient."""
-
-Rows = npt.NDArray[np.int64]
-
-PRIME = 2_147_483_647
-"""Arithmetic is exact modulo this prime: products of two fit into 64 bits, and no count comes near it."""
-
-MOST_ORDERS, LEAST_ORDERS = 160, 24
-"""So many orders of columns are tried. One misses a combination of few patients at a chance of some ten per cent at the
-smallest sites, and less at others."""
-
-WORK = 4e8
-"""Multiplications after which LEAST_ORDERS are enough: some seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,35 +37,33 @@ def too_telling(counted: Sequence[Counted], *, least: int) -> Hashable:
 
     Whatever is computed from the sizes of sets, with factors of any kind, is a sum over patients, each with a number
     that membership gives. It tells of few if it is 0 for all but a few. So no combination in which groups have
-    a part may be 0 for all but fewer than `least` patients, unless it is 0 for all; what sets without a group tell by
-    themselves is not a group's doing. Of a combination, the smallest of its groups is named.
+    a part may be 0 for all but fewer than `least` patients, unless it is 0 for all, or what sets without a group tell
+    by themselves. Of a combination, the smallest of its groups is named; where the search is too much work to be
+    ended, the smallest of all: what is not known to be safe does not leave.
     """
     members_MA, patients_A = _atoms(counted)
-    named_M = np.array([one.group is not None for one in counted], dtype=bool)
-    if not named_M.any() or not patients_A:  # sets of nobody tell of nobody
+    # What follows from others is left out: of the groups, the largest, so that the smallest are named.
+    order = sorted(range(len(counted)), key=lambda place: (counted[place].group is not None, *_size(counted[place])))
+    named = [place for place in order if counted[place].group is not None]
+    if not named or not patients_A:  # sets of nobody tell of nobody
         return None
-    heavy_A = np.array([len(patients) >= least for patients in patients_A])
-    light = np.flatnonzero(~heavy_A)
-    rows, factors, relations, pivots = _reduced(members_MA, [*np.flatnonzero(heavy_A), *light])
-    # What is 0 wherever many are is made of these rows alone: their first column that is not 0 is one of few patients.
-    rows, factors = rows[~heavy_A[pivots]][:, light], factors[~heavy_A[pivots]]
-    for order in _orders(*rows.shape):
-        for row, mixed in zip(*_reduced(rows, order)[:2], strict=True):
-            if len(set().union(*(patients_A[atom] for atom in light[np.flatnonzero(row)]))) >= least:
-                continue
-            # The same follows in another way too, if sets are related: by a sum of them that is 0 for everybody.
-            for part in (_product(mixed, factors), *relations):
-                own = np.where(named_M, part, 0)
-                if _product(own, members_MA).any():
-                    groups = [one for one, used in zip(counted, own, strict=True) if used]
-                    return min(groups, key=lambda one: (len(one.elements), repr(one.group))).group
-    return None
+    made_of, kept = reduced(members_MA.T, order)
+    # A group that other groups do not make up, but wholes and groups do: what wholes tell is then said of groups too.
+    related = [place for place in reduced(members_MA.T, named)[1] if place not in kept]
+    own_K = np.array([place in named or bool(related) for place in kept], dtype=bool)
+    factors_K = of_few(members_MA[kept], own_K, patients_A, least=least)
+    if factors_K is None:
+        return None
+    if isinstance(factors_K, Unproved):
+        return counted[named[0]].group
+    used = {place for place, factor in zip(kept, factors_K, strict=True) if factor}
+    if used.isdisjoint(named):
+        used = {place for place, factor in zip(kept, made_of[:, related[0]], strict=False) if factor} | {related[0]}
+    return next(counted[place].group for place in named if place in used)
 
 
-def _product(factors_M: Rows, rows_MA: Rows) -> Rows:
-    """Add rows up, each times its factor, modulo the prime."""
-    total: Rows = (factors_M[:, None] * rows_MA % PRIME).sum(axis=0) % PRIME
-    return total
+def _size(one: Counted) -> tuple[int, str]:
+    return len(one.elements), repr(one.group)
 
 
 def _atoms(counted: Sequence[Counted]) -> tuple[Rows, list[set[int]]]:
@@ -92,41 +78,3 @@ def _atoms(counted: Sequence[Counted]) -> tuple[Rows, list[set[int]]]:
     for (_, patient), atom in zip(elements, np.ravel(atom_of).tolist(), strict=True):
         patients[atom].add(patient)
     return columns, patients
-
-
-def _orders(rows: int, columns: int) -> Iterator[Rows]:
-    """Give orders of the columns: the fewer, the more work each is."""
-    if rows:
-        enough = int(WORK / (rows * rows * (rows + columns)))
-        for seed in range(min(MOST_ORDERS, max(LEAST_ORDERS, enough))):
-            yield np.random.default_rng(seed).permutation(columns)
-
-
-def _reduced(members_MA: Rows, order: Iterable[int]) -> tuple[Rows, Rows, Rows, Rows]:
-    """Bring the rows into reduced echelon form over the columns in this order (Gauss and Jordan).
-
-    Gives the rows that are left, what each is made of, what sums of rows are 0, and for each row that is left the
-    column in which it alone is not 0. A combination that is not 0 on one of these columns only is a multiple of that
-    row: with columns in many orders, those of few patients show up (information set decoding: Prange 1962).
-    """
-    rows, factors = members_MA % PRIME, np.eye(len(members_MA), dtype=np.int64)
-    rank, pivots = 0, []
-    for column in order:
-        found = np.flatnonzero(rows[rank:, column])
-        if not found.size:
-            continue
-        for both in (rows, factors):
-            both[[rank, rank + found[0]]] = both[[rank + found[0], rank]]
-        inverse = pow(int(rows[rank, column]), -1, PRIME)
-        others = np.flatnonzero(rows[:, column])
-        others = others[others != rank]
-        times = rows[others, column][:, None]
-        for both in (rows, factors):
-            both[rank] = both[rank] * inverse % PRIME
-        for both in (rows, factors):
-            both[others] = (both[others] - times * both[rank]) % PRIME
-        pivots.append(column)
-        rank += 1
-        if rank == len(rows):
-            break
-    return rows[:rank], factors[:rank], factors[rank:], np.array(pivots, dtype=np.int64)

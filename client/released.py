@@ -99,6 +99,7 @@ class Released:
                     "axis": one.axis,
                     "group": one.group,
                     "positive": one.positive,
+                    "units": one.units,
                     "patients": sorted(one.patients),
                 }
                 append_line(self._sets(split), json.dumps(words).encode() + b"\n")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from client.disclosure import suppress_evidence
 from client.egress import EgressGuard
 from client.evaluation import evidence_on
+from client.few_patients import Unproved
 from client.joint_disclosure import released_sets, suppress_jointly
 from client.membership import Counted, MemberGroup, too_telling
 from client.released import Released
@@ -84,6 +85,8 @@ DEVICES = [0] * 120 + [1] * 80 + [2] * 6 + [3] * 94
 GE, SIEMENS = AXES["manufacturer"].index("GE"), AXES["manufacturer"].index("Siemens")
 MAKERS = [SIEMENS if device == 3 else GE for device in DEVICES]
 LABELS = [float(n % 2) for n in range(300)]
+ALMOST_GE = [float(maker == GE and n % 2 and n > 4) for n, maker in enumerate(MAKERS)]
+"""Another finding: all of GE's patients with the first have it but two, and nobody else."""
 
 
 def test_a_withheld_device_does_not_follow_from_its_manufacturer() -> None:
@@ -142,6 +145,111 @@ def test_no_sum_or_difference_of_sizes_is_about_too_few(data: Any, least: int, p
         assert not sizes_tell([frozenset(patient for _, patient in one) for one in every], 1, least)
         if unit == "patient":
             assert not sizes_tell([frozenset(owner for owner, _ in one) for one in every], 1, least)
+
+
+def ranks_tell(wholes: Sequence[frozenset[int]], groups: Sequence[frozenset[int]], least: int) -> bool:
+    """Tell whether sizes in any combination, with any factors, are about fewer than `least`, and wholes' are not.
+
+    Exactly, for each few people: whether more combinations are about them alone than there are of wholes.
+    """
+    people = sorted(set().union(*wholes, *groups))
+    rows = np.array([[person in one for person in people] for one in [*wholes, *groups]], dtype=float)
+    few = list(itertools.combinations(range(len(people)), min(least - 1, len(people))))
+    outside = np.stack([np.delete(rows, one, axis=1) for one in few])
+
+    def about_them(upto: int) -> Any:
+        return np.linalg.matrix_rank(rows[:upto]) - np.linalg.matrix_rank(outside[:, :upto])
+
+    return bool((about_them(len(rows)) > about_them(len(wholes))).any())
+
+
+@given(data=st.data(), least=st.integers(2, 4), people=st.integers(6, 13), findings=st.integers(1, 2))
+@settings(max_examples=150, deadline=None)
+def test_no_combination_with_any_factors_is_about_too_few(data: Any, least: int, people: int, findings: int) -> None:
+    """Small sites, one or two findings of which some patients are not assessed: what one alone tells and both."""
+    axes = {
+        axis: data.draw(st.lists(st.integers(0, groups - 1), min_size=people, max_size=people))
+        for axis, groups in (("manufacturer", 3), ("device", 4), ("sex", 2))
+    }
+    labels = [
+        data.draw(st.lists(st.sampled_from([0.0, 1.0, 1.0, float("nan")]), min_size=people, max_size=people))
+        for _ in range(findings)
+    ]
+    items = [counted(axes, own) for own in labels]
+    kept = suppress_evidence(items, min_cell=least, exclusive=False)
+    names = left(items, min_cell=least)
+    wholes, groups = [], []
+    for item, known, shown in zip(items, kept, names, strict=True):
+        if isinstance(known, Evidence):
+            for positive in (True, False):
+                of = {
+                    (one.axis, one.group): frozenset(patient for _, patient in members)
+                    for one in item.subgroups
+                    if isinstance(one, MemberGroup)
+                    for members in [one.positives if positive else one.negatives]
+                }
+                wholes.append(frozenset().union(*(own for (axis, _), own in of.items() if axis == "sex")))
+                groups += [of[name] for name in shown]
+    assert not groups or not ranks_tell(wholes, groups, least)
+
+
+def test_a_group_is_held_beside_a_finding_of_which_no_group_leaves() -> None:
+    """GE's patients with the first finding, minus all with the second, were two; of the second no group leaves."""
+    first, other = (counted({"manufacturer": MAKERS}, labels) for labels in (LABELS, ALMOST_GE))
+    assert ("manufacturer", "GE") in left([first], min_cell=10)[0]
+    names = left([first, other], min_cell=10)
+    assert names[1] == set()
+    assert ("manufacturer", "GE") not in names[0]
+
+
+def test_a_target_without_a_threshold_lets_no_group_leave_and_is_held_beside_the_others(tmp_path: Path) -> None:
+    """It has no counts at a threshold, but its whole classes leave."""
+    first, other = (counted({"manufacturer": MAKERS}, labels) for labels in (LABELS, ALMOST_GE))
+    guard = EgressGuard(min_cell=10, audit=AuditLog(tmp_path / "audit.jsonl"), exclusive=False, wire="fp32")
+    shown = guard._evidence(Split.TEST, (first, replace(other, confusion=None)))
+    groups = [{one.group for one in item.subgroups} for item in shown if isinstance(item, Evidence)]
+    assert groups[1] == set()
+    assert "GE" not in groups[0]
+
+
+def test_more_sets_than_can_be_looked_at_together_do_not_leave_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest groups are withheld until the rest can be looked at, and the rest is: none left as it was before."""
+    second = [*LABELS]
+    second[0] = second[1] = float("nan")
+    both = [counted({"manufacturer": MAKERS}, labels) for labels in (LABELS, second)]
+    monkeypatch.setattr("client.joint_disclosure.MOST_SETS", 11)  # two wholes and two groups of two classes are 12
+    names = left(both, min_cell=10)
+    assert not all(("manufacturer", "GE") in of for of in names)
+    assert sum(map(len, names)) < 4
+    monkeypatch.setattr("client.joint_disclosure.MOST_SETS", 3)
+    assert left(both, min_cell=10) == [set(), set()]
+
+
+def test_many_findings_are_looked_at_together_whatever_their_number() -> None:
+    """The attack: with so many findings that the sizes were over 160, those of two findings were not held together."""
+    second = [*LABELS]
+    second[0] = second[1] = float("nan")
+    axes = {"manufacturer": MAKERS, "sex": [place // 2 % 2 for place in range(300)]}
+    items = [counted(axes, labels) for labels in [LABELS, second] * 9]
+    names = left(items, min_cell=10)
+    shown = {place % 2 for place, own in enumerate(names) if ("manufacturer", "GE") in own}
+    assert len(shown) < 2
+
+
+def test_what_cannot_be_proved_safe_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a search that ended for want of work the smallest group is withheld, and so on until it ends."""
+    monkeypatch.setattr("client.membership.of_few", lambda *_, **__: Unproved())
+    assert left([counted({"manufacturer": MAKERS}, LABELS)], min_cell=10) == [set()]
+
+
+def test_a_group_of_the_same_patients_with_another_exam_does_not_leave_again(tmp_path: Path) -> None:
+    """The difference of two releases, by exams, was one exam; the other group, unchanged, leaves as before."""
+    memory = Released(folder=tmp_path, key=bytes(32))
+    labels = [*LABELS, 1.0]
+    before = counted({"manufacturer": MAKERS}, LABELS, range(300), "exam")
+    assert release(memory, before) == {("manufacturer", "GE"), ("manufacturer", "Siemens")}
+    after = counted({"manufacturer": [*MAKERS, GE]}, labels, [*range(300), 1], "exam")  # patient 1 came once more
+    assert release(memory, after) == {("manufacturer", "Siemens")}
 
 
 def test_two_findings_do_not_tell_who_was_assessed_for_one() -> None:
