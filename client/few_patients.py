@@ -76,7 +76,7 @@ class _Search:
     def work(self, branch: _Branch) -> int:
         """Bound the multiplications of a step from above: a reduction for each basis that is looked for."""
         rows, columns = branch.space.shape
-        return rows * rows * columns * min(self.least + 1, 2 + columns // max(1, rows))
+        return int(rows * rows * columns * min(self.least + 1, 2 + columns // max(1, rows)))
 
     def step(self, branch: _Branch) -> Rows | list[_Branch]:
         """Give a combination of few, if one is at hand; else the branches in which one may be."""
@@ -107,7 +107,7 @@ class _Search:
         space, open_A = branch.space, branch.open_A.copy()
         while True:
             open_A &= space[:, : len(open_A)].any(axis=0)
-            open_A &= [not patients <= branch.chosen for patients in self.patients_A]
+            open_A &= np.array([not patients <= branch.chosen for patients in self.patients_A], dtype=bool)
             now = _Branch(space=space, open_A=open_A, chosen=branch.chosen)
             many = [own[0] for own in self._parallel(now) if len(self._new(now, own)) + len(now.chosen) >= self.least]
             if not many:
@@ -133,7 +133,7 @@ class _Search:
         while pivots and len(pivots) == len(space) and total < self.least:
             total += min(len(self._new(branch, [column])) for column in pivots)
             taken = self._new(branch, pivots)
-            open_A &= [taken.isdisjoint(patients) for patients in self.patients_A]
+            open_A &= np.array([taken.isdisjoint(patients) for patients in self.patients_A], dtype=bool)
             pivots = reduced(space, self._by_patients(branch, np.flatnonzero(open_A)))[1]
         return total
 
@@ -145,8 +145,7 @@ class _Search:
         return frozenset().union(*(self.patients_A[column] for column in columns)) - branch.chosen
 
     def _own(self, space: Rows) -> npt.NDArray[np.bool_]:
-        own: npt.NDArray[np.bool_] = space[:, len(self.patients_A) :][:, self.own_K].any(axis=1)
-        return own
+        return np.asarray(space[:, len(self.patients_A) :][:, self.own_K].any(axis=1), dtype=bool)
 
     def _is_of_few(self, row: Rows) -> bool:
         patients: set[int] = set()
