@@ -1,10 +1,12 @@
 """The one door for text from outside: printable characters and line breaks, so that it says no more than it shows.
 
 A terminal obeys escape sequences (ECMA-48), and text that changes its direction shows other words than it holds
-(Unicode Technical Report 36, "Bidirectional Text Spoofing"): neither passes, nor does any other invisible character.
+(Unicode Technical Report 36, "Bidirectional Text Spoofing"): neither passes, nor does any other invisible character, be
+it a letter or a mark, nor a heap of marks that covers the lines around it.
 """
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,38 @@ SPACES = " \n\u00a0\u202f"
 INSTEAD = "\ufffd"
 """Shown where a character was left out (Unicode's own replacement character)."""
 
+MOST_MARKS = 4
+"""Nonspacing marks on one letter (Unicode Technical Standard 39, 5.4); ordinary languages have three at most."""
+
+_IGNORABLE = (
+    (0x00AD, 0x00AD),
+    (0x034F, 0x034F),
+    (0x061C, 0x061C),
+    (0x115F, 0x1160),
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),
+    (0x200B, 0x200F),
+    (0x202A, 0x202E),
+    (0x2060, 0x206F),
+    (0x3164, 0x3164),
+    (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF),
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFF8),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    (0xE0000, 0xE0FFF),
+)
+"""Default_Ignorable_Code_Point (Unicode 16, DerivedCoreProperties.txt): what shows nothing, be it letter or mark."""
+
+_BLANK = (0x2800, 0x2D7F, 0xFFFC, 0x1107F, 0x16FE4, 0x1D159)
+"""What shows nothing either: the braille pattern without dots, an object that is not there, a note without head, the
+joiners of Tifinagh and Brahmi, the filler of Khitan."""
+
+UNSEEN = frozenset(
+    chr(code) for first, last in (*_IGNORABLE, *((one, one) for one in _BLANK)) for code in range(first, last + 1)
+)
+
 MOST_DEPTH = 32
 MOST_JSON_BYTES = 32 << 20
 """Of a results.json from outside; one of 40 sites and five findings has two megabytes, and is ten deep."""
@@ -21,12 +55,20 @@ MOST_JSON_BYTES = 32 << 20
 
 def is_plain(text: str) -> bool:
     """Tell whether all of a text is printable characters and line breaks."""
-    return all(character.isprintable() or character in SPACES for character in text)
+    return all(passes for _, passes in _judged(text))
 
 
 def shown(text: str) -> str:
     """Give a text as it may be shown: each character that does not print is replaced."""
-    return "".join(one if one.isprintable() or one in SPACES else INSTEAD for one in text)
+    return "".join(one if passes else INSTEAD for one, passes in _judged(text))
+
+
+def _judged(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield each character, and whether it may be shown where it stands."""
+    marks = 0
+    for one in text:
+        marks = marks + 1 if not one.isascii() and unicodedata.category(one) in ("Mn", "Me") else 0
+        yield one, (one.isprintable() or one in SPACES) and one not in UNSEEN and marks <= MOST_MARKS
 
 
 def plain(text: str) -> str:
@@ -36,7 +78,10 @@ def plain(text: str) -> str:
         ValueError: it holds a character that does not print.
     """
     if not is_plain(text):
-        raise ValueError("holds a character that does not print (a control character, or one that turns text round).")
+        raise ValueError(
+            "holds a character that does not print (a control character, an invisible one, one that turns text round, "
+            f"or more than {MOST_MARKS} marks on a letter)."
+        )
     return text
 
 

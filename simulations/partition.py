@@ -13,6 +13,7 @@ from client.labels import KNOWN_WORDS, POSITIVE
 from client.pictures import Picture
 from client.worker_pool import map_files
 from shared.errors import DataError
+from shared.plain_text import is_plain
 from shared.storage import atomic_file
 from simulations.dicom_writer import Encoding, made_up_uid, write_dicom
 from simulations.hospital_folder import DICOM_FOLDER, SiteFile, write_labels, write_site_file
@@ -82,7 +83,7 @@ def partition(
     """
     if not re.fullmatch("[A-Z]{2,16}", modality):
         raise DataError(f"--modality {modality}: a DICOM modality has 2 to 16 capital letters, as DX, CR or OT.")
-    if not public.isprintable():
+    if "\n" in public or not is_plain(public):
         raise DataError("--public: the reason has a line break or another unprintable character. Give it in one line.")
     source = open_images(images)
     plan = plan_partition(table, columns)

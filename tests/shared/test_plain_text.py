@@ -1,14 +1,36 @@
 """Text from outside shows all that it holds, or is refused, or is shown without what does not print."""
 
+import re
+import sys
+import unicodedata
+
 import pytest
 
 from shared.errors import StudyError
 from shared.invitation import Invitation
 from shared.messages import WIRE_VERSION
-from shared.plain_text import check_json, is_plain, shown
+from shared.plain_text import INSTEAD, check_json, is_plain, shown
 from shared.protocol import StudyProtocol, parse
 
 HIDING = [
+    "\u3164",
+    "\u115f",
+    "\u1160",
+    "\uffa0",
+    "\u2800",
+    "\u034f",
+    "\ufe0f",
+    "\u180b",
+    "\u180e",
+    "\u180f",
+    "\u17b4",
+    "\u00ad",
+    "\ufeff",
+    "\ufff8",
+    "\U000e0041",
+    "\U000e0100",
+    "\U000e01ef",
+    "\U0001d159",
     "\x1b[2J",
     "\x00",
     "\x07",
@@ -34,11 +56,56 @@ def test_what_does_not_print_does_not_pass(character: str) -> None:
     assert shown(text).startswith("Chest")
 
 
-@pytest.mark.parametrize("text", ["Röntgen-Thorax, 2. Serie", "胸部X線", "ε = 1\n“quoted”", "5\u00a0mm", ""])
+ORDINARY = [
+    "Röntgen-Thorax, 2. Serie",
+    "胸部X線",
+    "흉부 X선",
+    "ε = 1\n“quoted”",
+    "5\u00a0mm",
+    "",
+    "صُورَةُ الصَّدْرِ",
+    "छाती का एक्स-रे",
+    "เอกซเรย์ทรวงอก น้ำท่วมปอด",
+    "חָזֶה",
+    "ទ្រូង",
+    "ရင်ဘတ်",
+    "བྲང་ཁོག",
+    "phổi trái",
+    "lồng ngực",  # Vietnamese, decomposed: two marks on a letter
+    "🫁 lungs 👍🏽",
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
 def test_what_prints_passes(text: str) -> None:
     """Letters of any script, punctuation, line breaks, and spaces that do not break."""
     assert is_plain(text)
     assert shown(text) == text
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_what_prints_passes_however_its_letters_are_composed(text: str) -> None:
+    """Decomposed, a letter of any of these languages has no more marks than one may."""
+    assert is_plain(unicodedata.normalize("NFD", text))
+
+
+def test_a_heap_of_marks_is_cut() -> None:
+    """Marks without end cover the lines above and below; four on one letter are shown, and the rest replaced."""
+    marks = "".join(map(chr, range(0x0300, 0x0320)))
+    text = f"Che{marks}st film\u20dd\u0301s"
+    assert not is_plain(text)
+    assert shown(text) == f"Che{marks[:4]}{INSTEAD * 28}st film\u20dd\u0301s"
+
+
+def test_no_filler_joiner_selector_or_tag_prints() -> None:
+    """Whatever Unicode calls by one of these names shows nothing."""
+    words = re.compile(
+        "HANGUL.*FILLER|SMALL SCRIPT FILLER|VARIATION SELECTOR|^TAG |[A-Z] JOINER|PATTERN BLANK|INVISIBLE"
+    )
+    named = {chr(code): unicodedata.name(chr(code), "") for code in range(sys.maxunicode + 1)}
+    hiding = {one: name for one, name in named.items() if words.search(name)}
+    assert len(hiding) > 350
+    assert not {name for one, name in hiding.items() if is_plain(one)}
 
 
 @pytest.mark.parametrize("character", HIDING[:-2])
