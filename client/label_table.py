@@ -13,6 +13,7 @@ from pathlib import Path
 from client.table_text import Row, decoded, rows
 from client.workbook import Fault, read_workbook
 from shared.errors import DataError, SiteError
+from shared.plain_text import seen
 
 _ZIP, _OLD_OR_ENCRYPTED = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
@@ -68,7 +69,7 @@ class Table:
 
 
 def read_table(path: Path, *, sheet: str | None = None) -> Table:
-    """Read a workbook, or text: comma, semicolon or tab between cells; UTF-8, or with a warning Windows-1252.
+    """Read a workbook, or text: comma, semicolon, tab or bar between cells; UTF-8, or with a warning Windows-1252.
 
     Raises:
         DataError: the table is missing, unreadable, empty, an old workbook, in another encoding or wrongly quoted; with
@@ -89,15 +90,15 @@ def read_table(path: Path, *, sheet: str | None = None) -> Table:
     if sheet is not None:
         raise SiteError(f"[data] sheet: {path.name} is no workbook and has no sheets. Remove it from site.toml.")
     text, warning = decoded(content, path.name)
-    if not text.strip(",;\t\r\n "):
+    if not text.strip(",;\t|\r\n "):
         raise DataError(f"[data] labels: {path.name} is empty. Export the table again.")
     (_, header), *lines = rows(text, path.name)
     return Table(name=path.name, header=tuple(map(as_name, header)), rows=tuple(lines), warning=warning)
 
 
 def as_name(column: str) -> str:
-    """Write a column's name as it is compared: on one line, its letters composed (Unicode NFC)."""
-    return " ".join(unicodedata.normalize("NFC", column).split())
+    """Write a column's name as it is compared: on one line, as it is seen, letters composed (Unicode NFC)."""
+    return " ".join(unicodedata.normalize("NFC", seen(column)).split())
 
 
 def _content(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from client.identifiers import spelled
 from client.label_table import read_table
 from client.patient_flow import Exclusion, FileReason, RowFate, RowReason
 from shared.errors import SiteError
+from shared.plain_text import seen
 
 Labels = tuple[float, ...]
 """One value a target, in the study's order: 0, 1 or NaN."""
@@ -131,9 +132,10 @@ def join(rows: Sequence[LabelRow], keys: Sequence[str | None], *, by_path: bool)
 def path_key(path: str) -> str:
     """Write a path that is relative to the DICOM folder in one way, whatever system it comes from.
 
-    macOS writes names decomposed (NFD), tables have them composed: both become composed (Unicode UAX #15).
+    macOS writes names decomposed (NFD), tables have them composed: both become composed (Unicode UAX #15), and lose
+    what shows nothing, as all of a table does.
     """
-    return unicodedata.normalize("NFC", path.strip().replace("\\", "/").removeprefix("./"))
+    return unicodedata.normalize("NFC", seen(path).strip().replace("\\", "/").removeprefix("./"))
 
 
 Reader = Callable[[Sequence[str]], tuple[Labels, bool]]

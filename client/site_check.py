@@ -1,6 +1,7 @@
 """What a hospital's images and labels give to a study, shown to its data manager: files, rows, patients, warnings."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from client.bootstrap import PreparedSite, prepare
 from client.label_table import read_table
 from client.site import SiteConfig, read_site
 from client.withholding import foresee
+from shared.amounts import counted
 from shared.protocol import Federation, Study, StudyProtocol, Task, read_protocol
 from shared.storage import atomic_file
 
@@ -34,7 +36,8 @@ def show_check(site: Path, study: Path | None) -> None:
         )
     for table in (_files(prepared), _rows(prepared), _patients(prepared, protocol)):
         console.print(table)
-    for warning in (*_of_table(config, protocol), *_doubts(prepared), *_warnings(prepared, protocol)):
+    warnings = (*_of_table(config, protocol), *_doubts(prepared), *_paths(prepared), *_warnings(prepared, protocol))
+    for warning in warnings:
         console.print(f"! {warning}", style="yellow", markup=False)
     listing = config.compute.cache / "excluded.csv"
     with atomic_file(listing) as part, part.open("w", encoding="utf-8", newline="") as file:
@@ -119,6 +122,22 @@ def _doubts(prepared: PreparedSite) -> Iterator[str]:
             f"{doubts.studies:,} studies (StudyInstanceUID) have files of several PatientIDs, {doubts.ids_joined:,} in "
             "all: the IDs of one study are taken for one patient's. If they are not, something has overwritten their "
             "StudyInstanceUID: export the files again."
+        )
+
+
+def _paths(prepared: PreparedSite) -> Iterator[str]:
+    """Say where one row is about several files, which only a folder with copies or with careless names has.
+
+    Each keeps the row's labels: whether a file takes part must not follow from another patient's.
+    """
+    if prepared.config.data.join != "path":
+        return
+    files = Counter(file.row for file in prepared.cohort.files if file.reason is None)
+    if several := sum(count > 1 for count in files.values()):
+        yield (
+            f"{counted(several, 'row')} of the label table may be about several images each, whose paths differ in .dcm, in an "
+            "invisible letter, or in how a letter is written (Unicode) alone: all of them have the row's labels. Give "
+            "each image a row with its path as it is, or take copies out of the folder."
         )
 
 

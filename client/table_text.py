@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from shared.errors import DataError
+from shared.plain_text import seen
 
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
 LEGACY = (
     "is not UTF-8, and was read as Windows-1252, as was each line of the kind. Look whether accents and umlauts are "
     "right there, or save the table as 'CSV UTF-8'."
@@ -27,27 +28,30 @@ def decoded(content: bytes, name: str) -> tuple[str, str]:
 
     UTF-16 with its byte-order mark (Excel's "Unicode text"), or line by line UTF-8, and what is not as Windows-1252, of
     which Latin-1 has all letters. Each line is judged alone: no patient's letter changes how another's row is read.
+    What shows nothing is left out wherever it stands: files that were joined have a mark in the middle, and words that
+    were copied from a page have joiners.
 
     Raises:
         DataError: it is none of these.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         with suppress(UnicodeDecodeError):
-            return content.decode("utf-16"), ""
+            if "\x00" not in (text := content.decode("utf-16")):
+                return seen(text), ""
     if b"\x00" in content:
         raise DataError(
-            f"[data] labels: {name} is UTF-16 without its mark, or not a table at all. Save it as 'CSV UTF-8'."
+            f"[data] labels: {name} is UTF-16 without its mark, UTF-32, or not a table at all. Save it as 'CSV UTF-8'."
         )
     with suppress(UnicodeDecodeError):
-        return content.decode("utf-8-sig"), ""
+        return seen(content.decode("utf-8")), ""
     lines, first = [], 0
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True), start=1):
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:
             lines.append(line.decode("utf-8"))
         except UnicodeDecodeError:
             lines.append(_legacy(line, name, number))
             first = first or number
-    return "".join(lines), f"{name}, line {first}, {LEGACY}"
+    return seen("".join(lines)), f"{name}, line {first}, {LEGACY}"
 
 
 def _legacy(line: bytes, name: str, number: int) -> str:
@@ -67,7 +71,7 @@ def rows(text: str, name: str) -> Iterator[Row]:
     """
     if stated := _SEPARATOR_LINE.match(text):  # Excel's own line, which it does not show and does not count
         separator, text = stated[1], text[stated.end() :]
-        if separator not in SEPARATORS + "|":
+        if separator not in SEPARATORS:
             raise DataError(
                 f"[data] labels: {name} begins with a line sep= that names no comma, semicolon, tab or bar. Correct it."
             )
@@ -89,7 +93,7 @@ def _reader(text: str, separator: str) -> Iterator[list[str]]:
 
 
 def _separator(text: str) -> str:
-    """Find what separates cells: by which of the three the first rows have as many cells as the header, and the most.
+    """Find what separates cells: by which of them the first rows have as many cells as the header, and the most.
 
     A separator inside quotation marks is text, and one inside a column's name leaves the other rows too short.
     """

@@ -16,6 +16,7 @@ from typing import Any
 
 from client.table_text import Row
 from shared.errors import DataError, MissingPartError, PolyclinicError, SiteError
+from shared.plain_text import seen
 
 MOST_BYTES = 512 << 20
 """What all parts of a workbook may unpack to: a million rows of ten cells."""
@@ -200,4 +201,4 @@ def _text(value: Any) -> str:
         case float():
             return f"{Decimal(f'{value:.15g}') or 0:f}"
         case _:
-            return str(value)
+            return seen(str(value))

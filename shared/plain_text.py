@@ -48,6 +48,8 @@ UNSEEN = frozenset(
     chr(code) for first, last in (*_IGNORABLE, *((one, one) for one in _BLANK)) for code in range(first, last + 1)
 )
 
+_NOTHING = dict.fromkeys(map(ord, UNSEEN))
+
 MOST_DEPTH = 32
 MOST_JSON_BYTES = 32 << 20
 """Of a results.json from outside; one of 40 sites and five findings has two megabytes, and is ten deep."""
@@ -61,6 +63,11 @@ def is_plain(text: str) -> bool:
 def shown(text: str) -> str:
     """Give a text as it may be shown: each character that does not print is replaced."""
     return "".join(one if passes else INSTEAD for one, passes in _judged(text))
+
+
+def seen(text: str) -> str:
+    """Give a text without what shows nothing: a byte-order mark, a filler, a joiner."""
+    return text if text.isascii() else text.translate(_NOTHING)
 
 
 def _judged(text: str) -> Iterator[tuple[str, bool]]:

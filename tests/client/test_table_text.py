@@ -9,6 +9,7 @@ import pytest
 
 from client.bootstrap import site_cohort
 from client.label_table import read_table
+from client.site_check import show_check
 from client.traits import table_words
 from shared.errors import DataError, SiteError
 from shared.subgroups import UNKNOWN, sex_group
@@ -151,3 +152,108 @@ def test_a_wrong_column_of_a_subgroup_names_the_nearest(tmp_path: Path) -> None:
     path.write_text("id,patient_sex\nx,M\n")
     with pytest.raises(SiteError, match="Did you mean 'patient_sex'"):
         table_words(path, {"sex": "patientsex"}, private=False)
+
+
+MARK = "\ufeff"
+MARKED = {
+    "two": f"{MARK}{MARK}id;Opacity\n7;1\n",
+    "behind sep=": f"sep=;\n{MARK}id;Opacity\n7;1\n",
+    "before and behind sep=": f"{MARK}sep=;\n{MARK}id;Opacity\n7;1\n",
+    "before a quoted name": f'{MARK}{MARK}"id";Opacity\n7;1\n',
+    "behind an empty line": f"\n{MARK}id;Opacity\n7;1\n",
+    "in a row": f"id;Opacity\n{MARK}7;1\n",
+    "other letters that show nothing": "i\u200bd;Opa\u00adcity\u2060\n7\u200b;\u200e1\n",
+    "a selector and a filler": "id\ufe0f;Opacity\u3164\n\u31647;1\n",
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_shows_nothing_is_in_no_name_key_or_label(tmp_path: Path, name: str, encoding: str) -> None:
+    """A byte-order mark that is not the first letter, and other invisible ones, in each encoding."""
+    found = read(tmp_path, MARKED[name].encode(encoding))
+    assert found.header == ("id", "Opacity")
+    assert [cells for _, cells in found.rows] == [["7", "1"]]
+
+
+def test_a_bar_separates_cells_and_stands_in_labels(tmp_path: Path) -> None:
+    """Where the header has bars; where it has none, they are text."""
+    assert read(tmp_path, "id|Opacity\n7|1\n").header == ("id", "Opacity")
+    assert [*read(tmp_path, "id,Opacity\n7,Mass|Nodule\n8,Mass\n").rows] == [
+        (2, ["7", "Mass|Nodule"]),
+        (3, ["8", "Mass"]),
+    ]
+
+
+def test_utf_32_is_refused(tmp_path: Path) -> None:
+    """Its mark begins like that of UTF-16, which would leave a NUL in every cell."""
+    with pytest.raises(DataError, match="UTF-32"):
+        read(tmp_path, "id,Opacity\n7,1\n".encode("utf-32"))
+
+
+def cohort_of(site: Any, tiny: Any) -> Any:
+    """Join a site's images and labels."""
+    return site_cohort(site, tiny.protocol(), progress=lambda *_: None)
+
+
+TWINS = {
+    "suffix": ("a.dcm", "a", "a"),
+    "suffix, in the table": ("a.dcm", "a", "a.dcm"),
+    "case of the suffix": ("a.dcm", "a.DCM", "a"),
+    "Unicode": (unicodedata.normalize("NFC", "é.dcm"), unicodedata.normalize("NFD", "é.dcm"), "é.dcm"),
+    "space": ("a.dcm", "a.dcm ", "a.dcm"),
+    "joiner": ("a.dcm", "a\u200d.dcm", "a.dcm"),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_row_that_fits_two_files_is_told(hospital: Any, capsys: Any, name: str) -> None:
+    """Two patients' files whose paths are one as they are compared: `site check` says so, and shows no name."""
+    first, second, row = TWINS[name]
+    hospital.image(first, patient="P1", exam="1")
+    hospital.image(second, patient="P2", exam="2", SOPInstanceUID="1.3.9")
+    hospital.labels("file,Opacity", f"{row},1")
+    hospital.site(join="path", key="file", opacity="Opacity")
+    show_check(hospital.folder / "site.toml", None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 row of the label table may be about several images each" in said
+    (hospital.dicom / second).unlink()
+    show_check(hospital.folder / "site.toml", None)
+    assert "several images" not in capsys.readouterr().out
+
+
+def test_files_with_a_row_each_are_told_apart_by_their_suffix(hospital: Any, tiny: Any) -> None:
+    """A row with the path as it is comes first; a text file of the name is no image."""
+    hospital.image("a.dcm", patient="P1", exam="1")
+    hospital.image("a", patient="P2", exam="2", SOPInstanceUID="1.3.9")
+    hospital.image("b.dcm", patient="P3", exam="3")
+    (hospital.dicom / "b").write_text("notes")
+    hospital.labels("file,Opacity", "a.dcm,1", "a,0", "b,1")
+    cohort = cohort_of(hospital.site(join="path", key="file", opacity="Opacity"), tiny)
+    labels = {image.path.name: image.labels for image in cohort.images}
+    assert labels == {"a.dcm": (1.0,), "a": (0.0,), "b.dcm": (1.0,)}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize("join", ["AccessionNumber", "StudyInstanceUID", "SOPInstanceUID", "PatientID"])
+@pytest.mark.parametrize("written", ["7", "007", "7.0", "ab", "AB"])
+def test_a_key_labels_its_own_image_alone(hospital: Any, tiny: Any, join: str, written: str) -> None:
+    """Of images 7 and 007, ab and AB, a row is about the one whose key it is, letter by letter; else about none.
+
+    PatientIDs in two cases are one patient's (docs/privacy.md).
+    """
+    keys = ["7", "007", "0007", "ab", "AB", "a b"]
+    for place, key in enumerate(keys):
+        own = {"StudyInstanceUID": f"1.2.{place}", "SOPInstanceUID": f"1.3.{place}", "PatientID": f"P{place}"} | {
+            join: key
+        }
+        hospital.image(f"{place}.dcm", patient="", exam=str(place), **own)
+    hospital.labels("key,Opacity", f"{written},1")
+    site = hospital.site(join=join, key="key", opacity="Opacity")
+    same = {written, written.swapcase()} if join == "PatientID" else {written}
+    if written == "7.0":
+        with pytest.raises(DataError):
+            cohort_of(site, tiny)
+        return
+    found = cohort_of(site, tiny).images
+    assert {image.path.name for image in found} == {f"{place}.dcm" for place, key in enumerate(keys) if key in same}
