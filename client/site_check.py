@@ -135,9 +135,9 @@ def _paths(prepared: PreparedSite) -> Iterator[str]:
     files = Counter(file.row for file in prepared.cohort.files if file.reason is None)
     if several := sum(count > 1 for count in files.values()):
         yield (
-            f"{counted(several, 'row')} of the label table may be about several images each, whose paths differ in .dcm, in an "
-            "invisible letter, or in how a letter is written (Unicode) alone: all of them have the row's labels. Give "
-            "each image a row with its path as it is, or take copies out of the folder."
+            f"{counted(several, 'row')} of the label table may be about several images each, whose paths differ in "
+            ".dcm, in an invisible letter, or in how a letter is written (Unicode) alone: all of them have the row's "
+            "labels. Give each image a row with its path as it is, or take copies out of the folder."
         )
 
 
