@@ -3,6 +3,11 @@
 import difflib
 from collections.abc import Collection, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
+from shared.protocol import Task
+
 
 def not_assessed(targets: Sequence[str], findings: Collection[str]) -> Iterator[str]:
     """Say of each target that is no key of [data.findings] that it is not assessed here, with the nearest key.
@@ -15,3 +20,13 @@ def not_assessed(targets: Sequence[str], findings: Collection[str]) -> Iterator[
             near = difflib.get_close_matches(target.casefold(), others, n=1, cutoff=0.7)
             meant = f" Did you mean '{others[near[0]]}', which [data.findings] has?" if near else ""
             yield f"The study's '{target}' is not in [data.findings] and counts as not assessed at this site.{meant}"
+
+
+def assessed(task: Task, findings: Collection[str], labels_NK: npt.NDArray[np.float32]) -> Iterator[bool]:
+    """Tell of each target whether [data.findings] has it; classes are assessed all together.
+
+    Images of several hospitals in one place, as a simulation's pooled model has them, have labels beyond one
+    hospital's settings. At a hospital there is no label without a column, so that no patient decides.
+    """
+    for target, labels_N in zip(task.targets, labels_NK.T, strict=True):
+        yield task.exclusive or target in findings or not bool(np.isnan(labels_N).all())

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from client.agent import Agent, Harmonised
+from client.assessed import assessed
 from client.cache import fill
 from client.cohort import Cohort, build_cohort
 from client.describing import clear_patients_tell, described_split
@@ -181,6 +182,7 @@ def compose_agent(
         private=private.release if private else None,
         described=None if telling else flow.splits[split].patients,
         count_rounding=site.config.policy.count_rounding,
+        assessed=tuple(assessed(protocol.task, site.config.data.findings, site.records.labels_NK)),
     )
     return Agent(
         site=site.name,

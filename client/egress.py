@@ -104,6 +104,7 @@ class EgressGuard:
     over some of them leaves where nobody knows (None). `released` is what has left in the study before, at a deployed
     site: its flow leaves as it left first, and no group that would tell of few beside an earlier one. Counts of the
     flow are rounded up to multiples of `count_rounding`, which is the hospital's, and of who was called what down.
+    `assessed` says of each target whether the hospital's settings name it; without it, all are.
     """
 
     min_cell: int
@@ -114,6 +115,7 @@ class EgressGuard:
     described: Count = None
     released: Released | None = None
     count_rounding: int = 1
+    assessed: tuple[bool, ...] = ()
     key: SigningKey | None = None
     digest: Digest = sha256_of
 
@@ -163,7 +165,7 @@ class EgressGuard:
                 noised = self.private.evidence(task, evidence) if self.private else evidence
                 kept = self._evidence(task.split, noised)
                 released = EvaluateReply(evidence=kept)
-                what = [f"{task.split}: {'withheld' if isinstance(item, Withheld) else 'evidence'}" for item in kept]
+                what = [f"{task.split}: {_kind(item)}" for item in kept]
             case DescribeTask(), DescribeReply(description=description):
                 shown = suppress_description(
                     description, patients=self.described, min_cell=self.min_cell, exclusive=self.exclusive
@@ -230,7 +232,14 @@ class EgressGuard:
         )
         if self.released:
             self.released.remember(split, list(released_sets(shown, counted, token=token)))
-        return tuple(item if isinstance(item, Withheld) else self._calls(item) for item in shown)
+        known = self.assessed or (True,) * len(shown)
+        return tuple(self._told(item, assessed=one) for item, one in zip(shown, known, strict=True))
+
+    def _told(self, item: Evidence | Withheld, *, assessed: bool) -> Evidence | Withheld:
+        """Tell a finding that nobody looks for here from one that is held back: the settings say so, and no patient."""
+        if not assessed:
+            return Withheld(assessed=False)
+        return item if isinstance(item, Withheld) else self._calls(item)
 
     def _calls(self, item: Evidence) -> Evidence:
         row = suppress_calls(item.called_as, min_cell=self.min_cell, count_rounding=self.count_rounding)
@@ -261,6 +270,12 @@ class EgressGuard:
 def _without_threshold(item: Evidence | Withheld) -> Evidence | Withheld:
     """Take the groups away where no threshold was given: nothing is counted in them."""
     return replace(item, subgroups=()) if isinstance(item, Evidence) and item.confusion is None else item
+
+
+def _kind(item: Evidence | Withheld) -> str:
+    if isinstance(item, Evidence):
+        return "evidence"
+    return "withheld" if item.assessed else "not assessed"
 
 
 def _refuse_free_words(reply: ReadyReply) -> None:

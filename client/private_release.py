@@ -73,6 +73,7 @@ FIELDS: Final[Mapping[str, Release]] = {
     "Coefficient.low": Release.CONTROLLED,
     "Coefficient.high": Release.CONTROLLED,
     "CalledAs.units": Release.CONTROLLED,
+    "Withheld.assessed": Release.PUBLIC,
     "GroupEvidence.axis": Release.PUBLIC,
     "GroupEvidence.group": Release.CONTROLLED,
     "GroupEvidence.positive_patients": Release.CONTROLLED,

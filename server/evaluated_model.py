@@ -4,7 +4,7 @@ from server.finding_result import AreaUnderCurve, FindingResult, Why, absent, fi
 from server.results import BaselineModel
 from server.score_evidence import pooled_quality, predictive_values, proportion
 from server.study_run import Conclusion
-from server.validation import Evaluations, released
+from server.validation import Evaluations, assessed_somewhere, released
 from shared.evidence import Evidence, Withheld
 from shared.intervals import binned_auc
 from shared.messages import EvaluateReply
@@ -31,7 +31,7 @@ def of_site(
 def _of_evidence(item: Evidence | Withheld, *, known: bool, wish: Evaluation) -> FindingResult:
     """State one site's evidence; without an operating point there is no sensitivity to state."""
     if isinstance(item, Withheld):
-        return absent(Why.SUPPRESSED)
+        return absent(Why.SUPPRESSED if item.assessed else Why.NOT_ASSESSED)
     if not item.units:
         return absent(Why.NOT_ASSESSED)
     at = item.confusion if known else None
@@ -58,16 +58,24 @@ def of_pool(evaluations: Evaluations, conclusion: Conclusion, protocol: StudyPro
     """State what all sites released of a split, together, by target."""
     known = {target for target, point in conclusion.operating_point.items() if point}
     return {
-        target: _pooled(list(released(evaluations, place).values()), target in known, protocol)
+        target: _pooled(
+            list(released(evaluations, place).values()),
+            target in known,
+            protocol,
+            asked=assessed_somewhere(evaluations, place),
+        )
         for place, target in enumerate(protocol.task.targets)
     }
 
 
-def _pooled(items: list[Evidence], known: bool, protocol: StudyProtocol) -> FindingResult:
-    """Merge what was released; sites that withheld theirs are not in it, and the report says who they are."""
+def _pooled(items: list[Evidence], known: bool, protocol: StudyProtocol, *, asked: bool) -> FindingResult:
+    """Merge what was released; sites that withheld theirs are not in it, and the report says who they are.
+
+    `asked` is False where no site assesses the finding.
+    """
     full = [item for item in items if item.units]
     if not full:
-        return absent(Why.NOT_ASSESSED if items else Why.SUPPRESSED)
+        return absent(Why.NOT_ASSESSED if items or not asked else Why.SUPPRESSED)
     wish = protocol.evaluation
     merged = sum((item.histogram for item in full[1:]), start=full[0].histogram)
     counts = [item.confusion for item in full if item.confusion]

@@ -29,6 +29,12 @@ def released(evaluations: Evaluations, place: int) -> dict[str, Evidence]:
     return {site: item for site, item in replies.items() if isinstance(item, Evidence)}
 
 
+def assessed_somewhere(evaluations: Evaluations, place: int) -> bool:
+    """Tell whether any site may assess a target: all but those that answered, and said that they do not."""
+    replies = [reply.evidence[place] for reply in evaluations.values() if isinstance(reply, EvaluateReply)]
+    return not replies or any(isinstance(item, Evidence) or item.assessed for item in replies)
+
+
 def rate_counts(evaluations: Evaluations, place: int) -> dict[str, dict[str, Count]]:
     """Count what is right at the shared threshold by measure and site, of one target's released evidence."""
     return by_measure({site: item.confusion for site, item in released(evaluations, place).items() if item.confusion})

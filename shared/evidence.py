@@ -33,13 +33,18 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withheld:
-    """The site's guard held this back because a class has fewer patients than the hospital's minimum. Not zero."""
+    """The site's guard held this back because a class has fewer patients than the hospital's minimum. Not zero.
+
+    `assessed` is False where the hospital's settings name no column for the finding: nobody's data are behind it.
+    """
+
+    assessed: bool = True
 
 
 def evidence_to_numbers(item: Evidence | Withheld) -> dict[str, Number]:
-    """Write evidence as the numbers of a Flower MetricRecord; withheld evidence is the single number `withheld`."""
+    """Write evidence as numbers of a Flower MetricRecord; withheld evidence is `withheld`, and may be `not_assessed`."""
     if isinstance(item, Withheld):
-        return {"withheld": 1}
+        return {"withheld": 1} if item.assessed else {"withheld": 1, "not_assessed": 1}
     numbers: dict[str, Number] = {
         "units": item.units,
         "patients": [item.patients, item.positive_patients, item.negative_patients],
@@ -66,7 +71,7 @@ def evidence_from_numbers(numbers: Mapping[str, Number]) -> Evidence | Withheld:
         KeyError, TypeError, ValueError: a number is missing, of the wrong kind, or contradicts another.
     """
     if "withheld" in numbers:
-        return Withheld()
+        return Withheld(assessed="not_assessed" not in numbers)
     patients, positive, negative = _counts(numbers["patients"])
     histogram = ScoreHistogram(
         positives=tuple(_counts(numbers["positives"])), negatives=tuple(_counts(numbers["negatives"]))

@@ -39,6 +39,7 @@ LEAVES = (
     released_flow.SplitCounts,
     released_flow.ClassCounts,
     evidence.Evidence,
+    evidence.Withheld,
     estimates.Coefficient,
     estimates.Estimate,
     estimates.Calibration,

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from client.assessed import not_assessed
+from client.assessed import assessed, not_assessed
 from client.site_check import show_check
 from shared.errors import SiteError
+from shared.protocol import Task
+
+NAN = float("nan")
 
 
 def test_a_misspelt_finding_is_told_with_the_nearest() -> None:
@@ -23,6 +27,20 @@ def test_another_target_is_no_misspelling() -> None:
     """Of two findings of the study that are called alike, one may not be assessed here."""
     (line,) = not_assessed(["left effusion", "right effusion"], {"left effusion": "x"})
     assert "Did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "known"),
+    [
+        ({"findings": ("mass", "effusion")}, [[1, NAN], [0, NAN]], [True, False]),
+        ({"findings": ("mass", "effusion")}, [[NAN, NAN], [NAN, NAN]], [True, False]),  # a column that says nothing
+        ({"findings": ("mass", "effusion")}, [[1, NAN], [0, 1]], [True, True]),  # another hospital's, beside these
+        ({"classes": ("mass", "effusion")}, [[1, 0], [1, 0]], [True, True]),
+    ],
+)
+def test_what_the_settings_name_is_assessed(task: Any, labels: Any, known: list[bool]) -> None:
+    """A finding without a column is not assessed; one whose cells say nothing is, and its evidence withheld."""
+    assert [*assessed(Task(**task), {"mass": "x"}, np.array(labels, dtype=np.float32))] == known
 
 
 def test_site_check_says_it(hospital: Any, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:

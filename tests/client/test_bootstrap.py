@@ -1,6 +1,7 @@
 """One site put together: records and pixels of the same images, and an agent as the hospital and the study say."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ def site(hospital: Any, tiny: Any) -> Callable[[], PreparedSite]:
     hospital.labels(*rows)
     config = hospital.site(join="PatientID", opacity="opacity")
     return lambda: prepare(config, tiny.protocol(**SPACED), progress=NOTHING)
+
+
+def test_the_guard_knows_what_the_settings_name(site: Callable[[], PreparedSite], tiny: Any, tmp_path: Path) -> None:
+    """A study of two findings, at a hospital that looks for one."""
+    study = tiny.protocol(task={"findings": ["opacity", "mass"]})
+    prepared = site()
+    both = np.column_stack([prepared.records.labels_NK, np.full(len(prepared.records), np.nan, dtype=np.float32)])
+    prepared = replace(prepared, records=replace(prepared.records, labels_NK=both))
+    agent = compose_agent(prepared, study, tiny.bench(study), Nothing(), folder=tmp_path)  # type: ignore[arg-type]
+    assert agent.guard.assessed == (True, False)
+
+
+class Nothing:
+    """Inputs that nobody reads."""
 
 
 def test_records_and_pixels_are_of_the_same_images(site: Callable[[], PreparedSite], tiny: Any) -> None:

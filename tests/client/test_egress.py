@@ -91,7 +91,7 @@ MAY_LEAVE = {
     "ScoreHistogram": {"positives", "negatives"},
     "Confusion": {"tp", "fp", "tn", "fn", "positives_design_effect", "negatives_design_effect"},
     "Estimate": {"value", "low", "high"},
-    "Withheld": set(),
+    "Withheld": {"assessed"},
     "RefusalReply": {"code"},
 }
 """The table "What may leave" as types and fields: a new one is added here only once it stands in that table."""
@@ -212,6 +212,16 @@ def guard(audit: Path) -> EgressGuard:
 
 def read(frames: list[bytes]) -> Reply:
     return decode_answer(from_frames(frames)).reply
+
+
+def test_what_the_settings_do_not_name_leaves_as_not_assessed(tmp_path: Path) -> None:
+    """Held back for few patients and not looked for are two things, on the wire and in the audit log."""
+    log = AuditLog(tmp_path / "audit.jsonl")
+    guard = EgressGuard(min_cell=10, audit=log, exclusive=False, wire="fp32", assessed=(True, True, False))
+    reply = read(guard.release(EVALUATE, EvaluateReply(evidence=(evidence(20), evidence(5), evidence(0)))))
+    assert isinstance(reply, EvaluateReply)
+    assert reply.evidence[1:] == (Withheld(), Withheld(assessed=False))
+    assert list(verify(log.path))[-1]["what"] == ["test: evidence", "test: withheld", "test: not assessed"]
 
 
 def test_an_update_leaves_as_it_is(guard: EgressGuard) -> None:

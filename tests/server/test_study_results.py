@@ -153,6 +153,21 @@ def test_what_is_not_known_says_why(result: Any) -> None:
     assert (without_point.positives, without_point.why) == (40, Why.NO_OPERATING_POINT)
 
 
+def test_a_finding_that_no_settings_name_is_not_suppressed(result: Any) -> None:
+    """At one site it is told as not assessed there, and over all only where every site that answered says so."""
+    elsewhere = Withheld(assessed=False)
+    facts = result(
+        {"north": reply(elsewhere, elsewhere), "south": reply(SOUTH, elsewhere), "west": reply(SOUTH, SOUTH)}
+    )
+    assert facts.of_site("north", "test", "opacity").why == Why.NOT_ASSESSED
+    assert facts.of_pool("test", "opacity").units == 2 * SOUTH.units
+    assert facts.of_pool("test", "effusion").units == SOUTH.units
+    nowhere = result({"north": reply(NORTH, elsewhere), "south": reply(SOUTH, elsewhere)})
+    assert nowhere.of_pool("test", "effusion").why == Why.NOT_ASSESSED
+    held = result({"north": reply(NORTH, elsewhere), "south": reply(SOUTH, Withheld())})
+    assert held.of_pool("test", "effusion").why == Why.SUPPRESSED
+
+
 def test_the_pool_is_the_sum_of_what_was_released(result: Any) -> None:
     """Counts and histograms are added, Brier scores weighted by units; who withheld is not in it."""
     test = {"north": reply(NORTH, Withheld()), "south": reply(SOUTH, Withheld()), "west": reply(Withheld(), Withheld())}
