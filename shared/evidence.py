@@ -42,7 +42,7 @@ class Withheld:
 
 
 def evidence_to_numbers(item: Evidence | Withheld) -> dict[str, Number]:
-    """Write evidence as numbers of a Flower MetricRecord; withheld evidence is `withheld`, and may be `not_assessed`."""
+    """Write evidence as numbers of a Flower MetricRecord; withheld evidence is `withheld`, perhaps `not_assessed`."""
     if isinstance(item, Withheld):
         return {"withheld": 1} if item.assessed else {"withheld": 1, "not_assessed": 1}
     numbers: dict[str, Number] = {
