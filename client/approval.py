@@ -16,6 +16,7 @@ from shared.audit import line_of
 from shared.declaration import Declaration, read_toml
 from shared.errors import SiteError, StorageError
 from shared.invitation import CA, STUDY, Invitation, Line, read_invitation
+from shared.manifest import holds_the_manifest_alone
 from shared.messages import WIRE_VERSION
 from shared.protocol import StudyProtocol, read_protocol
 from shared.signing import is_endorsed
@@ -108,7 +109,8 @@ def read_invited(folder: Path, *, site: str) -> Invited:
     """Read the folder that a coordinator sent, and check that its parts are those that the invitation names.
 
     Raises:
-        SiteError: the invitation is for another site, or a file beside it is not the one that it names.
+        SiteError: the invitation is for another site, or a file beside it is not the one that it names, or its bundle
+            is not the manifest that this Polyclinic has too.
         StudyError: the study is wrong, or asks for what this version cannot do.
     """
     invitation = read_invitation(folder)
@@ -128,6 +130,11 @@ def read_invited(folder: Path, *, site: str) -> Invited:
     bundles = sorted(folder.glob("*.fab"))
     if any(_sha256(bundle) != invitation.bundle for bundle in bundles):
         raise SiteError(f"{folder}: the courier's bundle is not the one that the invitation names. Do not install it.")
+    if not all(holds_the_manifest_alone(bundle.read_bytes()) for bundle in bundles):
+        raise SiteError(
+            f"{folder}: the courier's bundle is not Polyclinic's manifest without code. Do not approve the study, and "
+            "ask the coordinator what it sent and by which version of Polyclinic."
+        )
     return Invited(invitation=invitation, protocol=protocol, folder=folder)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from client.approval import EVERYTHING, RECORD, Approvals, Invited, read_invited
 from client.approval_words import explain, key_words
+from server.bundle import build_bundle
 from shared.audit import GENESIS, AuditLog, head_of
 from shared.errors import SiteError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, write_paper
@@ -25,7 +26,7 @@ def invite(folder: Path, protocol: StudyProtocol, **changes: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STUDY).write_text(protocol.to_toml())
     (folder / CA).write_text("a certificate")
-    (folder / "courier.fab").write_bytes(b"bundle")
+    (folder / "courier.fab").write_bytes(build_bundle())
     named = {
         "site": "north",
         "coordinator": "Trial office",
@@ -34,7 +35,7 @@ def invite(folder: Path, protocol: StudyProtocol, **changes: str) -> Path:
         "digest": protocol.digest(),
         "initial": "0" * 64,
         "weights": "",
-        "bundle": hashlib.sha256(b"bundle").hexdigest(),
+        "bundle": hashlib.sha256(build_bundle()).hexdigest(),
         "ca": hashlib.sha256(b"a certificate").hexdigest(),
         "encoding": WIRE_VERSION,
         "signing": KEY.public,
@@ -66,6 +67,15 @@ def test_an_invitation_whose_parts_do_not_belong_together_is_refused(
     read_invited(folder, site="north")
     break_it(folder)
     with pytest.raises(SiteError, match=says):
+        read_invited(folder, site="north")
+
+
+def test_a_bundle_that_brings_anything_of_its_own_is_not_approved(tiny: Any, tmp_path: Path) -> None:
+    """Also where the invitation names it: a coordinator that invites with code of its own."""
+    foreign = b"code"
+    folder = invite(tmp_path, tiny.protocol(), bundle=hashlib.sha256(foreign).hexdigest())
+    (folder / "courier.fab").write_bytes(foreign)
+    with pytest.raises(SiteError, match="not Polyclinic's manifest without code"):
         read_invited(folder, site="north")
 
 

@@ -32,6 +32,7 @@ from client.site import SiteConfig, read_site
 from client.site_audit import alone
 from client.workbench import Workbench
 from server.admission import admit_evidence
+from server.bundle import build_bundle
 from server.site_bounds import bounds
 from shared.errors import DataError, PolyclinicError, PrivacyError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, read_keys, write_paper
@@ -118,7 +119,7 @@ class Site:
         folder.mkdir(exist_ok=True)
         (folder / STUDY).write_text(self.protocol.to_toml())
         (folder / CA).write_text("a certificate\n")
-        (folder / "courier.fab").write_bytes(b"a bundle")
+        (folder / "courier.fab").write_bytes(build_bundle())
         named = {
             "site": "north",
             "coordinator": "Trial office",
@@ -127,7 +128,7 @@ class Site:
             "digest": self.protocol.digest(),
             "initial": digest(self.initial),
             "weights": "",
-            "bundle": hashlib.sha256(b"a bundle").hexdigest(),
+            "bundle": hashlib.sha256(build_bundle()).hexdigest(),
             "ca": hashlib.sha256(b"a certificate\n").hexdigest(),
             "encoding": WIRE_VERSION,
             "signing": COORDINATOR.public,
