@@ -117,6 +117,8 @@ class Agent:
         on_scale = self.protocol.images.harmonise == "landmarks" and not isinstance(task, ReadyTask | LandmarksTask)
         if bool(task.header.standard) != on_scale:
             raise TaskError(Refusal.WRONG_FORM, "the task's standard scale is missing, or the study has none")
+        if isinstance(task, EvaluateTask) and task.split is Split.TRAIN:
+            raise TaskError(Refusal.WRONG_FORM, "training patients are scored for nobody")
 
     def _answer(self, task: Task, request: str) -> list[bytes]:
         """Work on a task, or send again what was sent; how ready a site is may change, and is not stored."""

@@ -23,6 +23,7 @@ from server.coordinator_key import coordinator_key
 from server.enrolment import Register
 from server.finish import write_findings
 from server.model_file import write_model
+from server.pulling import bounded_replies, largest_reply
 from server.run_folder import RunFolder
 from server.run_status import StatusBoard, failed
 from server.seals import Seals
@@ -82,6 +83,14 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
         seals=Seals(key=coordinator_key(folder), sites={site: record.keys.signing for site, record in records.items()}),
         largest=config.sites.most_patients,
     )
+    round_seconds = 60 * config.deadlines.round_minutes
+    with bounded_replies(most_bytes=largest_reply(coordinator.initial), seconds=round_seconds):
+        _play(study, run, config, board)
+
+
+def _play(study: StudyRun, run: RunFolder, config: CoordinatorConfig, board: StatusBoard) -> None:
+    """Ask who is ready, train, conclude, describe, and deliver what came out."""
+    coordinator, protocol = study.coordinator, study.coordinator.protocol
     flows = _readiness(study, run, config, board)
     board.stage("rounds", number=0)
     conclusion = study.run(flows, progress=partial(_progress, board, protocol))
@@ -99,7 +108,7 @@ def _run(folder: CoordinatorFolder, run: RunFolder, grid: Grid) -> None:
     board.stage("delivery", number=conclusion.state.round)
     documents = {run.results.name: run.results.read_bytes()}
     stored = study.deliver(conclusion, documents, deadline_seconds=60 * config.deadlines.deliver_minutes)
-    for site in sorted(records):
+    for site in sorted(study.nodes):
         board.refused(site, None if site in stored else "did not confirm the final model")
     board.stage("finished", number=conclusion.state.round)
 

@@ -23,6 +23,7 @@ DOORS = {
         "server/bundle.py",
         "server/deployed_run.py",
         "server/fleet.py",
+        "server/pulling.py",
         "server/rounds.py",
         "server/seals.py",
         "server/strategy.py",

@@ -530,3 +530,12 @@ def test_a_finding_that_too_few_were_assessed_for_is_not_learnt(tiny: Any, tmp_p
         assert np.array_equal(array, same[name])
     alone = np.where([1, 0], np.nan, labels_NK)
     assert code(ask(replace(agent, records=replace(agent.records, labels_NK=alone)), task)) == Refusal.TOO_FEW_PATIENTS
+
+
+def test_training_patients_are_scored_for_nobody(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation of them is refused before an image is read or the model loaded."""
+    agent = tiny.agent(tiny.protocol(), tmp_path)
+    task = replace(evaluate_task(agent.protocol, initial(agent.bench)), split=Split.TRAIN)
+    monkeypatch.setattr("client.agent.evaluate_split", lambda *_, **__: pytest.fail("it was computed"))
+    monkeypatch.setattr(Workbench, "load", lambda *_: pytest.fail("the model was loaded"))
+    assert code(ask(agent, task)) == Refusal.WRONG_FORM
