@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 from flwr.superlink.grid import http_grid
 
 from shared.parameters import NamedArrays
@@ -15,6 +15,9 @@ from shared.parameters import NamedArrays
 log = logging.getLogger("polyclinic.server")
 
 Pull = Callable[[str], bytes]
+
+FETCH = "pull_objects"
+"""What Flower's grid (1.41) fetches the objects of a reply by."""
 
 ROOM_FOR_FIGURES = 16 << 20
 """Bytes that a reply may have beside as many as the whole model: counts, histograms, descriptions."""
@@ -39,7 +42,7 @@ def bounded_replies(*, most_bytes: int, seconds: float, stall_seconds: float = S
     announced and not sent. What is given up on becomes an error of Flower's in the place of that reply: its site is
     asked again until the round's deadline, and then is silent. The others' replies wait at the SuperLink meanwhile.
     """
-    fetch_all = http_grid.pull_objects
+    fetch_all = getattr(http_grid, FETCH)
 
     def fetch(object_ids: list[str], pull_object_fn: Pull, **settings: Any) -> dict[str, bytes]:
         if len(object_ids) > MOST_OBJECTS:
@@ -47,11 +50,11 @@ def bounded_replies(*, most_bytes: int, seconds: float, stall_seconds: float = S
         bounded = _Bounded(pull_object_fn, most_bytes=most_bytes, stall_seconds=stall_seconds)
         return fetch_all(object_ids, bounded.pull, **{**settings, "max_time": seconds})
 
-    http_grid.pull_objects = fetch
+    setattr(http_grid, FETCH, fetch)
     try:
         yield
     finally:
-        http_grid.pull_objects = fetch_all
+        setattr(http_grid, FETCH, fetch_all)
 
 
 class _Bounded:
@@ -85,4 +88,4 @@ class _Bounded:
 
 def _given_up(object_id: str, why: str) -> Exception:
     log.warning("a reply is not fetched: %s; its site is asked again, and then counts as silent", why)
-    return http_grid.ObjectPullError(object_id, why)
+    return ObjectPullError(object_id, why)
