@@ -42,7 +42,7 @@ def bounded_replies(*, most_bytes: int, seconds: float, stall_seconds: float = S
     announced and not sent. What is given up on becomes an error of Flower's in the place of that reply: its site is
     asked again until the round's deadline, and then is silent. The others' replies wait at the SuperLink meanwhile.
     """
-    fetch_all = getattr(http_grid, FETCH)
+    fetch_all: Callable[..., dict[str, bytes]] = getattr(http_grid, FETCH)
 
     def fetch(object_ids: list[str], pull_object_fn: Pull, **settings: Any) -> dict[str, bytes]:
         if len(object_ids) > MOST_OBJECTS:
