@@ -46,7 +46,7 @@ test: .venv/installed ## run all tests; each room needs 90 % of its branches cov
 	$(BIN)/python tests/architecture/room_coverage.py .coverage.json
 
 nightly: .venv/installed ## run what takes long: privacy audit, planted causes, coverages, the quickstart over a network
-	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest -m nightly --numprocesses 2 --dist worksteal --durations 15
 
 chaos: .venv/installed ## disturb studies with 24 faults, as root: CUT=120 seconds a cut of the network, SEED=7
 	CHAOS_CUT_SECONDS=$(CUT) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -m chaos

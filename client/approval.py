@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from shared.audit import line_of
 from shared.declaration import Declaration, read_toml
-from shared.errors import SiteError, StorageError
+from shared.errors import SiteError, StorageError, StudyError
 from shared.invitation import CA, STUDY, Invitation, Line, read_invitation
 from shared.manifest import holds_the_manifest_alone
 from shared.messages import WIRE_VERSION
@@ -97,6 +97,27 @@ class ApprovedStudy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutgrownApproval:
+    """An earlier version's approval of a study that this version refuses: nobody is answered for it, and it is kept."""
+
+    approval: ApprovalRecord
+    fault: str
+
+    @property
+    def digest(self) -> str:
+        """The digest of the study, as it was approved."""
+        return self.approval.invitation.digest
+
+    def __str__(self) -> str:
+        """Say why, and what to do."""
+        return (
+            f"{self.digest[:SHOWN]} was approved under version {self.approval.invitation.encoding} of the encoding, "
+            f"and this Polyclinic refuses its study: nothing is answered for it. {self.fault} Ask the coordinator for "
+            "a new version of the study. What was trained, released and spent stays counted; leave its folder there."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Invited:
     """An invitation that holds together: the study that it names is the one in its folder."""
 
@@ -169,13 +190,23 @@ class Approvals:
         return ApprovedStudy(approval=approval, protocol=invited.protocol, folder=folder)
 
     def all(self) -> Sequence[ApprovedStudy]:
-        """Give every approved study, the latest approval first.
+        """Give every approved study that this version reads, the latest approval first.
 
         Raises:
             SiteError: an approval cannot be read, or its study is not the one that was approved.
+            StudyError: a study that this version's coordinator invited to is refused.
         """
-        found = [self._read(record.parent) for record in self._folder.glob(f"*/{RECORD}")]
+        found = [study for study in self._every() if isinstance(study, ApprovedStudy)]
         return sorted(found, key=lambda study: study.when, reverse=True)
+
+    def outgrown(self) -> Sequence[OutgrownApproval]:
+        """Give the approvals of an earlier version whose studies this one refuses, by digest.
+
+        Raises:
+            SiteError, StudyError: as for `all`.
+        """
+        found = [study for study in self._every() if isinstance(study, OutgrownApproval)]
+        return sorted(found, key=lambda one: one.digest)
 
     def at_least_one(self) -> Sequence[ApprovedStudy]:
         """Give every approved study, the earliest approval first.
@@ -184,6 +215,8 @@ class Approvals:
             SiteError: there is none, or an approval cannot be read.
         """
         if not (found := self.all()):
+            for one in self.outgrown():
+                raise SiteError(str(one))
             raise SiteError("no study is approved here. `polyclinic site approve` an invitation.")
         return found[::-1]
 
@@ -208,6 +241,9 @@ class Approvals:
         if len(fits) == 1:
             return fits[0]
         if not fits:
+            for one in self.outgrown():
+                if one.digest.startswith(start or ""):
+                    raise SiteError(str(one))
             which = f"no approved study's digest begins with {start!r} here" if start else "no study is approved here"
             raise SiteError(f"{which}. See `polyclinic site status`, or `approve` an invitation.")
         names = ", ".join(study.digest[:SHOWN] for study in fits)
@@ -231,9 +267,17 @@ class Approvals:
         except OSError as fault:
             raise StorageError(f"{study.folder}: cannot be removed ({fault.strerror}).") from None
 
-    def _read(self, folder: Path) -> ApprovedStudy:
+    def _every(self) -> Iterator[ApprovedStudy | OutgrownApproval]:
+        return (self._read(record.parent) for record in self._folder.glob(f"*/{RECORD}"))
+
+    def _read(self, folder: Path) -> ApprovedStudy | OutgrownApproval:
         approval = read_toml(folder / RECORD, ApprovalRecord, error=SiteError)
-        protocol = read_protocol(folder / STUDY)
+        try:
+            protocol = read_protocol(folder / STUDY)
+        except StudyError as fault:
+            if approval.invitation.current:
+                raise
+            return OutgrownApproval(approval=approval, fault=str(fault))
         if not protocol.digest() == approval.invitation.digest == folder.name:
             raise SiteError(f"{folder}: the study is not the one that was approved. Nothing is answered for it.")
         return ApprovedStudy(approval=approval, protocol=protocol, folder=folder)

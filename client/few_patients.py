@@ -14,7 +14,8 @@ PRIME = 2_147_483_647
 fractions is a multiple of one of whole numbers without a common divisor: modulo the prime that is 0 wherever it was."""
 
 WORK = 2_000_000_000
-"""Multiplications after which a proof is given up: some twenty seconds."""
+"""Multiplications after which a proof is given up: some twenty seconds. The first step, which is enough at large sites,
+is always made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +43,10 @@ def of_few(
     space = np.concatenate([rows_KA % PRIME, np.eye(count, dtype=np.int64)], axis=1)
     waiting, left = [_Branch(space=space, open_A=np.ones(columns, dtype=bool), chosen=frozenset())], most_work
     while waiting:
-        branch = waiting.pop()
-        left -= search.work(branch)
         if left < 0:
             return Unproved()
+        branch = waiting.pop()
+        left -= search.work(branch)
         found = search.step(branch)
         if isinstance(found, np.ndarray):
             return found

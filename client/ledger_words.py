@@ -99,6 +99,11 @@ def _account_lines(statement: Statement, account: Account) -> Iterator[str]:
         f"  spent: ε = {account.epsilon:.2f} at δ = {account.plan.delta:g}, in {account.rounds} of "
         f"{account.plan.rounds} rounds; the whole plan costs ε = {account.planned_epsilon:.2f}"
     )
+    if not account.plan.clips:
+        yield (
+            f"  its clip of {account.plan.clip:g} is none that fp32 keeps to: where gradients were not clipped, more "
+            "was spent than is said here. Nothing more is trained"
+        )
     if account.counts.releases:
         yield f"  noised counts of validation and test patients: ε = {account.counts_epsilon:.2f} for each of these"
     if statement.limit is not None:

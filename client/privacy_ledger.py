@@ -24,6 +24,7 @@ from client.task_store import EVENT as BEGUN
 from shared.audit import AuditLog, now, told
 from shared.errors import PrivacyError, TaskError
 from shared.privacy import PrivacyPlan
+from shared.private_study import LEAST_CLIP, MOST_CLIP
 from shared.refusal_codes import Refusal
 from shared.renyi_filter import PrivacyLimit
 from shared.split import Split
@@ -214,6 +215,8 @@ class PrivacyLedger:
             raise PrivacyError(
                 f"Study {account.study[:12]} is closed in the privacy ledger. Approve a new version of it."
             )
+        if not account.plan.clips:
+            raise PrivacyError(_unclipped(account))
         planned = account.plan.rounds if side is Split.TRAIN else account.counts.releases
         if account.charged[side] >= planned:
             raise PrivacyError(
@@ -232,6 +235,8 @@ class PrivacyLedger:
                 )
 
     def _refuse_unpayable(self, account: Account, others: Sequence[Account]) -> None:
+        if not account.plan.clips:
+            raise PrivacyError(_unclipped(account))
         if not math.isfinite(account.held(2.0)):
             raise PrivacyError(
                 f"Study {account.study[:12]} has a privacy plan without noise. Ask for a finite epsilon."
@@ -275,6 +280,14 @@ def _audited(path: Path) -> frozenset[tuple[str, str]]:
 
 def _same(one: Account, other: Account) -> bool:
     return (one.plan, one.accountant, one.counts) == (other.plan, other.accountant, other.counts)
+
+
+def _unclipped(account: Account) -> str:
+    return (
+        f"Study {account.study[:12]} was planned with a clip of {account.plan.clip:g}, beside which gradients are not "
+        f"clipped in fp32: a clip is from {LEAST_CLIP:g} to {MOST_CLIP:g}. What was spent stays in the ledger; nothing "
+        "more is trained. Ask the coordinator for a new version of the study with such a clip."
+    )
 
 
 def _words(limit: PrivacyLimit) -> str:

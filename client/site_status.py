@@ -31,11 +31,13 @@ def status_lines(config: SiteConfig) -> Iterator[str]:
         SiteError, StorageError: what is stored cannot be read.
     """
     yield f"{config.site.name}: the agent {agent_health(config.link.agent_socket)}."
-    studies = Approvals(config.link.state / "studies").all()
-    if not studies:
+    approvals = Approvals(config.link.state / "studies")
+    studies, outgrown = approvals.all(), approvals.outgrown()
+    if not (studies or outgrown):
         yield "No study is approved."
     for study in studies:
         yield from _study_lines(study, state=config.link.state)
+    yield from map(str, outgrown)
 
 
 def agent_health(socket: Path) -> str:

@@ -40,7 +40,7 @@ class PrivacyPlan:
     expected_patients: int
 
     def __post_init__(self) -> None:
-        """Refuse what no accountant could count.
+        """Refuse what no accountant could count. A clip that cannot be trained with may be an earlier version's.
 
         Raises:
             PrivacyError: a value is out of its range.
@@ -50,13 +50,18 @@ class PrivacyPlan:
             0 < self.sample_rate <= 1
             and 0 <= self.noise_multiplier < math.inf
             and 0 < self.delta < 1
-            and LEAST_CLIP <= self.clip <= MOST_CLIP
+            and 0 < self.clip < math.inf
             and min(whole) >= 1
         ):
             raise PrivacyError(
                 "A privacy plan has a value out of its range (rate in (0, 1], noise from 0 on, δ in (0, 1), a clip "
-                f"from {LEAST_CLIP:g} to {MOST_CLIP:g}, whole numbers from 1 on). Correct [privacy] in the study."
+                "above 0, whole numbers from 1 on). Correct [privacy] in the study."
             )
+
+    @property
+    def clips(self) -> bool:
+        """Tell whether fp32 clips by it; an earlier version planned with any clip, and its charges are kept."""
+        return LEAST_CLIP <= self.clip <= MOST_CLIP
 
     @property
     def steps(self) -> int:

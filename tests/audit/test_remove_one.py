@@ -432,12 +432,15 @@ def check(study: StudyProtocol, films: Sequence[Film], folder: Path, *, data: st
     event(f"trains {study.model.trains_from(number)}, cached {cached}, views {study.training.feature_views > 0}")
 
 
-@pytest.mark.parametrize("draws", [20, pytest.param(200, marks=pytest.mark.nightly)])
-def test_one_patient_moves_a_step_by_the_clip_and_nobody_else_at_all(draws: int, tmp_path_factory: Any) -> None:
-    """Whatever a private study asks for: sums, coins, images and inputs of a site with and without one patient."""
+@pytest.mark.parametrize("part", ["first", *(pytest.param(one, marks=pytest.mark.nightly) for one in range(1, 11))])
+def test_one_patient_moves_a_step_by_the_clip_and_nobody_else_at_all(part: object, tmp_path_factory: Any) -> None:
+    """Whatever a private study asks for: sums, coins, images and inputs of a site with and without one patient.
+
+    Each part draws 20 studies of its own, so that the nightly 200 can run in two processes.
+    """
 
     @settings(
-        max_examples=draws,
+        max_examples=20,
         phases=[Phase.reuse, Phase.generate],  # a study is read as it is: to make it smaller would take many minutes
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),

@@ -115,6 +115,11 @@ BOMBS: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {"Rows": 1, "Columns": 128, "NumberOfFrames": 10_000},
     ),
     "two billion frames": (JPEGLSLossless, lambda: [jpeg_ls_of(64, 64)], SMALL | {"NumberOfFrames": 2**31 - 1}),
+    "JPEG-LS, whole": (  # two kilobytes that decode, to more than a frame may have
+        JPEGLSLossless,
+        lambda: [imagecodecs.jpegls_encode(np.zeros((8192, 8193), np.uint16))],
+        {"Rows": 8192, "Columns": 8193, "BitsAllocated": 16},
+    ),
     "as large as a frame may be": (
         JPEGLSLossless,
         lambda: [imagecodecs.jpegls_encode(np.zeros((8192, 8192), np.uint16))],

@@ -6,6 +6,7 @@ approved study with one trained round, and a private one with one charged round.
 
 import json
 import shutil
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +18,24 @@ from safetensors.numpy import load_file
 
 from client.approval import Approvals, ApprovedStudy
 from client.intake import Intake, Limits
+from client.ledger_words import ledger_lines
 from client.privacy_ledger import PrivacyLedger
 from client.site import read_site
 from client.site_service import SiteService
 from client.site_status import status_lines
 from client.task_store import TaskStore
 from shared.audit import AuditLog
-from shared.errors import SiteError
-from shared.messages import Approval, Header, Kind, TrainReply, TrainTask, decode_answer, encode_task
+from shared.errors import PrivacyError, SiteError, StudyError
+from shared.messages import (
+    WIRE_VERSION,
+    Approval,
+    Header,
+    Kind,
+    TrainReply,
+    TrainTask,
+    decode_answer,
+    encode_task,
+)
 from shared.signing import Purpose, SigningKey, signed_digest
 from shared.split import Split
 from shared.wire import from_frames, to_frames
@@ -127,3 +138,83 @@ def test_what_was_charged_stays_charged(state: Path) -> None:
     found = ledger.find(study.digest)
     assert found is not None
     assert found.rounds == 1
+
+
+SITE_TOML = """[site]
+name = "north"
+[data]
+dicom = "dicom"
+labels = "labels.csv"
+join = "path"
+[data.findings]
+opacity = "opacity"
+"""
+
+REFUSED = {
+    "clip": ("clip = ", "clip = 1e-30"),
+    "device": ("subgroups = ", 'subgroups = ["device"]'),
+}
+
+
+@pytest.fixture(params=REFUSED)
+def outgrown(state: Path, request: pytest.FixtureRequest) -> str:
+    """Make the earlier version's private study one that it took and today's bounds refuse; give its digest."""
+    study = private(state)
+    begins, now = REFUSED[request.param]
+    lines = (study.folder / "study.toml").read_text().splitlines()
+    assert sum(line.startswith(begins) for line in lines) == 1
+    text = "\n".join(now if line.startswith(begins) else line for line in lines)
+    (study.folder / "study.toml").write_text(text + "\n")
+    return study.digest
+
+
+def test_a_study_that_todays_bounds_refuse_stands_in_nobodys_way(state: Path, outgrown: str, tmp_path: Path) -> None:
+    """`status` says so beside the other study, which is picked and served as before; asked for by name it says why."""
+    (tmp_path / "site.toml").write_text(SITE_TOML)
+    approvals = Approvals(state / "studies")
+    (other,) = approvals.all()
+    assert approvals.pick(None) == other
+    assert approvals.at_least_one() == [other]
+    told = "\n".join(status_lines(read_site(tmp_path / "site.toml")))
+    assert f"{other.digest[:12]} “" in told
+    assert (
+        f"{outgrown[:12]} was approved under version 2 of the encoding, and this Polyclinic refuses its study" in told
+    )
+    with pytest.raises(SiteError, match="What was trained, released and spent stays counted"):
+        approvals.pick(outgrown[:12])
+    shutil.rmtree(other.folder)
+    with pytest.raises(SiteError, match="this Polyclinic refuses its study"):
+        approvals.at_least_one()
+
+
+def test_a_refused_study_of_today_is_still_an_error(state: Path, outgrown: str) -> None:
+    """Only an earlier version's is set aside: what was approved in this one and reads otherwise was changed."""
+    record = state / "studies" / outgrown / "approval.toml"
+    record.write_text(record.read_text().replace("encoding = 2", f"encoding = {WIRE_VERSION}"))
+    with pytest.raises(StudyError):
+        Approvals(state / "studies").all()
+
+
+@pytest.mark.parametrize("clip", [1e-30, 1e-7, 1e7])
+def test_a_ledger_with_a_clip_that_todays_bounds_refuse_is_read(state: Path, clip: float) -> None:
+    """What was spent is told and counted, the account can be closed, and nothing more is reserved or trained by it."""
+    study = private(state)
+    with sqlite3.connect(state / "ledger.sqlite") as file:
+        ((plan,),) = file.execute("SELECT plan FROM study").fetchall()
+        file.execute("UPDATE study SET plan = ?", (json.dumps(json.loads(plan) | {"clip": clip}),))
+    ledger = PrivacyLedger(folder=state, limit=None)
+    account = ledger.find(study.digest)
+    assert account is not None
+    assert account.rounds == 1
+    words = "\n".join(ledger_lines(ledger.statement()))
+    assert f"its clip of {clip:g} is none that fp32 keeps to" in words
+    audit = AuditLog(state / "audit.jsonl")
+    with pytest.raises(PrivacyError, match="a clip is from 1e-06 to 1e\\+06"):
+        ledger.charge(study.digest, number=2, task_id="t" * 64, arrays="a" * 64, audit=audit)
+    with pytest.raises(PrivacyError, match="a new version of the study with such a clip"):
+        ledger.reserve(replace(account, study="b" * 64))
+    ledger.close(study.digest)
+    closed = ledger.find(study.digest)
+    assert closed is not None
+    assert closed.closed
+    assert closed.epsilon == account.epsilon
