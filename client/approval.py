@@ -110,10 +110,12 @@ class OutgrownApproval:
 
     def __str__(self) -> str:
         """Say why, and what to do."""
+        invitation = self.approval.invitation
         return (
-            f"{self.digest[:SHOWN]} was approved under version {self.approval.invitation.encoding} of the encoding, "
-            f"and this Polyclinic refuses its study: nothing is answered for it. {self.fault} Ask the coordinator for "
-            "a new version of the study. What was trained, released and spent stays counted; leave its folder there."
+            f"{self.digest[:SHOWN]} “{invitation.study}” was approved under version {invitation.encoding} of the "
+            f"encoding, and this Polyclinic refuses its study: nothing is answered for it. {self.fault} Ask the "
+            "coordinator for a new version of the study. What was trained, released and spent stays counted; leave its "
+            "folder there."
         )
 
 

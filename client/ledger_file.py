@@ -16,7 +16,7 @@ from typing import Any
 
 from client.privacy_account import Account, CountPlan
 from shared.errors import PrivacyError, StorageError
-from shared.privacy import PrivacyPlan
+from shared.privacy import FormerPlan, PrivacyPlan
 from shared.split import Split
 from shared.storage import sync
 
@@ -147,10 +147,17 @@ def _account(row: tuple[Any, ...], charged: dict[Split, int]) -> Account:
     return Account(
         study=digest,
         name=name,
-        plan=PrivacyPlan(**json.loads(plan)),
+        plan=_plan(json.loads(plan)),
         accountant=accountant,
         counts=CountPlan(epsilon=count_epsilon, releases=count_releases),
         charged=charged,
         reserved_at=reserved_at,
         closed_at=closed_at,
     )
+
+
+def _plan(values: dict[str, Any]) -> PrivacyPlan:
+    try:
+        return PrivacyPlan(**values)
+    except PrivacyError:
+        return FormerPlan(**values)

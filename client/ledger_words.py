@@ -9,6 +9,7 @@ from typing import Any
 
 from client.privacy_account import Account, Statement
 from shared.errors import PrivacyError
+from shared.privacy import FormerPlan
 from shared.storage import atomic_file
 
 SHOWN = 12
@@ -99,7 +100,7 @@ def _account_lines(statement: Statement, account: Account) -> Iterator[str]:
         f"  spent: ε = {account.epsilon:.2f} at δ = {account.plan.delta:g}, in {account.rounds} of "
         f"{account.plan.rounds} rounds; the whole plan costs ε = {account.planned_epsilon:.2f}"
     )
-    if not account.plan.clips:
+    if isinstance(account.plan, FormerPlan):
         yield (
             f"  its clip of {account.plan.clip:g} is none that fp32 keeps to: where gradients were not clipped, more "
             "was spent than is said here. Nothing more is trained"

@@ -23,7 +23,7 @@ from client.site import SiteConfig
 from client.task_store import EVENT as BEGUN
 from shared.audit import AuditLog, now, told
 from shared.errors import PrivacyError, TaskError
-from shared.privacy import PrivacyPlan
+from shared.privacy import FormerPlan, PrivacyPlan
 from shared.private_study import LEAST_CLIP, MOST_CLIP
 from shared.refusal_codes import Refusal
 from shared.renyi_filter import PrivacyLimit
@@ -215,7 +215,7 @@ class PrivacyLedger:
             raise PrivacyError(
                 f"Study {account.study[:12]} is closed in the privacy ledger. Approve a new version of it."
             )
-        if not account.plan.clips:
+        if isinstance(account.plan, FormerPlan):
             raise PrivacyError(_unclipped(account))
         planned = account.plan.rounds if side is Split.TRAIN else account.counts.releases
         if account.charged[side] >= planned:
@@ -235,7 +235,7 @@ class PrivacyLedger:
                 )
 
     def _refuse_unpayable(self, account: Account, others: Sequence[Account]) -> None:
-        if not account.plan.clips:
+        if isinstance(account.plan, FormerPlan):
             raise PrivacyError(_unclipped(account))
         if not math.isfinite(account.held(2.0)):
             raise PrivacyError(

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -39,8 +39,11 @@ class PrivacyPlan:
     images_per_patient: int
     expected_patients: int
 
+    LEAST_CLIP: ClassVar[float] = LEAST_CLIP
+    MOST_CLIP: ClassVar[float] = MOST_CLIP
+
     def __post_init__(self) -> None:
-        """Refuse what no accountant could count. A clip that cannot be trained with may be an earlier version's.
+        """Refuse what no accountant could count.
 
         Raises:
             PrivacyError: a value is out of its range.
@@ -50,23 +53,26 @@ class PrivacyPlan:
             0 < self.sample_rate <= 1
             and 0 <= self.noise_multiplier < math.inf
             and 0 < self.delta < 1
-            and 0 < self.clip < math.inf
+            and self.LEAST_CLIP <= self.clip <= self.MOST_CLIP
             and min(whole) >= 1
         ):
             raise PrivacyError(
                 "A privacy plan has a value out of its range (rate in (0, 1], noise from 0 on, δ in (0, 1), a clip "
-                "above 0, whole numbers from 1 on). Correct [privacy] in the study."
+                f"from {LEAST_CLIP:g} to {MOST_CLIP:g}, whole numbers from 1 on). Correct [privacy] in the study."
             )
-
-    @property
-    def clips(self) -> bool:
-        """Tell whether fp32 clips by it; an earlier version planned with any clip, and its charges are kept."""
-        return LEAST_CLIP <= self.clip <= MOST_CLIP
 
     @property
     def steps(self) -> int:
         """Number of steps of all planned rounds."""
         return self.steps_per_round * self.rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerPlan(PrivacyPlan):
+    """A plan of an earlier version, with a clip that fp32 does not keep to: it is counted, and no round is trained."""
+
+    LEAST_CLIP: ClassVar[float] = math.nextafter(0, 1)
+    MOST_CLIP: ClassVar[float] = math.nextafter(math.inf, 0)
 
 
 def rounded_size(patients: int, *, rounding: int) -> int:

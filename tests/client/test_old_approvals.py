@@ -190,7 +190,8 @@ def test_a_study_that_todays_bounds_refuse_stands_in_nobodys_way(state: Path, ou
 def test_a_refused_study_of_today_is_still_an_error(state: Path, outgrown: str) -> None:
     """Only an earlier version's is set aside: what was approved in this one and reads otherwise was changed."""
     record = state / "studies" / outgrown / "approval.toml"
-    record.write_text(record.read_text().replace("encoding = 2", f"encoding = {WIRE_VERSION}"))
+    today = f'encoding = "{WIRE_VERSION}"\nsigning = "{COORDINATOR.public}"\n'
+    record.write_text(record.read_text() + today)  # in its last table, the invitation
     with pytest.raises(StudyError):
         Approvals(state / "studies").all()
 
