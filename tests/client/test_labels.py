@@ -1,6 +1,7 @@
 """What a label table may look like, and how its rows and the images find each other."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -204,6 +205,15 @@ def test_an_unreadable_row_leaves_its_image_to_another_row() -> None:
 def test_paths_are_written_in_many_ways(written: str, on_disk: str) -> None:
     """With or without the suffix, with slashes of either kind."""
     (match,), _ = join([row(2, written, 1)], [path_key(on_disk)], by_path=True)
+    assert match.labels == (1,)
+
+
+@pytest.mark.parametrize(("written", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_file_name_in_another_unicode_form_is_the_same_file(written: str, on_disk: str) -> None:
+    """MacOS writes names decomposed, and tables have them composed, or the other way round."""
+    name = "Zürich/größe é.dcm"
+    asked, there = unicodedata.normalize(written, name), unicodedata.normalize(on_disk, name)
+    (match,), _ = join([row(2, asked, 1)], [path_key(there)], by_path=True)
     assert match.labels == (1,)
 
 
