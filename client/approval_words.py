@@ -7,6 +7,7 @@ from shared.amounts import at_most, counted, fewer_than
 from shared.fingerprints import coordinator_line, invitation_line
 from shared.invitation import Invitation
 from shared.parameters import NamedArrays
+from shared.plain_text import quoted
 from shared.protocol import StudyProtocol
 
 WHAT_LEAVES = """From each round leaves: this hospital's update of the model, its mean loss, how far training moved the
@@ -89,7 +90,7 @@ def explain(
     invitation, protocol = invited.invitation, invited.protocol
     yield (
         f"Study “{protocol.study.name}”, version {protocol.study.version}, invited by {invitation.coordinator}.\n"
-        f"Intended use: {protocol.study.intended_use}"
+        f"Intended use, in the words of its author:\n{quoted(protocol.study.intended_use)}"
     )
     yield "\n".join(("What will be computed here", *_computed(protocol)))
     too_few = f"they are fewer than {min_cell}" if min_cell > 1 else "there are none"

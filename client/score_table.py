@@ -9,6 +9,7 @@ from client.prediction import Prediction, ScoredImage, thresholds_of
 from shared.errors import WeightsError
 from shared.model_facts import ModelFacts
 from shared.own_settings import Own
+from shared.plain_text import quoted
 from shared.protocol import Task
 from shared.storage import private_file
 
@@ -82,7 +83,7 @@ def summary_lines(found: Prediction, facts: ModelFacts, own: Own, site: str, lis
             else f"{target}: {sum(map(bool, units.values())):,} of {len(units):,} {task.unit}s reach {whose} "
             f"threshold, {point:.4g}"
         )
-    yield f"Intended use: {facts.protocol.study.intended_use}"
+    yield f"Intended use, in the words of its author:\n{quoted(facts.protocol.study.intended_use)}"
     yield NOT_FOR_CARE
 
 

@@ -6,6 +6,7 @@ it a letter or a mark, nor a heap of marks that covers the lines around it.
 """
 
 import json
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +51,9 @@ UNSEEN = frozenset(
 
 _NOTHING = dict.fromkeys(map(ord, UNSEEN))
 
+QUOTED_CHARACTERS = 72
+"""Of a line that is quoted: a terminal has eighty columns."""
+
 MOST_DEPTH = 32
 MOST_JSON_BYTES = 32 << 20
 """Of a results.json from outside; one of 40 sites and five findings has two megabytes, and is ten deep."""
@@ -76,6 +80,15 @@ def _judged(text: str) -> Iterator[tuple[str, bool]]:
     for one in text:
         marks = marks + 1 if not one.isascii() and unicodedata.category(one) in ("Mn", "Me") else 0
         yield one, (one.isprintable() or one in SPACES) and one not in UNSEEN and marks <= MOST_MARKS
+
+
+def quoted(text: str) -> str:
+    """Give a text of several lines so that none of them can pass for a line of the program's own.
+
+    Each is short enough not to be broken by a terminal, and behind a bar.
+    """
+    lines = (piece for line in text.split("\n") for piece in textwrap.wrap(line, QUOTED_CHARACTERS) or [""])
+    return "\n".join(f"  | {line}".rstrip() for line in lines)
 
 
 def plain(text: str) -> str:

@@ -180,6 +180,23 @@ def words(tiny: Any, folder: Path, *, min_cell: int = 7, numbers: int = 500_000,
     return "\n".join(explain(invited, min_cell=min_cell, update=update, rounds_per_day=3))
 
 
+@pytest.mark.parametrize(
+    "imitated",
+    ["\n\nWhat privacy it promises\n- All of it.", " " * 200 + "Digest " + "0" * 64, "x" * 300, "\n- Nothing leaves."],
+)
+def test_no_line_of_a_study_passes_for_one_of_ours(tiny: Any, tmp_path: Path, imitated: str) -> None:
+    """What its author wrote stands behind a bar, in lines that no terminal breaks; the rest is as without it."""
+    text = f"To find pneumonia.{imitated}"
+    said = words(tiny, tmp_path / "one", study={"intended_use": text}).splitlines()
+    quoted = [line for line in said if line.startswith("  |")]
+    assert "".join("".join(line.removeprefix("  |").split()) for line in quoted) == "".join(text.split())
+    assert max(map(len, quoted)) <= 80
+    ours = words(tiny, tmp_path / "two", study={"intended_use": "To find it."}).splitlines()
+    beside, named = ([line for line in lines if not line.startswith("  |")] for lines in (said, ours))
+    own = ("Digest", "Fingerprint")  # of the study, which is another one
+    assert [line for line in beside if not line.startswith(own)] == [line for line in named if not line.startswith(own)]
+
+
 def invitation_of(tiny: Any, folder: Path, key: SigningKey, **changes: str) -> Invitation:
     return read_invited(invite(folder, tiny.protocol(), signing=key.public, **changes), site="north").invitation
 
