@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from client.site import SiteConfig
@@ -40,18 +40,21 @@ def run_courier(config: SiteConfig, *, runtime: str, home: Path | None) -> None:
 def run_link(config: SiteConfig, *, runtime: str, study: str | None) -> None:
     """Become flower-supernode, stock: it holds the node key and never runs what was shipped.
 
-    It calls the coordinator, through the hospital's web proxy where HTTPS_PROXY names one.
+    It calls the coordinator, through the hospital's web proxy where HTTPS_PROXY names one. After Flower's own words
+    for a fault come ours. A coordinator that does not answer is asked again, without a word: here that is told first.
 
     Raises:
         SiteError: no approved study is here, or studies of several coordinators are.
         MissingPartError: flower-supernode is not installed here.
     """
     from client.coordinators_clock import check_clock  # a courier has no use for it, and starts without
+    from client.link_words import listen
 
     command = link_command(SiteKeys(config.link.keys), runtime=runtime, study=study)
     address, ca = (command[command.index(word) + 1] for word in ("--superlink", "--root-certificates"))
-    check_clock(address, Path(ca), now=now())
-    _become(command, os.environ)
+    if unreached := check_clock(address, Path(ca), now=now()):
+        print(f"polyclinic: {unreached}", file=sys.stderr, flush=True)
+    _become(command, os.environ, begin=listen)
 
 
 def courier_command(keys: SiteKeys, *, runtime: str) -> list[str]:
@@ -104,9 +107,10 @@ def _address(folder: Path) -> str:
     return (folder / ADDRESS).read_text(encoding="ascii").strip()
 
 
-def _become(command: list[str], environment: Mapping[str, str]) -> None:
+def _become(command: list[str], environment: Mapping[str, str], *, begin: Callable[[], None] = lambda: None) -> None:
     beside = Path(sys.executable).with_name(command[0])
     program = str(beside) if beside.exists() else shutil.which(command[0])
     if program is None:
         raise MissingPartError(f"{command[0]} is not installed here. pip install polyclinic")
+    begin()
     os.execve(program, command, {**environment, **QUIET})  # noqa: S606  # no shell, and no word from outside

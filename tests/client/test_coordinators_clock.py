@@ -1,14 +1,17 @@
 """A link whose clock is off is told so before it starts, with what to do; before, it ended without a fault."""
 
+import socket
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,10 +86,44 @@ def test_a_clock_that_is_off_is_told_with_its_direction(
 
 
 def test_what_flower_lets_pass_passes(coordinator: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a minute is no fault, and neither is a coordinator that does not answer: the link tells that itself."""
+    """Half a minute is no fault, and neither is a coordinator that does not answer."""
     monkeypatch.setattr(Clock, "off", timedelta(seconds=30))
-    check_clock(*coordinator, now=datetime.now(UTC))
-    check_clock("localhost:1", coordinator[1], now=datetime.now(UTC))
+    assert check_clock(*coordinator, now=datetime.now(UTC)) is None
+    assert "nobody answers at localhost:1:" in (check_clock("localhost:1", coordinator[1], now=datetime.now(UTC)) or "")
+
+
+def _here(getaddrinfo: Callable[..., Any], host: Any, *more: Any, **named: Any) -> Any:
+    """Let any name be this machine's."""
+    return getaddrinfo("localhost" if str(host).endswith("example") else host, *more, **named)
+
+
+def test_what_stands_in_the_way_of_the_link_is_told(
+    coordinator: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another name, another authority, a port without TLS, a proxy that refuses: the link says nothing of them."""
+    address, ca = coordinator
+    monkeypatch.setattr(socket, "getaddrinfo", partial(_here, socket.getaddrinfo))
+    port = address.rpartition(":")[2]
+
+    def told(where: str, by: Path = ca) -> str:
+        return check_clock(where, by, now=datetime.now(UTC)) or ""
+
+    assert "has a certificate for another name than elsewhere.example. " in told(f"elsewhere.example:{port}")
+    other = CoordinatorFolder(path=tmp_path / "other")
+    settings = {"address": {"host": "localhost", "port": 443}, "sites": {"names": ["north"]}}
+    make_folder(other, settings, now=datetime.now(UTC))
+    assert "the invitation's authority did not sign" in told(address, other.ca)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Clock) as plain:  # answers no CONNECT: 501
+        thread = threading.Thread(target=plain.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            assert "does not speak TLS" in told(f"localhost:{plain.server_port}")
+            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{plain.server_port}")
+            monkeypatch.setenv("NO_PROXY", "")
+            assert "the web proxy that HTTPS_PROXY names" in told("coordinator.example:443")
+        finally:
+            plain.shutdown()
+            thread.join()
 
 
 def test_the_link_does_not_start_with_such_a_clock(
