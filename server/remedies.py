@@ -16,7 +16,7 @@ from shared.score_calibration import recalibrated, recalibration
 
 
 class Scale(StrEnum):
-    """How intensities can be harmonised: each image by its own percentiles, or by landmarks averaged over sites."""
+    """How intensities can be harmonised: each image by its own percentiles, or by landmarks' median over sites."""
 
     PERCENTILE = "percentile"
     LANDMARKS = "landmarks"

@@ -15,7 +15,7 @@ from server.combining import Combine, Part, mean_squares
 from server.kept_updates import KeptUpdates
 from server.seals import UNSEALED, Seals
 from server.site_bounds import NOT_TOLD, Bounds
-from server.update_bound import round_bound, shrunk_to
+from server.update_bound import GROWTH, round_bound, shrunk_to
 from shared.landmarks import Standard
 from shared.messages import EvaluateReply, EvaluateTask, Header, Kind, Task, TrainReply, TrainTask, encode_task
 from shared.packing import PackedArrays, pack
@@ -207,6 +207,13 @@ class FederatedStrategy(Strategy):
             norm_bound=self._rules.norm_bound,
             last=self.bound.get(names),
         )
+        told = sorted(entry.update_norm for entry in admitted if entry.update_norm)
+        if names not in self.bound and len(told) == 2 and told[1] > GROWTH * told[0]:
+            log.warning(
+                "two updates, of the norms %.3g and %.3g, and nothing says which of them is right: no site counts for more "
+                "than the shorter, and the bound at most doubles a round. See rounds.jsonl; a third site would decide",
+                *told,
+            )
         for entry in admitted:
             entry.factor = shrunk_to(bound, entry.update_norm)
         if hardly := sum(entry.factor < HARDLY_ENTERS for entry in admitted):

@@ -48,8 +48,8 @@ _SCALES = {
     ),
     Scale.LANDMARKS: (
         "Harmonised intensities: its images' brightness lies apart from that of most other sites, which is consistent "
-        'with another contrast curve. The study with [images] harmonise = "landmarks" (Nyúl and Udupa), landmarks '
-        "averaged over sites, would tell. It was not tried here."
+        'with another contrast curve. The study with [images] harmonise = "landmarks" (Nyúl and Udupa), by their '
+        "median over sites, would tell. It was not tried here."
     ),
 }
 

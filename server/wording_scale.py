@@ -9,12 +9,12 @@ from shared.refusal_codes import Refusal
 
 
 def sentence(one: Harmonised) -> str:
-    """Say over how many sites the scale was averaged, and which site's images it moved most."""
+    """Say of how many sites the scale is the median, and which site's images it moved most."""
     known = {site: own for site, own in sorted(one.sites.items()) if own}
     moved = {site: float(np.abs(np.subtract(own.positions, one.standard)).mean()) for site, own in known.items()}
     farthest = max(moved, key=lambda site: moved[site])
     return (
-        f"Images were brought to one scale of intensities, averaged over {len(known)} sites, each counting once. "
+        f"Images were brought to one scale of intensities, the median over {len(known)} sites, each counting once. "
         f"{farthest}'s lay farthest from it, by {position(moved[farthest])} % of the range from black to white on "
         "average. That is consistent with another scanner or contrast curve there, and with other patients."
     )

@@ -1,10 +1,10 @@
-"""Standard intensity landmarks: where a site's images have theirs, their mean over sites, and the map onto it.
+"""Standard intensity landmarks: where a site's images have theirs, their median over sites, and the map onto it.
 
 Nyúl and Udupa (Magn Reson Med 1999;42:1072) bring images onto one intensity scale in two steps: each image's own
 percentiles become the ends of the scale, and landmarks in between, here the deciles (Nyúl, Udupa and Zhang, IEEE
 Trans Med Imaging 2000;19:143), are moved, piecewise linearly, to where they lie on average. The percentile window
-(shared/preprocessing.py) is the first step; this is the second. The average is taken within each site and then over
-the sites, each counting once, so that no large site is the standard.
+(shared/preprocessing.py) is the first step; this is the second. The average is taken within each site, and the median
+over the sites, each counting once, so that no large site is the standard, nor one that has other landmarks or lies.
 
 Background is left out: landmarks are those of the pixels above black, and black stays black, white white.
 All arithmetic is in whole numbers or elementwise, so that the map has the same bits at every hospital.
@@ -57,11 +57,13 @@ def summarise(images_NCHW: Iterable[npt.NDArray[np.unsignedinteger]]) -> Counted
 
 
 def standard_scale(sites: Iterable[Landmarks]) -> Standard:
-    """Average over sites, each of which counts once, in the order given; empty without any."""
-    total, count = np.zeros(len(TENTHS)), 0
-    for one in sites:
-        total, count = total + np.array(one.positions), count + 1
-    return tuple((total / count).tolist()) if count else ()
+    """Give each landmark's median over sites, each of which counts once; empty without any.
+
+    While fewer than half of the sites lie, each lies where honest sites have it or between; of two sites it is their
+    mean, and one moves it half of the way. Where each site's landmarks rise by LEAST_STEP, so do their medians.
+    """
+    positions = [one.positions for one in sites]
+    return tuple(np.median(positions, axis=0).tolist()) if positions else ()
 
 
 def checked(values: Sequence[object]) -> Standard:

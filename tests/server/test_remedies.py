@@ -188,7 +188,7 @@ def test_the_page_shows_the_scale_that_images_were_brought_to(study_result: Stud
     page = render(study_result)
     assert study_result.harmonised
     assert "st_marys&#39;s lay farthest from it, by 4.0 % of the range" in page
-    assert "averaged over 4 sites" in page
+    assert "the median over 4 sites" in page
     assert "held back: too few patients. Its images were brought to the others&#39; standard." in page
     silent = replace(study_result, harmonised=replace(study_result.harmonised, absent={"hillcrest": "no_reply"}))
     told = render(silent)

@@ -5,8 +5,10 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shared.landmarks import TENTHS, CountedLandmarks, checked, harmonise, rises, standard_scale, summarise
+from shared.landmarks import TENTHS, CountedLandmarks, Landmarks, checked, harmonise, rises, standard_scale, summarise
 from shared.scores import Floats
 
 STANDARD = (0.05, 0.15, 0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -93,7 +95,7 @@ def test_channels_share_one_map() -> None:
 
 
 def test_each_site_counts_once() -> None:
-    """The standard is the mean of the sites' landmarks, whatever their sizes; without any there is none."""
+    """Of two sites the standard is the mean, whatever their sizes; without any there is none."""
     small, large = (
         CountedLandmarks(patients=patients, positions=tuple(float(Fraction(tenth, 10) ** power) for tenth in TENTHS))
         for patients, power in ((10, 1), (10_000, 2))
@@ -101,6 +103,23 @@ def test_each_site_counts_once() -> None:
     expected = [(a + b) / 2 for a, b in zip(small.positions, large.positions, strict=True)]
     assert standard_scale([small, large]) == pytest.approx(expected)
     assert standard_scale([]) == ()
+
+
+rising = st.lists(st.floats(0.01, 1.0), min_size=10, max_size=10).map(
+    lambda steps: Landmarks(
+        positions=tuple((np.cumsum(steps)[:-1] / sum(steps) * (1 - 10 / 255) + np.arange(1, 10) / 255).tolist())
+    )
+)
+
+
+@given(one=rising, other=rising, anything=rising)
+def test_one_site_of_three_sets_no_scale(one: Landmarks, other: Landmarks, anything: Landmarks) -> None:
+    """Whatever it says, each landmark lies between those of the two others, and the scale rises as theirs do."""
+    standard = np.array(standard_scale([one, other, anything]))
+    low, high = np.sort([one.positions, other.positions], axis=0)
+    assert ((low <= standard) & (standard <= high)).all()
+    assert rises(tuple(standard.tolist()))
+    assert standard_scale([anything, other, one]) == tuple(standard.tolist())
 
 
 @pytest.mark.parametrize(
