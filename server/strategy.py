@@ -208,10 +208,10 @@ class FederatedStrategy(Strategy):
             last=self.bound.get(names),
         )
         told = sorted(entry.update_norm for entry in admitted if entry.update_norm)
-        if names not in self.bound and len(told) == 2 and told[1] > GROWTH * told[0]:
+        if self._rules.norm_multiple and names not in self.bound and len(told) == 2 and told[1] > GROWTH * told[0]:
             log.warning(
-                "two updates, of the norms %.3g and %.3g, and nothing says which of them is right: no site counts for more "
-                "than the shorter, and the bound at most doubles a round. See rounds.jsonl; a third site would decide",
+                "two updates, of the norms %.3g and %.3g, and nothing says which of them is right: none counts for more than "
+                "the shorter, and the bound at most doubles a round. See rounds.jsonl; a third site would decide",
                 *told,
             )
         for entry in admitted:

@@ -95,7 +95,7 @@ def run(
 
 
 def test_two_sites_that_differ_are_told(scripted_site: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """In the first round of two nothing outvotes: the shorter bounds, and the log says so once; not where they agree."""
+    """Of two first updates none outvotes: the shorter bounds, and the log says so, once; not where they agree."""
     run(scripted_site, {"east": learning(EAST), "north": learning(NORTH)}, rounds=2)
     assert "nothing says which" not in caplog.text
     run(scripted_site, {"east": learning(EAST), "north": learning(EAST * 1e-3)}, rounds=2)
