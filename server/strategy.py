@@ -210,7 +210,7 @@ class FederatedStrategy(Strategy):
         told = sorted(entry.update_norm for entry in admitted if entry.update_norm)
         if self._rules.norm_multiple and names not in self.bound and len(told) == 2 and told[1] > GROWTH * told[0]:
             log.warning(
-                "two updates, of the norms %.3g and %.3g, and nothing says which of them is right: none counts for more than "
+                "two updates, of the norms %.3g and %.3g, and nothing says which is right: none counts more than "
                 "the shorter, and the bound at most doubles a round. See rounds.jsonl; a third site would decide",
                 *told,
             )
