@@ -78,14 +78,14 @@ def keys(
     """Write this site's public keys for the coordinator; no secret is in the file."""
     from client.site_keys import SiteKeys
     from shared.fingerprints import keys_line
-    from shared.invitation import write_paper
+    from shared.invitation import place_for_keys, write_paper
 
     config = _read(site)
+    path = place_for_keys(out or Path(f"{config.site.name}.keys.toml"))
     own = SiteKeys(config.link.keys)
     if rotate:
         own.rotate()
     public = own.public(config.site.name)
-    path = out or Path(f"{config.site.name}.keys.toml")
     write_paper(public, path)
     _decided(config, "keys rotated" if rotate else "public keys written", signing=public.signing)
     _say(f"{path}: send it to the coordinator, and compare this line with theirs by telephone, when they enrol it:")

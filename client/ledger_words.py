@@ -10,7 +10,7 @@ from typing import Any
 from client.privacy_account import Account, Statement
 from shared.errors import PrivacyError
 from shared.privacy import FormerPlan
-from shared.storage import atomic_file
+from shared.storage import atomic_file, new_file
 
 SHOWN = 12
 """Characters of a study's digest that are shown, and enough to name it."""
@@ -58,12 +58,12 @@ def export_ledger(statement: Statement, path: Path) -> None:
 
     Raises:
         PrivacyError: the file's name ends in neither.
-        StorageError: it cannot be written.
+        StorageError: something is there already, or it cannot be written.
     """
     if path.suffix not in (".json", ".csv"):
         raise PrivacyError(f"{path.name}: the ledger is exported as .json or .csv. Choose one of these endings.")
     rows = [_row(statement, account) for account in statement.accounts]
-    with atomic_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_file(new_file(path)) as part, part.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".json":
             json.dump(_totals(statement) | {"studies": rows}, file, indent=2, ensure_ascii=False)
         else:

@@ -19,7 +19,9 @@ def predict(
             help="Folder with DICOM files or pictures (PNG, JPEG, TIFF), subfolders included.", show_default=False
         ),
     ],
-    out: Annotated[Path, typer.Option(help="CSV file for the scores.")] = Path("scores.csv"),
+    out: Annotated[Path, typer.Option(help="CSV file for the scores; earlier scores are replaced.")] = Path(
+        "scores.csv"
+    ),
     workers: Annotated[int, typer.Option(min=1, help="Processes that read files.")] = 1,
     site: Annotated[
         str, typer.Option(help="Use this hospital's own threshold and calibration, where the study let it have them.")
@@ -36,9 +38,11 @@ def predict(
     from rich.console import Console
 
     from client.prediction import predict as predict_folder
-    from client.score_table import own_settings, score_table, summary_lines, write_table
+    from client.score_table import check_places, own_settings, score_table, summary_lines, write_table
     from client.scorers import open_scorer
 
+    listing = out.with_name(f"{out.stem}.excluded.csv")
+    check_places(out, listing)
     console = Console(highlight=False, stderr=True)
     facts, scorer = open_scorer(model, device=device)
     own = own_settings(facts, site, where=model.name)
@@ -52,7 +56,6 @@ def predict(
             progress=lambda what, done, total: status.update(f"{what}: {done:,} of {total:,}"),
             own=own,
         )
-    listing = out.with_name(f"{out.stem}.excluded.csv")
     write_table(out, score_table(found, facts.protocol.task, own, every_frame=facts.protocol.images.frames == "all"))
     write_table(listing, [("file", "reason"), *((file, reason.value) for file, reason in found.excluded)])
     for line in summary_lines(found, facts, own, site, listing):

@@ -11,7 +11,7 @@ from shared.model_facts import ModelFacts
 from shared.own_settings import Own
 from shared.plain_text import quoted
 from shared.protocol import Task
-from shared.storage import private_file
+from shared.storage import new_file, private_file
 
 NOT_FOR_CARE = "A score of this kind is evidence, and not a diagnosis. The study's report says where the model fails."
 
@@ -85,6 +85,29 @@ def summary_lines(found: Prediction, facts: ModelFacts, own: Own, site: str, lis
         )
     yield f"Intended use, in the words of its author:\n{quoted(facts.protocol.study.intended_use)}"
     yield NOT_FOR_CARE
+
+
+def check_places(scores: Path, listing: Path) -> None:
+    """Refuse to write over anything but tables that an earlier call wrote there.
+
+    Raises:
+        StorageError: something else is there.
+    """
+    for path, word in ((scores, "_score"), (listing, "reason")):
+        if not _begins(path, word):
+            new_file(path)
+
+
+def _begins(path: Path, word: str) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline(_LONGEST).strip().split(",")
+    except (OSError, ValueError):
+        return False
+    return first[0] == "file" and any(name.endswith(word) for name in first[1:])
+
+
+_LONGEST = 2**16
 
 
 def write_table(path: Path, rows: Iterable[tuple[str, ...]]) -> None:

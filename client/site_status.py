@@ -1,5 +1,6 @@
 """What a site's data manager asks of it: which studies, what has left, the delivered model, and what purging keeps."""
 
+import filecmp
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from client.site_keys import SiteKeys
 from client.task_store import read_begun
 from shared.audit import verify
 from shared.errors import DataError
-from shared.storage import atomic_file
+from shared.storage import atomic_file, new_file
 
 KEPT = """Kept, because the hospital may have to account for it: both audit logs, with what was asked and answered, the
 delivered model and report, the list of withdrawn patients, the ledger of privacy budget, and the study itself. What was
@@ -99,12 +100,15 @@ def copy_delivered(config: SiteConfig, study: str | None, out: Path) -> Sequence
 
     Raises:
         DataError: none were.
-        StorageError: they cannot be written.
+        StorageError: a file of their names is there that is not the same, or they cannot be written.
     """
     folder = Approvals(config.link.state / "studies").pick(study).folder / "delivered"
     found = sorted(folder.glob("[!.]*")) if folder.exists() else []
     if not found:
         raise DataError("this study has not delivered a model yet. It comes with the study's last task.")
+    for path in found:
+        if not ((out / path.name).is_file() and filecmp.cmp(path, out / path.name, shallow=False)):
+            new_file(out / path.name)
     for path in found:
         with atomic_file(out / path.name) as part:
             shutil.copyfile(path, part)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from server.coordinator_folder import CoordinatorFolder
 from shared.errors import CoordinatorError
-from shared.storage import private_file
+from shared.storage import new_file, private_file
 
 LEFT_OUT = frozenset({"flower", "state", "proxy", "logs"})
 """Flower's own state is made again from the records of the sites; scratch files and logs are not needed to go on."""
@@ -21,11 +21,11 @@ def backup(folder: CoordinatorFolder, target: Path) -> None:
 
     Raises:
         CoordinatorError: there is no coordinator.
-        StorageError: the file cannot be written.
+        StorageError: something is there already, or it cannot be written.
     """
     if not folder.config.exists():
         raise CoordinatorError(f"{folder.path} holds no coordinator. Name its folder with --folder.")
-    with private_file(target) as part, tarfile.open(part, "w:gz") as archive:
+    with private_file(new_file(target)) as part, tarfile.open(part, "w:gz") as archive:
         for parent, folders, names in os.walk(folder.path):
             here = Path(parent)
             if here == folder.path:

@@ -13,7 +13,7 @@ def report(
     against: Annotated[
         Path | None, typer.Option(help="An earlier run's folder: how far has each site moved from itself?")
     ] = None,
-    pack: Annotated[Path | None, typer.Option(help="Also write the evidence pack: a zip file.")] = None,
+    pack: Annotated[Path | None, typer.Option(help="Also write the evidence pack: a new zip file.")] = None,
 ) -> None:
     """Write report.html again from a run's results.json, and print its path.
 
@@ -30,7 +30,9 @@ def report(
     from server.run_folder import RunFolder
     from shared.errors import StorageError
     from shared.plain_text import check_json
+    from shared.storage import new_file
 
+    place = new_file(pack) if pack else None
     file = run if run.is_file() else run / "results.json"
     run, page = file.parent, file.with_name("report.html")
     result = read(file)
@@ -41,22 +43,23 @@ def report(
     moved = drift(RunFolder(path=run), RunFolder(path=against)) if against else None
     write(result, page, moved=moved)
     typer.echo(page)
-    if pack is not None:
+    if place is not None:
         from server.evidence_pack import DIGESTS, write_pack
 
-        digest = write_pack(RunFolder(path=run), pack)
-        typer.echo(f"{pack}  SHA-256 of its {DIGESTS}: {digest}")
+        digest = write_pack(RunFolder(path=run), place)
+        typer.echo(f"{place}  SHA-256 of its {DIGESTS}: {digest}")
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its model file.", show_default=False)],
-    onnx: Annotated[Path, typer.Option(help="The ONNX file to write.", show_default=False)],
+    onnx: Annotated[Path, typer.Option(help="The ONNX file to write, a new one.", show_default=False)],
 ) -> None:
     """Write a run's model as ONNX, from prepared image to score, with all that one must know to use it.
 
     It is written only if onnxruntime gives the scores that the model gives.
     """
     from server.onnx_export import export_onnx
+    from shared.storage import new_file
 
-    difference = export_onnx(run / "model.safetensors" if run.is_dir() else run, onnx)
+    difference = export_onnx(run / "model.safetensors" if run.is_dir() else run, new_file(onnx))
     typer.echo(f"{onnx}: its scores differ from the model's by {difference:.1g} at most, on images of noise.")

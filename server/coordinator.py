@@ -88,13 +88,18 @@ def invite(
 ) -> Invitation:
     """Write the folder that a site gets: study, invitation, certificate, bundle, and the weights that it starts from.
 
+    An earlier invitation in the folder is replaced.
+
     Raises:
-        CoordinatorError: the site is not in coordinator.toml, or there is no key to sign tasks with.
+        CoordinatorError: the site is not in coordinator.toml, there is no key to sign tasks with, or the folder holds
+            something else.
         WeightsError: the pretrained weights are missing or contradict the study.
     """
     config = read_coordinator(folder.config)
     if site not in config.sites.names:
         raise CoordinatorError(f"{site}: not in [sites] names of {folder.config}. Add it there, and invite it again.")
+    if out.is_dir() and any(out.iterdir()) and not (out / INVITATION).exists():
+        raise CoordinatorError(f"{out}: this folder holds something that is no invitation. Name an empty one: --out.")
     keys = succession_of(folder)
     _keep(folder.bundle, build_bundle())  # an older version's names another encoding
     file = find_weights(folder, config, protocol, given=weights)

@@ -274,7 +274,8 @@ def monitor(
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)], folder: FolderOption = HERE
+    file: Annotated[Path, typer.Argument(help="The new file to write.", show_default=False)],
+    folder: FolderOption = HERE,
 ) -> None:
     """Write settings, keys, records of sites and all runs into one file. Keep it as safe as the keys in it."""
     from server.backup import backup as write_backup

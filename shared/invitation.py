@@ -1,5 +1,6 @@
 """The papers that site and coordinator exchange before a study: the invitation, and the site's public keys."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from shared.declaration import Declaration, read_toml
 from shared.errors import FederationError, SiteError
 from shared.plain_text import plain
-from shared.storage import atomic_file
+from shared.storage import atomic_file, new_file
 from shared.tasks import WIRE_VERSION
 
 INVITATION = "invitation.toml"
@@ -119,6 +120,18 @@ def read_keys(path: Path) -> PublicKeys:
         FederationError: they are missing or not of this form.
     """
     return read_toml(path, PublicKeys, error=FederationError)
+
+
+def place_for_keys(path: Path) -> Path:
+    """Give back where public keys are to be written: over earlier ones, or where nothing is.
+
+    Raises:
+        StorageError: something else is there.
+    """
+    with suppress(FederationError):
+        read_keys(path)
+        return path
+    return new_file(path)
 
 
 def write_paper(paper: Invitation | PublicKeys | Succession, path: Path) -> None:

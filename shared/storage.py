@@ -38,6 +38,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def new_file(path: Path) -> Path:
+    """Give back where a command is to write a file that its user named.
+
+    Raises:
+        StorageError: something is there already, and a command overwrites nothing that is not its own.
+    """
+    if os.path.lexists(path):
+        raise StorageError(f"{path}: is there, and is not overwritten. Name another file, or move that one away.")
+    return path
+
+
 def private_folder(path: Path) -> None:
     """Make a folder that only this user can enter, with those above it; one that is there becomes so.
 

@@ -102,7 +102,7 @@ def _study() -> None:
 @study.command()
 def check(
     file: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
-    picture: Annotated[Path | None, typer.Option(help="Draw what the augmentation does, as a PNG file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw what the augmentation does, as a new PNG file.")] = None,
 ) -> None:
     """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left.
 
@@ -114,8 +114,10 @@ def check(
     from shared.augmentation import Augmentation
     from shared.laterality import laterality_rows, laterality_scores
     from shared.protocol import read_protocol
+    from shared.storage import new_file
 
     protocol = read_protocol(file)
+    place = new_file(picture) if picture else None
     augmentation = Augmentation(**protocol.augmentation.model_dump())
     scores = laterality_scores(augmentation, size=protocol.images.size, seed=protocol.study.seed)
     table = Table(title="Augmentation of a phantom: the draw nearest to a mirror image")
@@ -128,11 +130,11 @@ def check(
     out.print(table)
     if protocol.privacy:
         _print_price(protocol, out)
-    if picture:
+    if place:
         from simulations.augmentation_sheet import write_sheet
 
-        write_sheet(augmentation, picture, seed=protocol.study.seed)
-        out.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+        write_sheet(augmentation, place, seed=protocol.study.seed)
+        out.print(f"Picture: {place}", markup=False, soft_wrap=True)
 
 
 @study.command()

@@ -3,12 +3,13 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.label_table import Table, read_table
-from shared.errors import DataError
+from shared.errors import DataError, SiteError
 from simulations.image_source import Skip
 
 LABEL_KEY = "SOPInstanceUID"
@@ -60,8 +61,9 @@ def plan_partition(path: Path, columns: Columns) -> Plan:
     if not path.is_file():
         is_what = "this is a folder, and a table is needed" if path.is_dir() else "there is no such table"
         raise DataError(f"{path}: {is_what}. Correct the path.")
-    table = read_table(path)
-    _refuse_unknown(table, columns)
+    with _before_a_site():
+        table = read_table(path)
+        _refuse_unknown(table, columns)
     groups: dict[str, list[PlannedImage]] = defaultdict(list)
     skipped: dict[Skip, list[int]] = defaultdict(list)
     for number, cells in table.rows:
@@ -77,6 +79,16 @@ def plan_partition(path: Path, columns: Columns) -> Plan:
         skipped={reason: tuple(sorted(numbers)) for reason, numbers in sorted(skipped.items())},
         patients_at_several_sites=_shared_patients(images),
     )
+
+
+@contextmanager
+def _before_a_site() -> Iterator[None]:
+    """Let a fault of the table speak of no site.toml: there is none yet."""
+    try:
+        yield
+    except (DataError, SiteError) as fault:
+        words = re.sub(r"^\[data\] \w+: ", "", str(fault))
+        raise DataError(re.sub(r"Say in site\.toml.*; or save", "Save", words)) from None
 
 
 def _refuse_unknown(table: Table, columns: Columns) -> None:

@@ -323,6 +323,37 @@ def test_a_missing_table_is_named(source):
         source.partition()
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0", "not a table at all"),
+        (b"\xd0\xcf\x11\xe0", "a workbook of an old form"),
+        (b"", "is empty"),
+        (b'"a"b,c\n', "a quotation mark"),
+        (b"PK\x03\x04 no workbook", "a workbook that cannot be read"),
+    ],
+)
+def test_a_table_that_is_none_is_told_without_a_site(source, content, says):
+    """Whoever partitions has no site.toml yet, and hears of none."""
+    source.table.write_bytes(content)
+    with pytest.raises(DataError, match=says) as told:
+        source.partition()
+    assert source.table.name in str(told.value)
+    assert "site.toml" not in str(told.value)
+    assert "[data]" not in str(told.value)
+
+
+def test_a_workbook_of_several_sheets_is_told_without_a_site(source):
+    """There is no setting for it here: the sheet is to be saved alone."""
+    book = openpyxl.Workbook()
+    for sheet in (book.active, book.create_sheet()):
+        sheet.append(["image"])
+    book.save(source.table.with_suffix(".xlsx"))
+    source.table = source.table.with_suffix(".xlsx")
+    with pytest.raises(DataError, match=r"2 sheets that are not empty, hidden ones included. Save that one alone"):
+        source.partition()
+
+
 def test_an_npz_becomes_hospitals_as_well(source, tmp_path):
     """With an npz file, the image column holds the number of the picture."""
     np.savez(tmp_path / "a.npz", images=np.arange(3, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2))
@@ -396,6 +427,6 @@ def test_a_workbook_gives_the_hospitals_that_the_same_table_gives(source):
     book.active["D3"] = "#N/A"
     book.save(source.table)
     source.out = source.out.with_name("again")
-    with pytest.raises(DataError, match=r"row 3, column 'label': an error"):
+    with pytest.raises(DataError, match=r"^table.xlsx, row 3, column 'label': an error"):
         source.partition()
     assert not source.out.exists()
