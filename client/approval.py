@@ -121,10 +121,14 @@ class OutgrownApproval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invited:
-    """An invitation that holds together: the study that it names is the one in its folder."""
+    """An invitation that holds together: the study that it names is the one in its folder.
+
+    What is approved stands here as it was read and checked, once: others may write the folder while a person decides.
+    """
 
     invitation: Invitation
     protocol: StudyProtocol
+    ca: bytes
     folder: Path
 
 
@@ -144,21 +148,22 @@ def read_invited(folder: Path, *, site: str) -> Invited:
             f"{folder}: {STUDY} is not the study that the invitation names ({invitation.digest[:SHOWN]}), or this "
             "version of Polyclinic reads it otherwise. Ask the coordinator for the invitation again, and its version."
         )
-    if _sha256(folder / CA) != invitation.ca:
+    ca = _read_bytes(folder / CA)
+    if _sha256(ca) != invitation.ca:
         raise SiteError(f"{folder}: {CA} is not the one that the invitation names. Ask for the invitation again.")
     if invitation.endorsement and not is_endorsed(
         invitation.signing, by=invitation.signing_before, signature=invitation.endorsement
     ):
         raise SiteError(f"{folder}: the coordinator's earlier key has not signed the new one. Do not approve it.")
-    bundles = sorted(folder.glob("*.fab"))
+    bundles = [_read_bytes(path) for path in sorted(folder.glob("*.fab"))]
     if any(_sha256(bundle) != invitation.bundle for bundle in bundles):
         raise SiteError(f"{folder}: the courier's bundle is not the one that the invitation names. Do not install it.")
-    if not all(holds_the_manifest_alone(bundle.read_bytes()) for bundle in bundles):
+    if not all(holds_the_manifest_alone(bundle) for bundle in bundles):
         raise SiteError(
             f"{folder}: the courier's bundle is not Polyclinic's manifest without code. Do not approve the study, and "
             "ask the coordinator what it sent and by which version of Polyclinic."
         )
-    return Invited(invitation=invitation, protocol=protocol, folder=folder)
+    return Invited(invitation=invitation, protocol=protocol, ca=ca, folder=folder)
 
 
 class Approvals:
@@ -186,7 +191,7 @@ class Approvals:
         with atomic_file(folder / STUDY) as part:
             part.write_text(invited.protocol.to_toml(), encoding="utf-8")
         with atomic_file(folder / CA) as part:
-            part.write_bytes((invited.folder / CA).read_bytes())
+            part.write_bytes(invited.ca)
         with atomic_file(folder / RECORD) as part:
             part.write_text(tomli_w.dumps(approval.model_dump()), encoding="utf-8")
         return ApprovedStudy(approval=approval, protocol=invited.protocol, folder=folder)
@@ -282,11 +287,20 @@ class Approvals:
             return OutgrownApproval(approval=approval, fault=str(fault))
         if not protocol.digest() == approval.invitation.digest == folder.name:
             raise SiteError(f"{folder}: the study is not the one that was approved. Nothing is answered for it.")
+        if _sha256(_read_bytes(folder / CA)) != approval.invitation.ca:
+            raise SiteError(
+                f"{folder}: {CA} is not the authority that was approved. Nothing is answered for it: approve the "
+                "invitation again, and ask who changed the file."
+            )
         return ApprovedStudy(approval=approval, protocol=protocol, folder=folder)
 
 
-def _sha256(path: Path) -> str:
+def _read_bytes(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError as fault:
         raise SiteError(f"{path}: cannot be read ({fault.strerror}). Ask for the invitation again.") from None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,6 +1,5 @@
 """From an invitation to an approval: what it starts from and costs here, in words; then its budget and its digest."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +104,12 @@ def approve_study(config: SiteConfig, offer: Offer, *, approved_by: str) -> Appr
         audit_head=head_of(link.state / DEPARTURES),
     )
     FilesThere(study.folder).approved(config.data.dicom)
-    _tell_the_link(SiteKeys(link.keys), study)
+    _tell_the_link(SiteKeys(link.keys), study, offer.invited.ca)
     return study
 
 
-def _tell_the_link(keys: SiteKeys, study: ApprovedStudy) -> None:
-    """Give the link the coordinator's address and authority.
+def _tell_the_link(keys: SiteKeys, study: ApprovedStudy, ca: bytes) -> None:
+    """Give the link the coordinator's address and authority, as they were approved.
 
     The same coordinator's other studies get the authority too: the newest is the one that it has now, and the link is
     not to find out by the times of files.
@@ -122,7 +121,7 @@ def _tell_the_link(keys: SiteKeys, study: ApprovedStudy) -> None:
     for told in keys.node.parent.glob(f"*/{ADDRESS}"):
         if told.read_text(encoding="ascii").strip() == invitation.address:
             with atomic_file(told.with_name(CA)) as part:
-                shutil.copyfile(study.folder / CA, part)
+                part.write_bytes(ca)
 
 
 def _account(config: SiteConfig, protocol: StudyProtocol, *, progress: Progress) -> Account | None:

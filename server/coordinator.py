@@ -104,6 +104,7 @@ def invite(
     _keep(folder.bundle, build_bundle())  # an older version's names another encoding
     file = find_weights(folder, config, protocol, given=weights)
     coordinator, _ = compose(protocol, weights_file=file)
+    bundle, ca = folder.bundle.read_bytes(), folder.ca.read_bytes()
     if file is not None:
         file = keep_weights(folder, protocol, file)
     invitation = Invitation(
@@ -114,16 +115,16 @@ def invite(
         digest=protocol.digest(),
         initial=digest(coordinator.initial),
         weights=coordinator.provenance.sha256 or "",
-        bundle=bundle_digest(folder.bundle.read_bytes()),
-        ca=hashlib.sha256(folder.ca.read_bytes()).hexdigest(),
+        bundle=bundle_digest(bundle),
+        ca=hashlib.sha256(ca).hexdigest(),
         encoding=WIRE_VERSION,
         signing=keys.key,
         signing_before=keys.before,
         endorsement=keys.endorsement,
     )
     _keep(out / STUDY, protocol.to_toml().encode())
-    _keep(out / CA, folder.ca.read_bytes())
-    _keep(out / BUNDLE, folder.bundle.read_bytes())
+    _keep(out / CA, ca)
+    _keep(out / BUNDLE, bundle)
     if file is not None:
         with atomic_file(out / WEIGHTS) as part:
             copy_checked(file, part, invitation.weights)

@@ -128,6 +128,32 @@ def test_a_study_that_was_changed_after_its_approval_is_not_served(tiny: Any, tm
         Approvals(tmp_path / "studies").all()
 
 
+def test_what_others_write_into_the_folder_meanwhile_is_not_approved(tiny: Any, tmp_path: Path) -> None:
+    """Between the question and the answer lies a telephone call: what was read and checked is pinned, byte for byte."""
+    protocol = tiny.protocol()
+    folder = invite(tmp_path / "sent", protocol)
+    invited = read_invited(folder, site="north")
+    for path in folder.iterdir():
+        path.write_text("another")
+    approvals = Approvals(tmp_path / "studies")
+    study = approvals.record(invited, approved_by="Dr. Data", weights="", at=AT, audit_head=GENESIS)
+    assert (study.folder / CA).read_bytes() == b"a certificate"
+    assert approvals.all() == [study]
+    assert (study.protocol, study.approval.invitation) == (protocol, invited.invitation)
+
+
+def test_an_authority_that_was_changed_after_its_approval_is_not_served(tiny: Any, tmp_path: Path) -> None:
+    """TLS is the updates' only cover: the certificate on the hospital's own disk must have the approved hash."""
+    approvals = Approvals(tmp_path / "studies")
+    study = accept(approvals, invite(tmp_path / "sent", tiny.protocol()))
+    (study.folder / CA).write_text("another")
+    with pytest.raises(SiteError, match=r"ca\.crt is not the authority that was approved"):
+        approvals.all()
+    (study.folder / CA).unlink()
+    with pytest.raises(SiteError, match="cannot be read"):
+        approvals.all()
+
+
 def test_a_study_is_named_by_the_beginning_of_its_digest(tiny: Any, tmp_path: Path) -> None:
     """The only one needs no name; of several, one must be named; the newest approval is listed first."""
     approvals = Approvals(tmp_path / "studies")

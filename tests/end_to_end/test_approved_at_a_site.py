@@ -239,3 +239,14 @@ def test_a_started_agent_begins_with_the_weights_that_were_approved(place: Place
     other = replace(study, approval=study.approval.model_copy(update={"invitation": invitation}))
     with pytest.raises(WeightsError, match="not the one that the invitation names"):
         place.start(Deployment(config=place.config, study=other, progress=unseen))
+
+
+def test_the_link_trusts_the_authority_that_was_explained(place: Place, tiny: Any, tmp_path: Path) -> None:
+    """Who writes the invitation's folder while a person reads what it says changes nothing that is approved."""
+    out, ca = tmp_path / "sent", place.coordinator.ca.read_bytes()
+    coordinator.invite(place.coordinator, "north", tiny.protocol(), out)
+    offer = look_at(place.config, out, weights_file=None, progress=unseen)
+    (out / "ca.crt").write_bytes(b"another authority")
+    study = approve_study(place.config, offer, approved_by="Dr. Data")
+    told = SiteKeys(place.config.link.keys).node.parent / study.digest[:12] / "ca.crt"
+    assert (told.read_bytes(), (study.folder / "ca.crt").read_bytes()) == (ca, ca)
