@@ -26,6 +26,8 @@ _STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 """How PNG, JPEG and TIFF begin."""
 
 _SAMPLES_PER_PIXEL = 277
+_NAMED = ("1", "L", "P", "RGB")
+"""Modes in which Pillow turns the transparency of a colour into a band."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,8 @@ def read_picture(path: Path) -> Picture:
             frames, a fourth band, floating point, 32 bits, colour of 16).
     """
     try:
-        with Image.open(path) as image:
+        # Not by its path: Pillow then maps it into memory, and scrambles a TIFF that is to be turned by a quarter.
+        with path.open("rb") as file, Image.open(file) as image:
             if image.width * image.height * len(image.getbands()) > MAX_FRAME_VALUES:
                 raise Unreadable(Reason.TOO_LARGE)
             if getattr(image, "n_frames", 1) > 1 or _loses_bits(image) or _loses_bands(image):
@@ -125,6 +128,9 @@ def _loses_bands(image: Image.Image) -> bool:
     if image.mode in ("LA", "RGBA", "PA", "La", "RGBa", "RGBX"):
         lowest, highest = image.getchannel(len(image.getbands()) - 1).getextrema()
         return image.mode == "RGBX" or lowest != highest
+    if "transparency" in image.info:  # of one colour, or of a palette's entries
+        lowest, highest = image.convert("RGBA").getchannel("A").getextrema() if image.mode in _NAMED else (0, 255)
+        return lowest != highest
     samples = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1) if isinstance(image, TiffImageFile) else 1
     return bool(samples > len(image.getbands()))
 

@@ -1,11 +1,14 @@
 """Pictures from a folder or an npz file: every bit, or a reason."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from client.pictures import read_picture
+from client.refusals import Reason, Unreadable
 from shared.errors import DataError
 from simulations.image_source import ImageFolder, Skip, Unusable, open_images
 
@@ -186,3 +189,47 @@ def test_a_fourth_band_is_not_dropped_in_silence(tmp_path: Path, extra: int) -> 
     assert ImageFolder(folder=tmp_path).read("grey.png").pixels.shape == (8, 8)
     if extra == 2:
         np.testing.assert_array_equal(ImageFolder(folder=tmp_path).read("opaque.tif").pixels, bands[..., :3])
+
+
+def tiff(pixels, orientation):
+    """Write an uncompressed TIFF by hand (TIFF 6.0, section 2), so that no other program's reading is in it."""
+    height, width = pixels.shape
+    data = pixels.tobytes()
+    fields = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 274: orientation, 277: 1, 278: height}
+    fields[279] = len(data)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(fields.items()))
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(fields)) + entries + bytes(4)
+
+
+TURNED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_an_uncompressed_tiff_is_turned_as_its_tag_says(tmp_path, orientation):
+    """Each of the eight orientations, by which first row and first column are told; no pixel changes its neighbours."""
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    (tmp_path / "a.tif").write_bytes(tiff(pixels, orientation))
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif").pixels, TURNED[orientation](pixels))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "I;16"])
+def test_a_transparent_colour_is_refused_as_a_transparent_band_is(tmp_path, mode):
+    """What lies under it is not what is displayed; a colour that no pixel has hides nothing."""
+    pixels = np.arange(16, dtype=np.uint16 if mode == "I;16" else np.uint8).reshape(4, 4)
+    picture = Image.fromarray(pixels) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    picture.save(tmp_path / "a.png", transparency=(5, 5, 5) if mode == "RGB" else 5)
+    with pytest.raises(Unreadable) as told:
+        read_picture(tmp_path / "a.png")
+    assert told.value.reason is Reason.UNSUPPORTED_OBJECT
+    if mode in ("L", "RGB"):
+        picture.save(tmp_path / "b.png", transparency=(99, 99, 99) if mode == "RGB" else 99)
+        np.testing.assert_array_equal(read_picture(tmp_path / "b.png").pixels, pixels)
