@@ -141,6 +141,10 @@ class NoImagesError(DataError):
 _WHOLE: Mapping[FileReason | None, str] = {
     Exclusion.NO_LABEL_ROW: "No row of the label table fits: see whether [data] join and key name what both have.",
     Exclusion.NOT_LABELLED: "No row has a label: see whether [data.findings] names the right columns.",
+    Exclusion.SCREENSHOT: (
+        "All of them say that they are secondary captures. If films were scanned or converted so, they are the exams: "
+        "the study has to say [images] objects = 'all'. Ask the coordinator."
+    ),
     Reason.NOT_DICOM: "See whether [data] dicom names the right folder.",
 }
 """What to do where all files of a site are left out for one reason: it is then the settings, and not the files."""

@@ -6,6 +6,7 @@ import pytest
 
 from client.anatomy import Nature, not_of_anatomy
 from client.bootstrap import site_cohort
+from client.cohort import NoImagesError
 from client.patient_flow import Exclusion
 from shared.protocol import StudyProtocol
 
@@ -92,3 +93,19 @@ def test_a_patients_images_do_not_depend_on_anothers(hospital: Any, tiny: Any) -
     config = hospital.site(join="PatientID", opacity="opacity")
     flow = site_cohort(config, tiny.protocol(), progress=lambda *_: None).flow
     assert not {step.reason for step in flow.steps} & {Exclusion.SCREENSHOT}
+
+
+@pytest.mark.parametrize("says", [None, ["ORIGINAL", "PRIMARY"], ["DERIVED", "SECONDARY"]])
+def test_an_archive_of_scanned_films_is_used_or_its_hospital_hears_how(hospital: Any, tiny: Any, says: Any) -> None:
+    """Captures that stand alone are the exams, unless they deny it themselves: then the study can say otherwise."""
+    for n in range(3):
+        hospital.image(f"{n}.dcm", patient=f"P{n}", exam=str(n), SOPClassUID=SC, ImageType=says, ConversionType="DF")
+    hospital.labels("id,a", *(f"A{n},{n % 2}" for n in range(3)))
+    site = hospital.site(join="AccessionNumber", key="id", opacity="a")
+    if says == ["DERIVED", "SECONDARY"]:
+        with pytest.raises(NoImagesError, match=r"secondary captures.*\[images\] objects = 'all'"):
+            site_cohort(site, tiny.protocol(), progress=lambda *_: None)
+    else:
+        assert len(site_cohort(site, tiny.protocol(), progress=lambda *_: None).images) == 3
+    everything = tiny.protocol(images={"objects": "all"})
+    assert len(site_cohort(site, everything, progress=lambda *_: None).images) == 3
