@@ -149,7 +149,7 @@ class Desk:
             return Message(RecordDict(), reply_to=waiting.message)
 
     def _pull(self, waiting: _Waiting) -> Message | None:
-        for reply in self._pulled(waiting):
+        for reply in self.grid.pull_messages(sorted(waiting.sent_at)) if waiting.sent_at else ():
             sent_at = waiting.sent_at.pop(reply.metadata.reply_to_message_id)
             if reply.has_content() and reply.metadata.src_node_id != waiting.node:
                 raise ValueError("a reply names another node")
@@ -163,11 +163,6 @@ class Desk:
                 waiting.resend_at = time.monotonic() + waiting.pause
                 waiting.pause = min(2 * waiting.pause, LONGEST_PAUSE_SECONDS)
         return None
-
-    def _pulled(self, waiting: _Waiting) -> Iterator[Message]:
-        """Fetch the answers to each sending, one in memory at a time."""
-        for message_id in sorted(waiting.sent_at):
-            yield from self.grid.pull_messages([message_id])
 
     def _push(self, queue: list[_Waiting]) -> None:
         if not queue:

@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 from flwr.superlink.grid import http_grid
 
@@ -16,8 +17,8 @@ log = logging.getLogger("polyclinic.server")
 
 Pull = Callable[[str], bytes]
 
-FETCH = "pull_objects"
-"""What Flower's grid (1.41) fetches the objects of a reply by."""
+FETCH, PULL = "pull_objects", "pull_messages"
+"""What Flower's grid (1.41) fetches the objects of a reply by, and what it gives replies by."""
 
 ROOM_FOR_FIGURES = 16 << 20
 """Bytes that a reply may have beside as many as the whole model: counts, histograms, descriptions."""
@@ -50,11 +51,20 @@ def bounded_replies(*, most_bytes: int, seconds: float, stall_seconds: float = S
         bounded = _Bounded(pull_object_fn, most_bytes=most_bytes, stall_seconds=stall_seconds)
         return fetch_all(object_ids, bounded.pull, **{**settings, "max_time": seconds})
 
+    pull_all = http_grid.HttpGrid.pull_messages
+
+    def pull_each(grid: http_grid.HttpGrid, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Fetch the answers to several sendings of one task one after the other: none may be there but the first."""
+        for message_id in message_ids:
+            yield from pull_all(grid, [message_id])
+
     setattr(http_grid, FETCH, fetch)
+    setattr(http_grid.HttpGrid, PULL, pull_each)
     try:
         yield
     finally:
         setattr(http_grid, FETCH, fetch_all)
+        setattr(http_grid.HttpGrid, PULL, pull_all)
 
 
 class _Bounded:
