@@ -11,6 +11,7 @@ from client.evaluation import LARGEST_LOGIT, answerable
 from client.features import gathered, in_batches
 from client.inputs import Inputs
 from client.membership import Counted, too_telling
+from client.patient_flow import class_patients
 from client.site_data import Records, Rows
 from client.workbench import Workbench
 from shared.description import CORNERS, CornerEffect, CornerTest, Description, MarkTest
@@ -82,15 +83,17 @@ def clear_patients_tell(records: Records, split: Split, *, exclusive: bool, leas
     """Tell whether the number of patients without disease, beside those that leave, is about fewer than `least`.
 
     What leaves beside it are the split's patients and, of each target, who has it and who has not, if both are enough:
-    the negatives of a finding minus those without any disease are who has another finding.
+    the negatives of a finding minus those without any disease are who has another finding. Who has it not is counted by
+    exams in the flow, by images in evidence and corner tests, and as who never had it in mark tests.
     """
     rows = records.rows(split)
     patients_N, labels_NK = records.patients_N[rows], records.labels_NK[rows]
     sets = [patients_N]
     for labels_N in labels_NK.T:
         positive, negative = np.unique(patients_N[labels_N == 1]), np.unique(patients_N[labels_N == 0])
-        never = np.setdiff1d(negative, positive)
-        sets += [positive, never] if min(len(positive), len(never)) >= least else []
+        by_exams = class_patients(patients_N, records.exams_N[rows], labels_N)
+        for pair in (by_exams, (positive, negative), (positive, np.setdiff1d(negative, positive))):
+            sets += pair if min(map(len, pair)) >= least else ()
     clear = records.patients_N[described_rows(records, split, exclusive=exclusive)]
     return too_telling([_counted(clear, "clear"), *(_counted(one, None) for one in sets)], least=least) is not None
 

@@ -276,12 +276,27 @@ def _split_counts(
 def _class_counts(
     patients_N: npt.NDArray[np.int64], exams_N: npt.NDArray[np.int64], labels_N: npt.NDArray[np.float32]
 ) -> ClassCounts:
-    """Count one target: an exam is positive if one of its images is, a patient counts for each class of its exams."""
-    positive_exams = np.unique(exams_N[labels_N == 1])
-    negative_exams = np.setdiff1d(exams_N[labels_N == 0], positive_exams)
+    positive_exams, negative_exams = _class_exams(exams_N, labels_N)
+    positive_patients, negative_patients = class_patients(patients_N, exams_N, labels_N)
     return ClassCounts(
-        positive_patients=len(np.unique(patients_N[np.isin(exams_N, positive_exams)])),
-        negative_patients=len(np.unique(patients_N[np.isin(exams_N, negative_exams)])),
+        positive_patients=len(positive_patients),
+        negative_patients=len(negative_patients),
         positive_exams=len(positive_exams),
         negative_exams=len(negative_exams),
     )
+
+
+def class_patients(
+    patients_N: npt.NDArray[np.int64], exams_N: npt.NDArray[np.int64], labels_N: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Say whom the flow counts as having a target and as not having it: a patient for each class of its exams."""
+    positive, negative = (np.isin(exams_N, exams) for exams in _class_exams(exams_N, labels_N))
+    return np.unique(patients_N[positive]), np.unique(patients_N[negative])
+
+
+def _class_exams(
+    exams_N: npt.NDArray[np.int64], labels_N: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Give the exams of which an image is positive, and those of which one is negative and none positive."""
+    positive = np.unique(exams_N[labels_N == 1])
+    return positive, np.setdiff1d(exams_N[labels_N == 0], positive)

@@ -153,7 +153,7 @@ def read_site(path: Path) -> SiteConfig:
 
     Raises:
         SiteError: every fault in the file, with section, key and the nearest known key; or the cache lies among
-            the images.
+            the images, or something else in the cache.
     """
     site = read_toml(path, SiteConfig, error=SiteError).within(path.parent)
     if site.compute.cache.resolve().is_relative_to(site.data.dicom.resolve()):
@@ -161,4 +161,18 @@ def read_site(path: Path) -> SiteConfig:
             f"{path.name} [compute] cache: it lies inside the folder [data] dicom, so that its files would be taken "
             "for images. Choose a folder outside of it."
         )
+    others = {
+        "[data] dicom": site.data.dicom,
+        "[data] labels": site.data.labels,
+        "[link] keys": site.link.keys,
+        "[link] state": site.link.state,
+        "[link] sockets": site.link.sockets,
+        f"{path.name} itself": path,
+    }
+    for name, place in others.items():
+        if place.resolve().is_relative_to(site.compute.cache.resolve()):
+            raise SiteError(
+                f"{path.name} [compute] cache: {name} lies inside of it, and `polyclinic site purge` empties it. "
+                "Choose a folder that holds nothing else."
+            )
     return site

@@ -1,8 +1,10 @@
 """What a site's data manager asks of it: which studies, what has left, the delivered model, and what purging keeps."""
 
 import filecmp
+import re
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -23,6 +25,9 @@ delivered model and report, the list of withdrawn patients, the ledger of privac
 answered is not computed again, whoever approves the study anew."""
 
 HEALTH_SECONDS = 2.0
+
+_KEPT_IN_CACHE = re.compile(r"[0-9a-f]{64}-.+|features|review")
+"""Folders of a cache: images as one contract prepares them (client/cache.py), features, and pages of review."""
 
 
 def status_lines(config: SiteConfig) -> Iterator[str]:
@@ -126,7 +131,17 @@ def purge_study(config: SiteConfig, study: ApprovedStudy) -> None:
     if study.approval.weights not in {other.approval.weights for other in approvals.all()}:
         kept_weights(config).forget(study.approval.weights)
     shutil.rmtree(SiteKeys(config.link.keys).node.parent / study.digest[:SHOWN], ignore_errors=True)
-    shutil.rmtree(config.compute.cache, ignore_errors=True)
+    _empty(config.compute.cache)
+
+
+def _empty(cache: Path) -> None:
+    """Remove what this program keeps in a cache, and the folder where nothing else is in it: it was named by hand."""
+    for part in list(cache.iterdir()) if cache.is_dir() else ():
+        if part.is_dir() and _KEPT_IN_CACHE.fullmatch(part.name):
+            shutil.rmtree(part, ignore_errors=True)
+    (cache / "excluded.csv").unlink(missing_ok=True)
+    with suppress(OSError):
+        cache.rmdir()
 
 
 def _logs(config: SiteConfig) -> list[Path]:

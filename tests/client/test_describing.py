@@ -9,6 +9,7 @@ import torch
 
 from client.bootstrap import compose_agent, site_inputs
 from client.describing import (
+    clear_patients_tell,
     clear_rows,
     corner_test,
     corner_tests,
@@ -65,6 +66,37 @@ def test_how_many_are_without_disease_tells_of_no_few(tiny: Any, tmp_path: Path,
     inputs = site_inputs(site, protocol, bench, progress=lambda *_: None)
     agent = compose_agent(site, protocol, bench, inputs, folder=tmp_path)
     assert (agent.guard.described is None) is tells
+
+
+CLEAR, A, B, BOTH = (0, 0), (1, 0), (0, 1), (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("few", "tells"),
+    [
+        ([[B]], True),  # an exam without A, that has B
+        ([[BOTH, B]], True),  # has A, and its exams without A all show B
+        ([[A]], False),  # those with A are told by the flow itself
+    ],
+)
+@pytest.mark.parametrize("images", [1, 2])
+def test_follow_up_exams_hide_no_few_behind_those_described(few: Any, tells: bool, images: int) -> None:
+    """The attack: who has an exam without the first finding, minus who was described, are the few with the second."""
+    kinds = [*[[CLEAR]] * 50, *[[A, CLEAR]] * 20, *[[BOTH]] * 20, *[[BOTH, CLEAR]] * 15, *[[A]] * 12]
+    kinds += few * 3
+    labels, patients, exams = [], [], []
+    for patient, own in enumerate(kinds):
+        for number, exam in enumerate(own):
+            labels += [exam] * images
+            patients += [patient] * images
+            exams += [10 * patient + number] * images
+    site = Records(
+        labels_NK=np.array(labels, np.float32),
+        patients_N=np.array(patients),
+        exams_N=np.array(exams),
+        split_N=np.array(["train"] * len(labels)),
+    )
+    assert clear_patients_tell(site, Split.TRAIN, exclusive=False, least=10) is tells
 
 
 @pytest.mark.parametrize("start", ["head", "layer4", "stem"])

@@ -1,5 +1,6 @@
 """What a hospital may write in its site.toml."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,32 @@ def test_faults_are_named_with_section_and_key(tmp_path: Path, text: str, says: 
     with pytest.raises(SiteError) as fault:
         read_site(write(tmp_path, text))
     assert says in str(fault.value)
+
+
+@pytest.mark.parametrize("cache", [".", "..", "films/..", "/"])
+def test_a_cache_that_holds_anything_else_is_refused(tmp_path: Path, cache: str) -> None:
+    """A purge empties it: images, keys, ledger and audit log went with it."""
+    text = MINIMAL + f'[compute]\ncache = "{cache}"'
+    with pytest.raises(SiteError, match=r"\[compute\] cache: .* lies inside of it, and `polyclinic site purge`"):
+        read_site(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ('keys = "here/keys"', "[link] keys"),
+        ('state = "here"', "[link] state"),
+        ('sockets = "here/run"', "[link] sockets"),
+    ],
+)
+def test_each_folder_of_a_site_is_kept_out_of_its_cache(tmp_path: Path, section: str, named: str) -> None:
+    """Named one by one; a link on the disk is followed."""
+    text = MINIMAL + f'[compute]\ncache = "here"\n[link]\n{section}'
+    with pytest.raises(SiteError, match=re.escape(f"{named} lies inside of it")):
+        read_site(write(tmp_path, text))
+    (tmp_path / "linked").symlink_to(tmp_path / "here")
+    with pytest.raises(SiteError, match=re.escape(f"{named} lies inside of it")):
+        read_site(write(tmp_path, text.replace('cache = "here"', 'cache = "linked"')))
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

@@ -279,7 +279,12 @@ def test_a_hospital_from_its_keys_to_the_finished_model(hospital: Any, tmp_path:
     assert "patient withdrawn" in told
     assert first_patient(site) not in told + site.log.read_text()
     assert open_to_others(site) == {site.config.link.sockets: 0o711}
+    cache = site.config.compute.cache
+    foreign = cache / "an image of somebody else's"
+    foreign.touch()
+    assert len([*cache.rglob("*")]) > 3
     site.run("purge", "--yes")
+    assert [*cache.rglob("*")] == [foreign]
     assert "No study is approved" in site.run("status")
     assert (site.folder / "state" / "studies" / site.protocol.digest() / "released" / "flow.json").exists()
     assert "lines, whole" in site.run("audit", "verify")
