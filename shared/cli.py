@@ -1,10 +1,11 @@
 """The `polyclinic` command: offers each role, loads it when it is used, and says how to get the parts of the others."""
 
 import difflib
+import errno
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shared.errors import MissingPartError, PolyclinicError
+from shared.errors import MissingPartError, PolyclinicError, StorageError
 from shared.plain_text import shown
 
 GROUP = "polyclinic.commands"
@@ -33,6 +34,21 @@ TELLTALES: Mapping[str, tuple[str, ...]] = {
 """Modules that are there where an extra of pyproject.toml is; looked for, and not imported."""
 
 ROOMS = ("shared", "client", "server", "simulations")
+
+_MAY_NOT = "Change the permissions of it and of each folder on its way, or run this as the user whose it is."
+_FULL = "Make room there, and run this again."
+_OTHER_NAME = "Name another path."
+
+_MACHINES: Mapping[int | None, str] = {
+    errno.EACCES: _MAY_NOT,
+    errno.EPERM: _MAY_NOT,
+    errno.EROFS: "Name a folder that can be written to.",
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENAMETOOLONG: _OTHER_NAME,
+    errno.ELOOP: _OTHER_NAME,
+}
+"""What a machine refuses and no program can know beforehand, whichever command meets it; and what to do about it."""
 
 STOPPED = 130
 """The exit code of what Ctrl-C stopped: 128 and the number of SIGINT, as a shell has it."""
@@ -60,6 +76,22 @@ def main() -> None:
     except PolyclinicError as fault:
         typer.secho(shown(f"{fault}"), fg=typer.colors.RED, err=True)
         sys.exit(fault.exit_code)
+    except OSError as fault:
+        if fault.errno not in _MACHINES:  # a bug: it keeps its traceback
+            raise
+        typer.secho(shown(_refused(fault, sys.argv[1:])), fg=typer.colors.RED, err=True)
+        sys.exit(StorageError.exit_code)
+
+
+def _refused(fault: OSError, words: Sequence[str]) -> str:
+    """Say what the machine refused; a path is named as far as it is one of the command's own words.
+
+    Beyond that it may be the name of a patient's file.
+    """
+    path = str(fault.filename or "")
+    inside = [word for word in words if word.startswith(("/", ".")) or "/" in word if path.startswith(word)]
+    where = path if path in words else f"In {max(inside, key=len)}" if inside else "A file that this command needs"
+    return f"{where}: {os.strerror(fault.errno or 0)}. {_MACHINES[fault.errno or 0]}"
 
 
 def application() -> typer.Typer:

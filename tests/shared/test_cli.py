@@ -1,8 +1,10 @@
 """Tests of shared/cli.py: the command that is there, the command that is not, and what a fault looks like."""
 
+import errno
 import importlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -17,6 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from shared import cli
+from shared.cli import _refused
 from shared.errors import DataError, MissingPartError
 
 
@@ -102,6 +105,49 @@ def test_a_fault_that_a_user_can_mend_has_its_code_and_no_traceback(polyclinic):
     code, out, err = polyclinic("fail")
     assert (code, out) == (DataError.exit_code, "")
     assert err == "[red]3 files[/red] could not be read. Export them again.\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "{}/locked/run"],
+        ["report", "{}/locked/run/results.json"],
+        ["predict", "{}/locked/model.safetensors", "{}"],
+        ["coordinator", "restore", "{}/locked/backup"],
+        ["study", "check", "{}/locked/study.toml"],
+        ["site", "check", "{}/locked/site.toml"],
+        ["coordinator", "run", "{}/locked/study.toml"],
+        ["simulate", "{}/locked/study.toml", "--sites", "{}"],
+    ],
+)
+def test_what_this_user_may_not_read_is_told_without_a_traceback(tmp_path: Path, words: list[str]) -> None:
+    """Behind a folder that may not be entered, as a user to whom permissions apply."""
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0)
+    without = "-dac_override,-dac_read_search"
+    plain = [] if os.geteuid() else ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"]
+    if plain and not shutil.which("setpriv"):
+        pytest.skip("root reads everything, and setpriv is not here")
+    program = Path(sys.executable).with_name("polyclinic")
+    command = [*plain, str(program), *(word.format(tmp_path) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    locked.chmod(0o700)
+    assert done.returncode in (10, 11, 13, 15, 16, 21), done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(locked) in done.stderr
+    assert "ermission" in done.stderr
+
+
+def test_a_path_that_nobody_named_is_not_told() -> None:
+    """It may be the name of a patient's file; what to do is said all the same."""
+    fault = OSError(errno.ENOSPC, "No space left on device", "/archive/Doe^John.dcm")
+    told = _refused(fault, ["report", "--out", "/runs/one"])
+    assert "Doe" not in told
+    assert "No space left" in told
+    assert "Make room" in told
+    assert _refused(fault, ["simulate", "/archive"]).startswith("In /archive: No space left")
+    assert _refused(fault, ["/archive/Doe^John.dcm"]).startswith("/archive/Doe^John.dcm: ")
 
 
 def test_a_bug_keeps_its_traceback(polyclinic, monkeypatch):
