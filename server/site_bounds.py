@@ -28,7 +28,8 @@ _SPARE, _SPARE_SHARE = 20, 10
 or one in so many."""
 
 _DEVIATIONS = 8
-"""Standard deviations by which a split's size may miss what the study's fractions lead one to expect."""
+"""Standard deviations by which a split's size may miss what the study's fractions lead one to expect, or noise may add
+to a count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +98,16 @@ def _rounding(privacy: Privacy | None) -> int:
 
 
 def _noise(protocol: StudyProtocol) -> int:
-    """Say what a count can gain where each of its score bins is noised, and none falls below 0 (client/count_noise.py).
+    """Say what a count can gain where each of its score bins is noised (client/count_noise.py).
 
-    Discrete Laplace noise of this scale exceeds 4 times it with a chance of e⁻⁴; here all bins do at once.
+    Their noised total is kept, so that it gains what all draws add up to: of one, discrete Laplace, the variance is
+    below twice its scale's square.
     """
     if protocol.privacy is None or not protocol.privacy.count_noise_epsilon:
         return 0
     scale = len(protocol.task.targets) / protocol.privacy.count_noise_epsilon
-    return math.ceil(4 * scale * 2 * protocol.evaluation.score_bins)
+    draws = 2 * protocol.evaluation.score_bins
+    return math.ceil(_DEVIATIONS * scale * math.sqrt(2 * draws))
 
 
 def _with_spare(count: int) -> int:

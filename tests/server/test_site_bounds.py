@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,8 +118,6 @@ def test_under_privacy_the_public_size_bounds_all(tiny: Any) -> None:
 @given(train=st.integers(10, 100_000), seed=st.integers(0, 2**32))
 def test_an_honest_split_never_exceeds_its_bound(train: int, seed: int, tiny: Any) -> None:
     """A split drawn by the study's fractions is within what follows from the training patients alone."""
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     protocol = tiny.protocol(split={"train": 0.7, "validation": 0.15, "test": 0.15})
     sizes = rng.multinomial(round(train / 0.7), (0.7, 0.15, 0.15))
@@ -126,6 +125,20 @@ def test_an_honest_split_never_exceeds_its_bound(train: int, seed: int, tiny: An
     most = bounds(told, protocol)
     assert sizes[1] <= most[Split.VALIDATION].patients
     assert sizes[2] <= most[Split.TEST].patients
+
+
+def test_noise_on_counts_leaves_room_for_itself_and_little_else(tiny: Any) -> None:
+    """The total of all bins is what leaves; a site of 50 patients could tell of 5,209."""
+    told, task = flow(train=50, validation=None, test=None), {"findings": ["opacity"], "unit": "patient"}
+    protocol = tiny.protocol(task=task, privacy={"epsilon": 3.0, "count_noise_epsilon": 0.1})
+    noised, plain = (
+        bounds(told, one)[Split.TEST].patients for one in (protocol, tiny.protocol(task=task, privacy={"epsilon": 3.0}))
+    )
+    kept = 1 - np.exp(-0.1)
+    rng = np.random.default_rng(5)
+    draws = 2 * protocol.evaluation.score_bins
+    noise = (rng.geometric(kept, (10_000, draws)) - rng.geometric(kept, (10_000, draws))).sum(axis=1)
+    assert noise.max() < noised - plain < 2.5 * noise.max()
 
 
 def test_a_flow_larger_than_any_hospital_does_not_enter() -> None:
