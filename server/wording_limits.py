@@ -7,6 +7,7 @@ from server.lowest import Whose, figures
 from server.results import StudyResult
 from server.summary import Standing, stands
 from server.target import Target
+from server.wording_groups import groups_apart
 from server.wording_new_hospital import between
 
 
@@ -32,6 +33,7 @@ def _not_for(result: StudyResult) -> Iterator[str]:
                 f"At {lead.site} for {finding}, before its images are looked at: its figures may rest on a mark in the "
                 f"{lead.corner} corner."
             )
+    yield from _groups(result)
     for standing, words in (
         (Standing.BELOW, "below the target, which may be chance"),
         (Standing.TOO_FEW, "too few cases to say"),
@@ -44,6 +46,16 @@ def _not_for(result: StudyResult) -> Iterator[str]:
     for finding in result.study.findings:
         yield _elsewhere(result, finding)
     yield "For anything but the intended use above."
+
+
+def _groups(result: StudyResult) -> Iterator[str]:
+    """Name the groups of patients of whom a measure was shown to be lower than of the others."""
+    for group in groups_apart(result):
+        if group.difference.difference < 0:
+            yield (
+                f"For {group.finding} in the group {group.named}, before a look at its own cases: its {group.measure} "
+                "is lower than the other groups', beyond chance."
+            )
 
 
 def _elsewhere(result: StudyResult, finding: str) -> str:

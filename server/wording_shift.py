@@ -144,6 +144,16 @@ def apart(result: StudyResult) -> Iterator[str]:
             yield f"{site}'s images without disease lie apart {', and '.join(told)}."
 
 
+def sites_apart(result: StudyResult) -> tuple[str, ...]:
+    """Name the sites of which `apart` has something to say."""
+    beyond = [
+        one
+        for one in result.domain_shift.distances
+        if (one.brightness and one.brightness.beyond) or (one.features and one.features.beyond)
+    ]
+    return tuple(site for site in result.site_names if any(site in (one.one, one.other) for one in beyond))
+
+
 def any_distance(shift: DomainShift) -> bool:
     """Tell whether any two sites' images could be compared at all."""
     return any(one.brightness or one.features for one in shift.distances)

@@ -11,7 +11,8 @@ from server.results import StudyResult
 from server.summary import Stand, Standing, least_safe, stands
 from server.target import Target
 from server.wording_explanation import reading
-from server.wording_shift import consistent_with
+from server.wording_groups import group_in_short, groups_apart
+from server.wording_shift import consistent_with, sites_apart
 from server.wording_worth import SHORT
 
 STANDINGS = {
@@ -142,14 +143,40 @@ def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
     leads = {finding: lead for finding, lead in result.domain_shift.leading.items() if finding in result.study.findings}
     untold = {finding: lead for finding, lead in leads.items() if lead.site and not _told(lead, finding, worst)}
     shown = sorted(untold, key=lambda finding: (untold[finding].p or 0.0, finding))
-    if leads and not shown:
-        tested = any(lead.compared > 1 or lead.looked_at for lead in leads.values())
-        yield "Nothing else was shown to stand out." if tested else "Nothing else was tested."
-    elif shown:
-        several = len(result.study.findings) > 1
+    several = len(result.study.findings) > 1
+    if shown:
         named = [consistent_with(untold[finding], finding=finding if several else None) for finding in shown]
-        more = f"; {len(named) - NAMED} more are told below" if len(named) > NAMED else ""
-        yield f"Apart from this, the data are consistent with {'; '.join(named[:NAMED])}{more}."
+        yield f"Apart from this, the data are consistent with {_first(named)}."
+    groups = [group_in_short(one, several=several) for one in groups_apart(result)]
+    if groups:
+        yield f"{'A group' if len(groups) == 1 else 'Groups'} of patients shown to differ: {_first(groups)}."
+    images = sites_apart(result)
+    if images:
+        yield f"Images of {wording.names(images)} lie apart by more than halves of one site's do."
+    others = [one for one in _other_sites(result, worst) if one not in {lead.site for lead in untold.values()}]
+    if others:
+        yield f"More that stands out, at {wording.names(tuple(others))}, is told below."
+    if not (shown or groups or images or others) and (leads or _groups_tested(result)):
+        tested = any(lead.compared > 1 or lead.looked_at for lead in leads.values()) or _groups_tested(result)
+        yield "Nothing else was shown to stand out." if tested else "Nothing else was tested."
+
+
+def _other_sites(result: StudyResult, worst: Stand | None) -> list[str]:
+    """Name the sites that stand out on some finding, but for the least safe one on its own, which was told of."""
+    told, findings = (worst.finding, worst.site) if worst else None, result.study.findings
+    every = [(one.finding, one.difference.site) for one in result.standing_out if one.finding in findings]
+    return sorted({one[1] for one in every if one != told})
+
+
+def _groups_tested(result: StudyResult) -> bool:
+    return any(
+        result.subgroups[finding].comparisons for finding in result.study.findings if finding in result.subgroups
+    )
+
+
+def _first(named: list[str]) -> str:
+    more = f"; {len(named) - NAMED} more are told below" if len(named) > NAMED else ""
+    return f"{'; '.join(named[:NAMED])}{more}"
 
 
 def _told(lead: Leading, finding: str, worst: Stand | None) -> bool:

@@ -8,6 +8,7 @@ from server.finding_result import FindingResult, Why
 from server.privacy_words import seeded
 from server.results import StandingOut, StudyResult
 from server.summary import Standing, stands
+from server.wording_groups import groups_apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ def warnings(result: StudyResult) -> list[Warn]:
         *_weights(result),
         *(Warn(headline=one.headline, text=one.text, grave=True) for one in seeded(result)),
         *(_standing_out(one, result) for one in result.standing_out),
+        *_groups(result),
         *_nothing_compared(result),
         *_short_sites(result),
         *_missed_on_validation(result),
@@ -59,6 +61,22 @@ def _standing_out(one: StandingOut, result: StudyResult) -> Warn:
         text=f"{wording.points(there.difference)} against all other sites together (interval {ends}; {p}). {advice}",
         grave=lower,
     )
+
+
+def _groups(result: StudyResult) -> Iterator[Warn]:
+    """Warn of each group of patients that was shown to differ, with what was counted."""
+    for one in groups_apart(result):
+        lower, there = one.difference.difference < 0, one.difference
+        found = one.row.sensitivity if one.measure == "sensitivity" else one.row.specificity
+        counted = f"{wording.rate(found)}. " if found else ""
+        yield Warn(
+            headline=f"A group stands out, {one.named}: {one.measure} for {one.finding} is "
+            f"{'lower' if lower else 'higher'} than in the other groups",
+            text=f"{counted}{wording.points(there.difference)} against the other groups there (interval "
+            f"{wording.points_range(there.low, there.high)}; {wording.p_value(there.adjusted_p)}, "
+            f"{wording.all_tests(result)}). Groups differ in more than their name.",
+            grave=lower,
+        )
 
 
 def _nothing_compared(result: StudyResult) -> Iterator[Warn]:

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from server.finding_result import FindingResult, Why, absent
+from server.image_shift import Distance, SitePair
 from server.leading import Cause, Leading
 from server.report import render
 from server.results import StudyResult
+from server.subgroup_results import SubgroupResult, Subgroups
 from server.summary import Standing, least_safe, stands
 from server.wording_limits import not_for
 from server.wording_summary import answers, hospital_lines
+from server.wording_warnings import warnings
 from shared.domain_shift import SiteDifference
 from shared.intervals import wilson, wilson_p
 from shared.metrics import Count
@@ -134,10 +137,56 @@ def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None
         "left); a mark read by the model (pneumonia: st_marys, upper left)."
     ) in answers(study_result)[2].text
     quiet = leading(study_result, effusion=Leading(cause=Cause.NONE_SHOWN, site=None, p=None, compared=3))
-    alone = only(quiet, "effusion", {})
+    alone = without_more(only(quiet, "effusion", {}))
     assert "Nothing else was shown to stand out." in answers(alone)[2].text
     unknown = answers(replace(alone, explanations={}))[2].text
     assert unknown == "There is not enough evidence to compare hospitals. Nothing else was shown to stand out."
+
+
+def test_nothing_else_is_not_said_beside_a_group_or_images_that_stand_out(study_result: StudyResult) -> None:
+    """A group whose adjusted p lies below the family's level is named in summary, warnings and limits; images are."""
+    quiet = only(
+        leading(study_result, effusion=Leading(cause=Cause.NONE_SHOWN, site=None, p=None, compared=3)), "effusion", {}
+    )
+    quiet = without_more(quiet)
+    assert "Nothing else was shown to stand out." in answers(quiet)[2].text
+    there = SiteDifference(site="male", difference=-0.54, low=-0.67, high=-0.28, p=0.0001, adjusted_p=0.005)
+    male = SubgroupResult(
+        site=None,
+        axis="sex",
+        group="male",
+        sensitivity=None,
+        specificity=None,
+        auc=None,
+        sensitivity_difference=None,
+        specificity_difference=there,
+    )
+    female = replace(male, group="female", specificity_difference=replace(there, difference=0.54))
+    apart = replace(quiet, subgroups={"effusion": Subgroups(rows=(female, male), comparisons=2)})
+    why = answers(apart)[2].text
+    assert "A group of patients shown to differ: sex: male over all sites (specificity" in why
+    assert "p = 0.005, adjusted" in why
+    assert "Nothing else" not in why
+    assert [one.headline for one in warnings(apart) if "group" in one.headline] == [
+        "A group stands out, sex: male over all sites: specificity for effusion is lower than in the other groups"
+    ]
+    assert any("For effusion in the group sex: male over all sites" in one for one in not_for(apart))
+    chance = replace(male, specificity_difference=replace(there, adjusted_p=0.2))
+    shown = replace(quiet, subgroups={"effusion": Subgroups(rows=(chance,), comparisons=1)})
+    assert "Nothing else was shown to stand out." in answers(shown)[2].text
+    far = SitePair(
+        one="northgate", other="riverside", brightness=Distance(value=0.3, null=0.1), features=None, dimensions=None
+    )
+    images = replace(quiet, domain_shift=replace(quiet.domain_shift, distances=(far,)))
+    why = answers(images)[2].text
+    assert "Images of northgate and riverside lie apart by more than halves of one site's do." in why
+    assert "Nothing else" not in why
+
+
+def without_more(result: StudyResult) -> StudyResult:
+    """Leave out all that stands out beside sites' sensitivity: groups, images and differences."""
+    shift = replace(result.domain_shift, distances=(), differences={})
+    return replace(result, subgroups={}, domain_shift=shift)
 
 
 def leading(study_result: StudyResult, **leads: Leading) -> StudyResult:
@@ -146,7 +195,7 @@ def leading(study_result: StudyResult, **leads: Leading) -> StudyResult:
 
 def test_why_says_nothing_twice(study_result: StudyResult) -> None:
     """Where the least safe site's own pattern leads it is not told again; a mark there is."""
-    one = only(study_result, "effusion", {})
+    one = without_more(only(study_result, "effusion", {}))
     worst = least_safe(one)
     assert worst is not None
     gap = Leading(cause=Cause.DISCRIMINATION, site=worst.site, p=0.01, compared=3)
