@@ -203,6 +203,7 @@ def build_cohort(
         exclusive=exclusive,
         patient=data.patient_column,
         sheet=data.sheet,
+        private=private,
     )
     said = table_words(data.labels, data.subgroups, private=private, sheet=data.sheet) if data.subgroups else []
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)

@@ -68,12 +68,14 @@ class Table:
         return "Correct site.toml; the table's first row has to hold the names of its columns."
 
 
-def read_table(path: Path, *, sheet: str | None = None) -> Table:
+def read_table(path: Path, *, sheet: str | None = None, private: bool = False) -> Table:
     """Read a workbook, or text: comma, semicolon, tab or bar between cells; UTF-8, or with a warning Windows-1252.
 
+    For a `private` study each line of a text is a row, so that no row has a part in another.
+
     Raises:
-        DataError: the table is missing, unreadable, empty, an old workbook, in another encoding or wrongly quoted; with
-            the row.
+        DataError: the table is missing, unreadable, empty, an old workbook or in another encoding, or its header
+            is wrongly quoted.
         SiteError: a sheet is named and not there, or it has to be named.
         MissingPartError: it is a workbook, and what reads those is not installed.
     """
@@ -90,9 +92,9 @@ def read_table(path: Path, *, sheet: str | None = None) -> Table:
     if sheet is not None:
         raise SiteError(f"[data] sheet: {path.name} is no workbook and has no sheets. Remove it from site.toml.")
     text, warning = decoded(content, path.name)
-    if not text.strip(",;\t|\r\n "):
+    if not text.strip(',;\t|\r\n "'):
         raise DataError(f"[data] labels: {path.name} is empty. Export the table again.")
-    (_, header), *lines = rows(text, path.name)
+    (_, header), *lines = rows(text, path.name, line_by_line=private)
     return Table(name=path.name, header=tuple(map(as_name, header)), rows=tuple(lines), warning=warning)
 
 

@@ -64,6 +64,7 @@ def read_labels(
     exclusive: bool,
     patient: str | None = None,
     sheet: str | None = None,
+    private: bool = False,
 ) -> list[LabelRow]:
     """Read the label table. With `exclusive`, all classes may share one column that holds the class's name.
 
@@ -75,12 +76,13 @@ def read_labels(
         exclusive: exactly one target holds (classes), instead of any number (findings).
         patient: name of the column that says whose the images are; None where the table doesn't.
         sheet: the one to read of a workbook with several.
+        private: True under [privacy]: no row has a part in another.
 
     Raises:
         SiteError: no target has a column, or the table has no such column; the nearest one is named.
         DataError: as `read_table`.
     """
-    table = read_table(path, sheet=sheet)
+    table = read_table(path, sheet=sheet, private=private)
     places = [table.place(columns[target]) if target in columns else None for target in targets]
     if not any(place is not None for place in places):
         raise SiteError(

@@ -88,7 +88,10 @@ _EXCLUSIONS = {
 }
 
 _ROWS = {
-    RowReason.RAGGED_ROW: "A row has more or fewer cells than the table has columns. Correct it.",
+    RowReason.RAGGED_ROW: (
+        "A row has more or fewer cells than the table has columns, a quotation mark out of place or, in a private "
+        "study, a line break in a cell. Correct it, or give the table as a workbook (.xlsx)."
+    ),
     RowReason.NO_KEY: "A row does not say to which image it belongs. Fill in the key column.",
     RowReason.UNREADABLE_LABEL: _UNREADABLE_LABEL,
     RowReason.NOT_ONE_CLASS: _NOT_ONE_CLASS,

@@ -39,7 +39,7 @@ def table_words(
         SiteError: the table has no such column; a near one is named.
         DataError: the table cannot be read.
     """
-    table = read_table(path, sheet=sheet)
+    table = read_table(path, sheet=sheet, private=private)
     places = {axis: table.place(column) for axis, column in columns.items()}
     width = len(table.header)
     words: list[dict[str, str]] = [

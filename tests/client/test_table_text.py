@@ -1,6 +1,8 @@
 """Tables as the spreadsheets of all countries write them: quotes, separators, line breaks, encodings, letters."""
 
 import codecs
+import random
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from client.bootstrap import site_cohort
 from client.label_table import read_table
+from client.labels import read_labels
 from client.site_check import show_check
 from client.traits import table_words
 from shared.errors import DataError, SiteError
@@ -144,6 +147,66 @@ def test_in_a_private_study_no_rows_sex_is_read_by_another(tmp_path: Path, other
     path.write_text("id,sexo\n" + "".join(f"{number},{word}\n" for number, word in enumerate(words)))
     read = [sex_group(row.get("sex", "")) for row in table_words(path, {"sex": "sexo"}, private=True)]
     assert read[:6] == ["male", "female", UNKNOWN, UNKNOWN, UNKNOWN, "other"]
+
+
+ROWS = [f"k{number},ok,{number % 2}" for number in range(8)]
+OUT_OF_PLACE: dict[str, tuple[list[int], list[bytes]]] = {
+    "two marks of one patient": ([1, 5], [b'k1,"see,1', b'k5,note",0']),
+    "two marks, each opens": ([1, 5], [b'k1,"see,1', b'k5,"note,0']),
+    "one mark": ([2], [b'k2,"see,1']),
+    "a mark behind a mark": ([2], [b'k2,"see"n,1']),
+    "closes and opens": ([1, 2], [b'k1,"see","', b'a","b","c']),
+    "a byte that is no letter": ([3], [b"k3\x81,ok,1"]),
+    "a NUL": ([3], [b"k3\x00,ok,1"]),
+    "a cell without end": ([4], [b'k4,"' + b"x" * 200_000 + b",1"]),
+}
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("name", OUT_OF_PLACE)
+def test_no_mark_or_byte_of_a_row_takes_another_row(tmp_path: Path, name: str, private: bool) -> None:
+    """Rows with a quotation mark out of place, or a byte that is no letter, are left out, and no other row is."""
+    lines = [row.encode() for row in ROWS]
+    for place, line in zip(*OUT_OF_PLACE[name], strict=True):
+        lines[place] = line
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"\n".join([b"id,note,a", *lines, b""]))
+    found = read_labels(path, key="id", columns={"a": "a"}, targets=["a"], exclusive=False, private=private)
+    read_as = {row.key: row.labels for row in found if row.reason is None}
+    others = [place for place in range(8) if place not in OUT_OF_PLACE[name][0]]
+    assert {f"k{place}": read_as.get(f"k{place}") for place in others} == {
+        f"k{place}": (float(place % 2),) for place in others
+    }
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_report_in_a_cell_is_text(tmp_path: Path, newline: str) -> None:
+    """Lines of prose that have as many commas as the header has are no rows: a blank stands behind a comma."""
+    report = newline.join(["Chest, two views,", "", "Lungs clear, heart normal, no effusion.", 'A ""nodule"", 3,5 mm.'])
+    found = read(tmp_path, newline.join(["id,report,a", f'x,"{report}",1', "y,none,0", ""]))
+    assert found.rows == ((2, ["x", report.replace('""', '"'), "1"]), (3, ["y", "none", "0"]))
+
+
+def test_in_a_private_study_each_line_is_a_row(tmp_path: Path) -> None:
+    """What a line holds changes the reading of no other, wherever marks stand and whatever separates the cells."""
+    rng = random.Random(12)
+    path = tmp_path / "labels.csv"
+    for _ in range(60):
+        lines = ["".join(rng.choices('k",;1 \t', k=rng.randrange(1, 12))) for _ in range(6)]
+        apart = []
+        for kept in (range(6), *([place] for place in range(6))):
+            path.write_text("id;note, if any;a\n" + "".join(lines[place] + "\n" for place in kept))
+            apart.append([cells for _, cells in read_table(path, private=True).rows])
+        assert apart[0] == [row for one in apart[1:] for row in one]
+
+
+@pytest.mark.parametrize("line", ['b","c', 'b,"c', '"b', "b", 'x,"a,b,c'])
+def test_marks_out_of_place_cost_no_more_than_their_lines(tmp_path: Path, line: str) -> None:
+    """Lines of which each closes a cell and opens another could be read again and again, from each to the end."""
+    begin = time.perf_counter()
+    read(tmp_path, "id,note,a\n" + 'x,"open\n' + f"{line}\n" * 20_000)
+    assert time.perf_counter() - begin < 30
 
 
 def test_a_wrong_column_of_a_subgroup_names_the_nearest(tmp_path: Path) -> None:
