@@ -4,8 +4,9 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice, takewhile
 
 from shared.errors import DataError
@@ -19,6 +20,8 @@ LEGACY = (
 
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[,;\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
 _ROWS_COMPARED = 50
+
+_reader = partial(csv.reader, strict=True)
 
 Row = tuple[int, list[str]]
 """A row's number in a spreadsheet, where 1 is the header, and its cells; none where they cannot be told apart."""
@@ -88,7 +91,7 @@ def rows(text: str, name: str, *, line_by_line: bool) -> Iterator[Row]:
 
 def _parsed(lines: Sequence[str], separator: str, *, line_by_line: bool) -> Iterator[Row]:
     """Yield the header, which may have any number of lines, and the rows; csv.Error if the header cannot be read."""
-    number, header = 0, _reader(lines, separator)
+    number, header = 0, _reader(lines, delimiter=separator)
     for number, names in enumerate(header, start=1):
         if _is_filled(names):
             yield number, names
@@ -100,7 +103,7 @@ def _parsed(lines: Sequence[str], separator: str, *, line_by_line: bool) -> Iter
         number += 1
         following = range(place + 1, place + 1 if line_by_line or place < open_until else len(lines))
         own = takewhile(lambda line: not is_row(line), (lines[other] for other in following))
-        row = _reader(chain([lines[place]], own), separator)
+        row = _reader(chain([lines[place]], own), delimiter=separator)
         try:
             cells, place = next(row), place + row.line_num
         except csv.Error:  # a cell that no line closes; one that is opened before that place is closed by none either
@@ -121,7 +124,7 @@ def _row_by_itself(header: Sequence[str], separator: str) -> Callable[[str], boo
 
     def is_row(line: str) -> bool:
         try:
-            cells = next(_reader([line], separator), [])
+            cells: list[str] = next(_reader([line], delimiter=separator), [])
         except csv.Error:
             return False
         if len(cells) != len(header) or not _is_filled(cells):
@@ -137,10 +140,6 @@ def _is_filled(cells: Sequence[str]) -> bool:
 
 def _spaced(cells: Sequence[str]) -> int:
     return sum(cell.startswith(" ") for cell in cells[1:])
-
-
-def _reader(lines: Iterable[str], separator: str) -> "csv._reader":  # the module's own name of what csv.reader gives
-    return csv.reader(lines, delimiter=separator, strict=True)
 
 
 def _separator(lines: Sequence[str], *, line_by_line: bool) -> str:
