@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from shared.errors import TaskError
 from shared.landmarks import Standard
@@ -65,7 +65,7 @@ class Deliveries:
             with atomic_file(self.folder / name) as part:
                 part.write_bytes(text)
         with atomic_file(self.folder / MODEL) as part:
-            save_file(dict(arrays), part, facts)
+            part.write_bytes(save(dict(arrays), facts))
 
     def _own(self, numbers: tuple[float, ...]) -> Mapping[str, Own]:
         try:

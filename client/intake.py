@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from client.loading import check_finite
 from client.task_store import Begun, TaskStore
@@ -99,7 +99,7 @@ class Intake:
         """
         facts = {"round": str(task.header.round), "update_norm": repr(update_norm)}
         with atomic_file(self._last(task)) as part:
-            save_file(dict(task.arrays), part, facts)
+            part.write_bytes(save(dict(task.arrays), facts))
 
     def _one_scale(self, task: Task) -> None:
         """Hold a run to the standard scale that it began with: images are prepared in one way, or not at all."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from client.workbench import Workbench
 from shared.model import exchanged
@@ -31,4 +31,4 @@ class LocalNorm:
     def save(self, run_id: str, *, after: int) -> None:
         """Store the layers as this round left them."""
         with atomic_file(self._folder / run_id / f"norm-{after:05d}.safetensors") as part:
-            save_file(self._bench.arrays(self._names), part)
+            part.write_bytes(save(self._bench.arrays(self._names)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from shared.errors import StorageError
 from shared.landmarks import Landmarks, Standard, standard_scale
@@ -142,7 +142,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str
     """
     with atomic_file(path) as part:
         try:
-            save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, part, dict(facts))
+            part.write_bytes(save({name: np.asarray(array, order="C") for name, array in tensors.items()}, dict(facts)))
         except SafetensorError as fault:
             raise OSError(str(fault)) from None
         _sort_facts(part)

@@ -1,5 +1,6 @@
 """Files that are whole or not there, lines that are whole or not there, and one error for a disk that is full."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,15 +17,42 @@ _FILE_IN_THE_WAY = (
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; when the block ends well, the file is synced and takes its place at `path` in one step.
 
+    The path is to be opened and written; it has no folder for a library that writes beside it and renames that
+    (safetensors' `save_file`).
+
     Raises:
         StorageError: the disk is full or cannot be written; what was at `path` before is untouched.
     """
+    with _whole(path, mode=0o666) as part:
+        yield part
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[Path]:
+    """Do the same for a key, or a file that speaks of patients: from its first byte on, only this user can read it.
+
+    Raises:
+        StorageError: as `atomic_file`.
+    """
+    with _whole(path, mode=0o600) as part:
+        yield part
+
+
+@contextmanager
+def _whole(path: Path, *, mode: int) -> Iterator[Path]:
+    """Make the part anew, and give it by its descriptor: no link leads elsewhere, whoever else may write the folder."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        sync(part)
-        part.replace(path)
+        part.unlink(missing_ok=True)  # what a kill has left, or somebody has put there
+        with _made(part, mode) as descriptor:
+            yield Path(f"/proc/self/fd/{descriptor}")  # proc(5): opens the very file, by whatever name or none
+            if os.fstat(descriptor).st_mtime_ns == 0:
+                raise OSError(errno.ENODATA, "nothing was written")
+            os.fsync(descriptor)
+            if not os.path.samestat(part.lstat(), os.fstat(descriptor)):
+                raise OSError(errno.ESTALE, "somebody else has put another file in its place")
+            part.replace(path)
         sync(path.parent)
     except (FileExistsError, NotADirectoryError):
         raise StorageError(f"{path}: {_FILE_IN_THE_WAY}") from None
@@ -36,6 +64,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(part: Path, mode: int) -> Iterator[int]:
+    """Make a file that was not there; its time is 0 until something is written."""
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)  # O_EXCL follows no link
+    try:
+        os.utime(descriptor, ns=(0, 0))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def new_file(path: Path) -> Path:
@@ -65,19 +104,6 @@ def private_folder(path: Path) -> None:
             f"{path}: this folder cannot be made or taken for this user alone ({fault.strerror}). Correct the "
             "permissions of the folder above it, or choose another."
         ) from None
-
-
-@contextmanager
-def private_file(path: Path) -> Iterator[Path]:
-    """Do the same for a key, or a file that speaks of patients: from its first byte on, only this user can read it.
-
-    Raises:
-        StorageError: as `atomic_file`.
-    """
-    with atomic_file(path) as part:
-        part.unlink(missing_ok=True)
-        part.touch(mode=0o600, exist_ok=False)
-        yield part
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import stat
 
 import pytest
 
 from shared.errors import StorageError
-from shared.storage import append_line, atomic_file
+from shared.storage import append_line, atomic_file, private_file
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -72,6 +73,50 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(StorageError, match="cannot be written"), atomic_file(tmp_path / "a"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [atomic_file, private_file])
+@pytest.mark.parametrize("plant", [os.symlink, os.link, lambda _, to: os.mkfifo(to)], ids=["link", "hard link", "pipe"])
+def test_what_others_have_planted_leads_nowhere(tmp_path, write, plant):
+    """Who can write the folder puts a link to a key where the part will be: the key stays, no link takes the place."""
+    key, path = tmp_path / "signing.key", tmp_path / "exchange" / "study.toml"
+    key.write_text("secret")
+    path.parent.mkdir()
+    plant(key, path.parent / "study.toml.part")
+    with write(path) as part:
+        part.write_text("whole")
+    assert (key.read_text(), path.read_text()) == ("secret", "whole")
+    assert not path.is_symlink()
+    assert path.stat().st_ino != key.stat().st_ino
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", [atomic_file, private_file])
+def test_what_others_put_in_its_place_meanwhile_is_not_written_to(tmp_path, write):
+    """Neither is it what is there in the end: that is told, and what was there before is untouched."""
+    key, path = tmp_path / "signing.key", tmp_path / "a"
+    key.write_text("secret")
+    path.write_text("before")
+
+    def meanwhile():
+        with write(path) as part:
+            (tmp_path / "a.part").unlink(missing_ok=True)
+            (tmp_path / "a.part").symlink_to(key)
+            part.write_text("whole")
+
+    with pytest.raises(StorageError, match="somebody else has put another file in its place"):
+        meanwhile()
+    assert (key.read_text(), path.read_text()) == ("secret", "before")
+
+
+def test_a_private_file_is_nobody_elses_from_its_first_byte(tmp_path):
+    """Nor can one that others have made and hold open take it in."""
+    (tmp_path / "key.part").touch(mode=0o666)
+    with (tmp_path / "key.part").open() as held, private_file(tmp_path / "key") as part:
+        part.write_text("secret")
+        assert stat.S_IMODE((tmp_path / "key.part").stat().st_mode) == 0o600
+        assert held.read() == ""
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
 
 
 def test_the_data_are_synced_before_the_name(tmp_path, monkeypatch):
