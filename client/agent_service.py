@@ -27,6 +27,9 @@ WAITING = 4
 HEALTH_CHECKS = 4
 """Threads beside those of the tasks, so that a long training never looks like an agent that hangs."""
 
+MOST_CONNECTIONS = 16
+"""At once, gRPC closes one more. Each is an open file of the agent's; a courier has one for each message under way."""
+
 RECEIVE_SECONDS = 300.0
 """A task that is not here after so long is given up, so that who sends slowly does not keep the turn."""
 
@@ -50,7 +53,10 @@ class AgentService:
         self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         self._server = grpc.server(
             ThreadPoolExecutor(1 + WAITING + HEALTH_CHECKS),
-            options=[("grpc.max_receive_message_length", MOST_MESSAGE_BYTES)],
+            options=[
+                ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+                ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+            ],
             maximum_concurrent_rpcs=1 + WAITING + HEALTH_CHECKS,
         )
         method = grpc.stream_stream_rpc_method_handler(self._relay)

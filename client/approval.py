@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import tomli_w
 from pydantic import Field
 
 from shared.audit import line_of
-from shared.declaration import Declaration, read_toml
+from shared.declaration import Declaration, parse, read_toml
 from shared.errors import SiteError, StorageError, StudyError
 from shared.invitation import CA, STUDY, Invitation, Line, read_invitation
 from shared.manifest import holds_the_manifest_alone
@@ -232,11 +233,20 @@ class Approvals:
 
         Another may pin another key of the coordinator's, or follow a purge: no agent that was started under the one
         before answers for it.
+
+        Raises:
+            StorageError: it is there and cannot be read now, which says nothing of it.
         """
+        path = self._folder / study.digest / RECORD
         try:
-            return read_toml(self._folder / study.digest / RECORD, ApprovalRecord, error=SiteError) == study.approval
-        except SiteError:
+            record = tomllib.loads(path.read_text(encoding="utf-8"))
+            return parse(record, ApprovalRecord, where=RECORD, error=SiteError) == study.approval
+        except (FileNotFoundError, NotADirectoryError, SiteError, ValueError):
             return False
+        except OSError as fault:
+            raise StorageError(
+                f"{path}: cannot be read now ({fault.strerror}). Check the disk, and open files."
+            ) from None
 
     def pick(self, start: str | None) -> ApprovedStudy:
         """Give the study whose digest begins with `start`; without one, the only study that there is.

@@ -7,7 +7,8 @@ from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
-from threading import Thread
+from threading import BoundedSemaphore, Thread
+from typing import Any
 
 from shared.errors import StorageError
 
@@ -16,6 +17,9 @@ MODE = 0o660
 
 MOST_BYTES = 1 << 20
 """A page is a few kilobytes; a longer one is no page of ours."""
+
+MOST_CONNECTIONS = 4
+"""At once; one more is closed unheard. Each is an open file and a thread of the agent's, which needs them for tasks."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -77,6 +81,30 @@ class _UnixConnection(HTTPConnection):
 
 class _Server(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
+
+    def __init__(self, path: str, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._places = BoundedSemaphore(MOST_CONNECTIONS)
+        super().__init__(path, handler)
+
+    def verify_request(self, *_: object) -> bool:
+        """Take a place; where there is none, the connection is closed at once."""
+        return self._places.acquire(blocking=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except Exception:  # no thread could be had
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: who breaks off a scrape is no event."""
 
 
 def _handler(page: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:

@@ -1,9 +1,11 @@
 """The agent's socket takes tasks one at a time, refuses what is no task, and goes on."""
 
+import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.agent import Agent
-from client.agent_service import WAITING, AgentService
+from client.agent_service import MOST_CONNECTIONS, WAITING, AgentService
 from client.intake import Intake, Limits
 from client.task_store import TaskStore
 from shared.audit import now, verify
@@ -98,6 +100,21 @@ def test_only_its_group_may_connect(serve: Any, tmp_path: Path) -> None:
     serve(echo)
     assert stat.S_IMODE((tmp_path / "run" / "agent.sock").stat().st_mode) == 0o660
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o750
+
+
+def test_connections_without_end_take_no_more_than_a_few_of_the_agents_files(serve: Any, tmp_path: Path) -> None:
+    """Whoever may connect and says nothing; when they have gone a task is answered."""
+    caller = serve(echo)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with ExitStack() as held:
+        clients = [held.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(100)]
+        for client in clients:
+            client.connect(str(tmp_path / "run" / "agent.sock"))
+            time.sleep(0.005)
+        time.sleep(0.5)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + len(clients) + MOST_CONNECTIONS + 4
+    time.sleep(0.5)
+    assert caller.call([b"x"]) == [b"x"]
 
 
 def test_it_is_healthy_once_it_is_ready(tmp_path: Path) -> None:

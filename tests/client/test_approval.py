@@ -11,7 +11,7 @@ from client.approval import EVERYTHING, RECORD, Approvals, Invited, read_invited
 from client.approval_words import explain, key_words
 from server.bundle import build_bundle
 from shared.audit import GENESIS, AuditLog, head_of
-from shared.errors import SiteError
+from shared.errors import SiteError, StorageError
 from shared.invitation import CA, INVITATION, STUDY, Invitation, write_paper
 from shared.messages import WIRE_VERSION
 from shared.protocol import StudyProtocol
@@ -195,6 +195,10 @@ def test_only_the_approval_that_is_served_stands(tiny: Any, tmp_path: Path) -> N
     assert (approvals.stands(later), approvals.stands(served)) == (True, False)
     (later.folder / RECORD).write_text("no approval")
     assert not approvals.stands(later)
+    (later.folder / RECORD).unlink()
+    (later.folder / RECORD).symlink_to(RECORD)  # a disk that does not answer: it is there, and cannot be read
+    with pytest.raises(StorageError, match="cannot be read now"):
+        approvals.stands(later)
 
 
 def words(tiny: Any, folder: Path, *, min_cell: int = 7, numbers: int = 500_000, **sections: Any) -> str:

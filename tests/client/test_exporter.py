@@ -2,6 +2,8 @@
 
 import socket
 import stat
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -10,7 +12,7 @@ import pytest
 
 from client.exporter import exporting
 from client.metrics import SiteMetrics
-from client.metrics_socket import MODE, MOST_BYTES, read_page, serve_page
+from client.metrics_socket import MODE, MOST_BYTES, MOST_CONNECTIONS, read_page, serve_page
 from shared.errors import StorageError
 
 
@@ -113,3 +115,26 @@ def test_the_exporter_answers_reading_only(path: Path):
         request = Request(f"http://127.0.0.1:{port}/metrics", data=b"x", method="POST")
         with pytest.raises(HTTPError, match="405"):
             urlopen(request, timeout=10)
+
+
+def test_connections_without_end_take_no_more_than_a_few_of_the_agents_files(path: Path):
+    """One too many is closed unheard, by whoever it comes; when the others have gone there is a page again."""
+    with serve_page(path, lambda: b"page\n"):
+        with ExitStack() as held:
+            clients = [held.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(40)]
+            open_still = 0
+            for client in clients:
+                client.connect(str(path))
+                client.settimeout(0.2)
+                try:
+                    with suppress(ConnectionError):
+                        assert client.recv(1) == b""
+                except TimeoutError:
+                    open_still += 1
+            assert open_still == MOST_CONNECTIONS
+        for _ in range(100):
+            with suppress(OSError):
+                assert read_page(path, timeout_seconds=5) == b"page\n"
+                return
+            time.sleep(0.05)
+    pytest.fail("no page")

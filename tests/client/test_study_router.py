@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from client.study_router import StudyRouter
-from shared.errors import PolyclinicError, TaskError, WeightsError
+from shared.errors import PolyclinicError, StorageError, TaskError, WeightsError
 from shared.messages import Header, Kind, ReadyTask, encode_task
 from shared.wire import to_frames
 
@@ -32,7 +32,13 @@ class World:
         self.seen: list[Any] = []
         self.approved = {"a", "b"}
         self.faults: list[Exception] = []
-        self.router = StudyRouter(["a", "b"], refuse=self.refuse, approved=lambda digest: digest in self.approved)
+        self.unreadable: set[str] = set()
+        self.router = StudyRouter(["a", "b"], refuse=self.refuse, approved=self.stands)
+
+    def stands(self, digest: str) -> bool:
+        if digest in self.unreadable:
+            raise StorageError("too many open files")
+        return digest in self.approved
 
     def refuse(self, fault: Exception) -> list[bytes]:
         self.faults.append(fault)
@@ -97,6 +103,17 @@ def test_an_approval_that_was_taken_back_ends_its_study_at_once(world: World) ->
     world.approved = set()
     assert world.ask(task("b")) == b"refused"
     assert world.last_code() == "unknown_protocol"
+
+
+def test_an_approval_that_cannot_be_read_for_a_moment_ends_no_study(world: World) -> None:
+    """Its task is refused, as nobody knows whether it stands; others answer, and so does it when it can be read."""
+    world.ready("a", "b")
+    world.unreadable = {"a"}
+    assert world.ask(task("a")) == b"refused"
+    assert isinstance(world.faults[-1], StorageError)
+    assert world.ask(task("b")) == b"b"
+    world.unreadable = set()
+    assert world.ask(task("a")) == b"a"
 
 
 def test_a_study_that_cannot_be_prepared_says_its_own_code(world: World) -> None:
