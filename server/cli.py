@@ -28,18 +28,12 @@ def report(
     from server.report import write
     from server.results_json import read
     from server.run_folder import RunFolder
-    from shared.errors import StorageError
-    from shared.plain_text import check_json
     from shared.storage import new_file
 
     place = new_file(pack) if pack else None
     file = run if run.is_file() else run / "results.json"
     run, page = file.parent, file.with_name("report.html")
     result = read(file)
-    try:
-        check_json(file.read_bytes())
-    except ValueError as fault:
-        raise StorageError(f"{file}: {fault} Ask whoever sent it.") from None
     moved = drift(RunFolder(path=run), RunFolder(path=against)) if against else None
     write(result, page, moved=moved)
     typer.echo(page)

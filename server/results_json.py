@@ -13,6 +13,7 @@ from typing import Any
 
 from server.results import SCHEMA, StudyResult
 from shared.errors import StorageError
+from shared.plain_text import MOST_JSON_BYTES, check_json
 from shared.storage import atomic_file
 
 _AGAIN = "Run the study again with --resume, or use the version of Polyclinic that wrote the file."
@@ -38,7 +39,15 @@ def from_json(text: str, *, where: str) -> StudyResult:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as fault:
-        raise StorageError(f"{where}: not JSON at line {fault.lineno}. {_AGAIN}") from None
+        raise _no_json(where, fault) from None
+    return _result(data, where=where)
+
+
+def _no_json(where: str, fault: json.JSONDecodeError) -> StorageError:
+    return StorageError(f"{where}: not JSON at line {fault.lineno}. {_AGAIN}")
+
+
+def _result(data: Any, *, where: str) -> StudyResult:
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
         raise StorageError(f"{where}: has schema {found!r}, and this version reads schema {SCHEMA}. {_AGAIN}")
@@ -49,17 +58,24 @@ def from_json(text: str, *, where: str) -> StudyResult:
 
 
 def read(path: Path) -> StudyResult:
-    """Read a results.json.
+    """Read a results.json, which others may have written: it is checked by the parser that reads it, and read once.
 
     Raises:
-        StorageError: the file is missing, unreadable, or not a result of this version.
+        StorageError: the file is missing, unreadable, not a result of this version, or nothing that may be shown
+            (shared/plain_text.py).
     """
     try:
-        return from_json(path.read_text(encoding="utf-8"), where=str(path))
+        with path.open("rb") as file:
+            content = file.read(MOST_JSON_BYTES + 1)
+        return _result(check_json(content), where=str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(f"{path}: there are no results yet. {_how_to_get_them(path.parent)}") from None
     except UnicodeDecodeError:
         raise StorageError(f"{path}: not a results.json, but something else than text. {_AGAIN}") from None
+    except json.JSONDecodeError as fault:
+        raise _no_json(str(path), fault) from None
+    except ValueError as fault:
+        raise StorageError(f"{path}: {fault} Ask whoever sent it.") from None
     except OSError as fault:
         raise StorageError(f"{path}: cannot be read ({fault.strerror}). Correct its permissions.") from None
 

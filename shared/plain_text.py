@@ -6,6 +6,8 @@ it a letter or a mark, nor a heap of marks that covers the lines around it.
 """
 
 import json
+import math
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator
@@ -49,6 +51,9 @@ UNSEEN = frozenset(
     chr(code) for first, last in (*_IGNORABLE, *((one, one) for one in _BLANK)) for code in range(first, last + 1)
 )
 
+_ORDINARY = re.compile(r"[ -~\n]*")
+"""What passes at a glance: a document has millions of characters, and nearly all are these."""
+
 _NOTHING = dict.fromkeys(map(ord, UNSEEN))
 
 QUOTED_CHARACTERS = 72
@@ -61,7 +66,7 @@ MOST_JSON_BYTES = 32 << 20
 
 def is_plain(text: str) -> bool:
     """Tell whether all of a text is printable characters and line breaks."""
-    return all(passes for _, passes in _judged(text))
+    return _ORDINARY.fullmatch(text) is not None or all(passes for _, passes in _judged(text))
 
 
 def shown(text: str) -> str:
@@ -105,20 +110,29 @@ def plain(text: str) -> str:
     return text
 
 
-def check_json(document: bytes) -> None:
-    """Check a JSON document from outside: its size, its form, how deep it is nested, and every text in it.
+def check_json(document: bytes) -> Any:
+    """Check a JSON document from outside, and give what it holds, so that nobody reads it otherwise a second time.
+
+    Its size, its form and how deep it is nested, each key once, numbers that can be reckoned with, and every character:
+    those of the texts, and those between them.
 
     Raises:
-        ValueError: it is too large or too deep, no JSON, or a text in it does not print.
+        ValueError: it is too large or too deep, no JSON, ambiguous, or a character in it does not print.
     """
     if len(document) > MOST_JSON_BYTES:
         raise ValueError("is larger than is taken in.")
+    text = document.decode("utf-8")
     try:
-        data = json.loads(document.decode("utf-8"), parse_constant=_no_number)
+        data = json.loads(
+            text, object_pairs_hook=_each_key_once, parse_int=_whole, parse_float=_real, parse_constant=_no_number
+        )
     except RecursionError:
         raise ValueError("is nested too deep.") from None
-    for text in texts(data):
-        plain(text)
+    for line in text.replace("\t", " ").split("\n"):
+        plain(line.removesuffix("\r"))
+    for one in texts(data):
+        plain(one)
+    return data
 
 
 def texts(data: Any, *, below: int = 0) -> Iterator[str]:
@@ -138,6 +152,25 @@ def texts(data: Any, *, below: int = 0) -> Iterator[str]:
     elif isinstance(data, list):
         for item in data:
             yield from texts(item, below=below + 1)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what one reader takes for the first of two values and another for the last (RFC 8259, 4)."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("gives one key two values.")
+    return found
+
+
+def _whole(word: str) -> int:
+    _real(word)
+    return int(word)
+
+
+def _real(word: str) -> float:
+    if not math.isfinite(number := float(word)):
+        raise ValueError("holds a number that is too large to reckon with.")
+    return number
 
 
 def _no_number(word: str) -> float:

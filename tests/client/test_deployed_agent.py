@@ -292,8 +292,21 @@ def test_a_document_cannot_choose_its_place(tiny: Any, deploy: Any, tmp_path: Pa
         b'["zero\\u200bwidth"]',
         b"\xff",
         b'"' + b"x" * (33 << 20) + b'"',
+        b'{"note": "\xc2\x9b2J", "note": 1}',
     ],
-    ids=["page", "cut", "no number", "abyss", "deep", "terminal escape", "turned round", "invisible", "bytes", "large"],
+    ids=[
+        "page",
+        "cut",
+        "no number",
+        "abyss",
+        "deep",
+        "terminal escape",
+        "turned round",
+        "invisible",
+        "bytes",
+        "large",
+        "a key twice",
+    ],
 )
 def test_a_delivered_document_is_numbers_and_names_that_print(
     tiny: Any, deploy: Any, tmp_path: Path, document: bytes

@@ -209,3 +209,33 @@ def test_write_and_read_a_file(study_result: StudyResult, tmp_path: Path) -> Non
     write(study_result, tmp_path / "results.json")
     assert read(tmp_path / "results.json") == study_result
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("{", '{"notes": "\u009b31mcsi \u202erlo", "notes": [],', "one key two values"),
+        ('"seconds": ', '"seconds": ' + "9" * 400, "too large to reckon with"),
+        ('"seconds": ', '"seconds": 1e999', "too large to reckon with"),
+        ("{", '{"a": ' + "[" * 100_000 + "]" * 100_000 + ",", "nested too deep"),
+    ],
+    ids=["a key twice", "400 digits", "infinite", "abyss"],
+)
+def test_results_from_outside_are_refused_in_words(
+    golden_result: Path, tmp_path: Path, before: str, after: str, says: str
+) -> None:
+    """A hospital makes its page of a file that others have written: it is checked as it is read, and once."""
+    text, path = golden_result.read_text(encoding="utf-8"), tmp_path / "results.json"
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(StorageError, match=says):
+        read(path)
+
+
+def test_results_of_any_size_are_not_read_whole(tmp_path: Path) -> None:
+    """A file of a terabyte is refused after its first megabytes."""
+    path = tmp_path / "results.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StorageError, match="larger than is taken in"):
+        read(path)

@@ -129,3 +129,34 @@ def test_results_of_many_sites_are_taken_in() -> None:
     """A large, honest document of usual depth passes."""
     site = b'{"north": {"test": {"opacity": {"auc": {"value": 0.91, "ties": [0.9, 0.92]}}}}}'
     check_json(b"[" + b",".join([site] * 1000) + b"]")
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ('{"a": "\u009b2J", "a": 1}', "one key two values"),
+        ('{"a": 1, "\\u0061": 1}', "one key two values"),
+        ('[{"b": {"a": "x", "a": "x"}}]', "one key two values"),
+        ('{"a": 1e999}', "too large to reckon with"),
+        ('{"a": [-1e309]}', "too large to reckon with"),
+        ('{"a": ' + "9" * 400 + "}", "too large to reckon with"),
+        ('{"a": -' + "9" * 5000 + "}", "too large to reckon with"),
+        ('{"a": 1,\r"b": 2}', "does not print"),
+        ('{"a": "\u202e"}', "does not print"),
+        ('{"a": "\\u202e"}', "does not print"),
+        ('{"\\u009b": 1}', "does not print"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deep"),
+        ("[" * 40 + "]" * 40, "nested too deep"),
+    ],
+    ids=lambda text: text[:24].encode("unicode_escape").decode(),
+)
+def test_a_document_that_one_can_read_in_two_ways_is_refused(document: str, says: str) -> None:
+    """Every text in the file is looked at: of two equal keys too, and between the texts nothing moves the cursor."""
+    with pytest.raises(ValueError, match=says):
+        check_json(document.encode())
+
+
+def test_a_checked_document_is_what_it_holds() -> None:
+    """Whoever checks it needs no second reader, who may read it otherwise; tabs and CRLF are harmless."""
+    found = check_json('{"a": [1, -2.5, 1e300, true, null],\r\n\t"b": {"a": "Röntgen"}}'.encode())
+    assert found == {"a": [1, -2.5, 1e300, True, None], "b": {"a": "Röntgen"}}
