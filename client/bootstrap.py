@@ -157,10 +157,13 @@ def compose_agent(
     inputs: Inputs,
     *,
     folder: Path,
+    audit: AuditLog | None = None,
     vault: Vault | None = None,
     progress: Progress = unseen,
 ) -> Agent:
-    """Put a site's agent together; `folder` keeps its audit log and what else it must remember.
+    """Put a site's agent together; `folder` keeps what it must remember, and its audit log where it is given none.
+
+    A coordinator chooses the ids of runs: their folders lie below `local_norm`, where nothing else does.
 
     A study that harmonises gets inputs anew, of harmonised images, once the standard is known.
     `vault` is what a study with [privacy] cannot do without: the site's secret and ledger. Its audit log is then used.
@@ -176,7 +179,7 @@ def compose_agent(
     telling = clear_patients_tell(site.records, split, exclusive=protocol.task.exclusive, least=min_cell)
     guard = EgressGuard(
         min_cell=min_cell,
-        audit=vault.audit if vault else AuditLog(folder / "audit.jsonl"),
+        audit=audit or (vault.audit if vault else AuditLog(folder / "audit.jsonl")),
         exclusive=protocol.task.exclusive,
         wire=protocol.federation.wire,
         private=private.release if private else None,
@@ -193,7 +196,7 @@ def compose_agent(
         flow=flow,
         guard=guard,
         min_patients=min_cell,
-        local_norm=LocalNorm(bench, folder) if protocol.federation.local_norm else None,
+        local_norm=LocalNorm(bench, folder / "local_norm") if protocol.federation.local_norm else None,
         private=private.training if private else None,
         harmonised=_harmonised(site, protocol, bench, progress) if protocol.images.harmonise == "landmarks" else None,
     )

@@ -155,13 +155,14 @@ class Deployment:
             protocol,
             bench,
             inputs,
-            folder=folder / "local_norm",
+            folder=folder,
+            audit=guard.audit,
             vault=vault,
             progress=self.progress,
         )
         return replace(
             agent,
-            guard=replace(agent.guard, audit=guard.audit, key=guard.key, released=released),
+            guard=replace(agent.guard, key=guard.key, released=released),
             coordinator=self.study.approval.invitation.signing,
             approval=Approval.APPROVED,
             store=store,

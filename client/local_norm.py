@@ -12,7 +12,8 @@ from shared.storage import atomic_file
 class LocalNorm:
     """Normalisation layers that never travel: each site goes on from its own (FedBN, Li et al. 2021).
 
-    They are stored by round, so that a resumed round starts from the same ones.
+    They are stored by run and round, so that a resumed round starts from the same ones; nothing else is in `folder`. An
+    earlier version simulated with the runs' folders beside it, from which a run goes on.
     """
 
     def __init__(self, bench: Workbench, folder: Path) -> None:
@@ -24,7 +25,10 @@ class LocalNorm:
 
     def load(self, run_id: str, *, before: int) -> None:
         """Load the layers as this site's last round before `before` left them; else the initial ones."""
-        known = sorted((self._folder / run_id).glob("norm-*.safetensors"))
+        places = (self._folder.parent / run_id, self._folder / run_id)
+        known = sorted(
+            (path for place in places for path in place.glob("norm-*.safetensors")), key=lambda path: path.name
+        )
         earlier = [path for path in known if int(path.stem.removeprefix("norm-")) < before]
         self._bench.load(load_file(earlier[-1]) if earlier else self._initial)
 

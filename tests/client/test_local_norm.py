@@ -59,6 +59,20 @@ def test_a_round_goes_on_from_this_sites_last_one(bench: Workbench, tmp_path: Pa
     assert layers(bench) == initial
 
 
+def test_a_run_that_an_earlier_version_simulated_goes_on(bench: Workbench, tmp_path: Path) -> None:
+    """Its layers lie one folder higher; those of rounds since then are newer."""
+    earlier, local = LocalNorm(bench, tmp_path), LocalNorm(bench, tmp_path / "local_norm")
+    after = {}
+    for number, place in ((1, earlier), (2, earlier), (2, local), (3, local)):
+        shift(bench, 1.0)
+        place.save("run", after=number)
+        after[number] = layers(bench)
+    for before in (2, 3, 4):
+        shift(bench, 10.0)
+        local.load("run", before=before)
+        assert layers(bench) == after[before - 1]
+
+
 def test_sites_and_runs_do_not_mix(bench: Workbench, tmp_path: Path) -> None:
     """On a bench that sites share, each gets its own layers back; another run begins from the initial ones."""
     initial = layers(bench)

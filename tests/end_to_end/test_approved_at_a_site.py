@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from client.agent_service import Handler
+from client.approval import Approvals
 from client.approving import approve_study, look_at
 from client.bootstrap import unseen
 from client.deployment import Deployment
@@ -136,8 +137,6 @@ def test_a_started_agent_reserves_no_budget(place: Place, tiny: Any, tmp_path: P
     ledger = ledger_of(place.config)
     assert [account.study for account in ledger.statement().accounts] == [protocol.digest()]
     ledger.close(protocol.digest())
-    from client.approval import Approvals
-
     (study,) = Approvals(place.config.link.state / "studies").all()
     with pytest.raises(PrivacyError, match="Approve the study anew"):
         place.start(Deployment(config=place.config, study=study, progress=unseen))
@@ -232,8 +231,6 @@ def test_a_started_agent_begins_with_the_weights_that_were_approved(place: Place
     """Where this site computes another model from the study than the invitation names, it does not start."""
     protocol = tiny.protocol()
     place.approve(protocol, tmp_path / "papers")
-    from client.approval import Approvals
-
     (study,) = Approvals(place.config.link.state / "studies").all()
     invitation = study.approval.invitation.model_copy(update={"initial": "0" * 64})
     other = replace(study, approval=study.approval.model_copy(update={"invitation": invitation}))
@@ -250,3 +247,14 @@ def test_the_link_trusts_the_authority_that_was_explained(place: Place, tiny: An
     study = approve_study(place.config, offer, approved_by="Dr. Data")
     told = SiteKeys(place.config.link.keys).node.parent / study.digest[:12] / "ca.crt"
     assert (told.read_bytes(), (study.folder / "ca.crt").read_bytes()) == (ca, ca)
+
+
+@pytest.mark.parametrize("run_id", ["audit.jsonl", "local_norm", "approval.toml", "last_trained.safetensors"])
+def test_no_run_has_the_name_of_what_an_agent_keeps(place: Place, tiny: Any, tmp_path: Path, run_id: str) -> None:
+    """A coordinator chooses the run's id, which names folders: the agent that trained in it starts again."""
+    protocol = tiny.protocol(federation={"rounds": 2, "local_norm": True}, model={"norm": "batch"})
+    handler = place.approve(protocol, tmp_path / "sent")
+    assert isinstance(place.train(handler, protocol, run_id), TrainReply)
+    (study,) = Approvals(place.config.link.state / "studies").all()
+    again = place.start(Deployment(config=place.config, study=study, progress=unseen))
+    assert isinstance(place.train(again, protocol, "another"), TrainReply)
