@@ -24,6 +24,18 @@ RunOption = Annotated[
 ]
 HERE = Path("coordinator")
 
+OWN = 0o027
+"""What the commands write, their user and group can read (the monitor has the group), and others of the machine not."""
+
+SENT = 0o022
+"""An invitation is for sending: no secret is in it."""
+
+
+@app.callback()
+def _coordinator() -> None:
+    """For whoever coordinates a study over real hospitals."""
+    os.umask(OWN)
+
 
 @app.command()
 def init(
@@ -65,6 +77,7 @@ def invite(
     from shared.fingerprints import coordinator_line, invitation_line
     from shared.protocol import read_protocol
 
+    os.umask(SENT)
     invitation = coordinator.invite(_at(folder), site, read_protocol(study), out, weights=weights)
     typer.echo(f"{out}: invitation of {site} to {invitation.study!r}, digest {invitation.digest}.")
     typer.echo(coordinator_line(invitation.signing))

@@ -24,7 +24,7 @@ from server.enrolment import Register
 from server.finish import write_findings
 from server.model_file import write_model
 from server.pulling import bounded_replies, largest_reply
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, open_lock
 from server.run_status import StatusBoard, failed
 from server.seals import Seals
 from server.study_run import StudyRun
@@ -156,7 +156,7 @@ def dropped(run: RunFolder) -> list[str]:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a run's lock; the system lets go of it whatever kills this process."""
-    with path.open("w") as file:
+    with open_lock(path) as file:
         give_up = time.monotonic() + LOCK_SECONDS
         while True:
             try:

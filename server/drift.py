@@ -16,7 +16,7 @@ from shared.errors import StorageError
 from shared.evidence import Withheld
 from shared.intensity import IntensitySummary
 from shared.protocol import StudyProtocol, read_protocol
-from shared.storage import atomic_file
+from shared.storage import private_file
 
 FORMAT = "polyclinic-descriptions-1"
 
@@ -68,7 +68,7 @@ def keep(descriptions: Mapping[str, Description | Refused], path: Path) -> None:
     sites = {
         site: description_to_numbers(one) for site, one in sorted(descriptions.items()) if isinstance(one, Description)
     }
-    with atomic_file(path) as part:
+    with private_file(path) as part:
         part.write_text(json.dumps({"format": FORMAT, "sites": sites}) + "\n", encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from server.coordinator_folder import CoordinatorFolder
 from server.enrolment import Register
 from server.fleet import Fleet, RefusedBySuperLinkError
 from server.progress import Follower
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, open_lock
 from shared.errors import FederationError, PolyclinicError, TaskError
 
 DEATHS_IN_A_ROW = 5
@@ -135,7 +135,7 @@ class Player:
 
     def _held(self) -> bool:
         """Tell whether a process runs the study: it holds the lock as long as it lives."""
-        with self._run.lock.open("a") as file:
+        with open_lock(self._run.lock) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,8 +1,11 @@
 """The folder of one run: whose study it is, and where each file lies."""
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from shared.errors import StorageError, StudyError
 from shared.protocol import StudyProtocol, read_protocol
@@ -108,6 +111,14 @@ def open_run(path: Path, protocol: StudyProtocol, *, resume: bool) -> RunFolder:
     with atomic_file(run.protocol) as part:
         part.write_text(protocol.to_toml(), encoding="utf-8")
     return run
+
+
+def open_lock(path: Path) -> TextIO:
+    """Open a run's lock, for its user alone: who may read a file may lock it (flock(2)), and hold the run up."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(PermissionError):  # an earlier version's could be read by all
+        os.fchmod(descriptor, 0o600)
+    return os.fdopen(descriptor, "r+", encoding="ascii")
 
 
 def default_folder(protocol: StudyProtocol) -> Path:

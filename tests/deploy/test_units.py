@@ -182,3 +182,11 @@ def test_no_compartment_reaches_anothers_keys(deploy: Path) -> None:
     assert {keys, "/var/lib/polyclinic"} <= set(hidden["exporter"])
     monitor = Unit(deploy / "server/systemd/polyclinic-monitor.service").one("InaccessiblePaths")
     assert "/private" in monitor
+
+
+def test_the_monitor_reads_the_runs_by_the_coordinators_group(deploy: Path) -> None:
+    """What the coordinator's programs write is for their group, and for nobody else of the machine."""
+    folder = deploy / "server/systemd"
+    assert Unit(folder / "polyclinic-monitor.service").one("SupplementaryGroups") == "polyclinic-coordinator"
+    for name in ("superlink", "superexec", "proxy"):
+        assert Unit(folder / f"polyclinic-{name}.service").one("UMask") == "0027", name

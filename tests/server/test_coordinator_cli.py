@@ -1,5 +1,6 @@
 """The coordinator's commands, as far as they need no other program: folder, invitation, backup, restore, status."""
 
+import os
 import tarfile
 import tomllib
 from datetime import UTC, datetime
@@ -11,9 +12,11 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from server.bundle import build_bundle, bundle_digest
+from server.coordinator import RunOrder, write_order
 from server.coordinator_cli import app
 from server.coordinator_config import read_coordinator
 from server.coordinator_folder import CoordinatorFolder
+from server.run_folder import RunFolder, open_run
 from shared.errors import CoordinatorError, PolyclinicError
 from shared.invitation import read_invitation
 from shared.messages import WIRE_VERSION
@@ -50,6 +53,30 @@ def test_init_makes_keys_for_one_user_and_a_certificate_for_the_host(place: Coor
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["coordinator.example", "localhost"]
     assert server.not_valid_before_utc <= datetime.now(UTC) < server.not_valid_after_utc
+
+
+def test_others_of_the_machine_read_nothing_but_what_is_sent(
+    run: Any, place: CoordinatorFolder, tiny: Any, tmp_path: Path
+) -> None:
+    """Runs, records and settings are for the coordinator's user and group; an invitation is for everybody."""
+    study = tmp_path / "study.toml"
+    study.write_text(tiny.protocol().to_toml())
+    os.umask(0o022)
+    run("invite", "north", "--study", study, "--out", tmp_path / "sent" / "north")
+    assert {path.stat().st_mode & 0o044 for path in (tmp_path / "sent").rglob("*")} == {0o044}
+    assert place.path.stat().st_mode & 0o027 == 0
+    assert place.config.stat().st_mode & 0o077 == 0o040
+    os.umask(0o022)
+    run("status")
+    begun = begin_run_without_sites(place, tiny.protocol())
+    assert {path.stat().st_mode & 0o007 for path in (begun.path, begun.protocol, begun.order)} == {0}
+
+
+def begin_run_without_sites(place: CoordinatorFolder, protocol: Any) -> RunFolder:
+    """Make a run's first files as `run` does, which needs enrolled sites before."""
+    made = open_run(place.runs / "tiny", protocol, resume=False)
+    write_order(made, RunOrder(run_id="a", flower_run=0))
+    return made
 
 
 def test_the_world_is_let_in_where_somebody_asks_for_it(run: Any, tmp_path: Path) -> None:

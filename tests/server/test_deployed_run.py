@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,8 +19,9 @@ from client.agent import Agent
 from server import coordinator
 from server.coordinator_folder import CoordinatorFolder
 from server.coordinator_key import coordinator_key
-from server.deployed_run import run_study
+from server.deployed_run import _alone, run_study
 from server.enrolment import SiteRecord
+from server.playing import Player
 from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from server.run_status import read_status
@@ -184,3 +185,13 @@ def test_a_site_can_only_be_dropped_from_a_run_that_has_it(deployment: Any) -> N
         coordinator.drop_site(one.run, "North")
     coordinator.drop_site(one.run, "north")
     assert json.loads(one.run.dropped.read_text()) == ["north"]
+
+
+def test_a_run_holds_a_lock_that_others_cannot_open(tmp_path: Path) -> None:
+    """Neither the process of the rounds nor who follows it leaves it open to the machine's other users."""
+    run = RunFolder(path=tmp_path)
+    with _alone(run.lock):
+        assert run.lock.stat().st_mode & 0o777 == 0o600
+    run.lock.chmod(0o644)
+    assert not Player(CoordinatorFolder(path=tmp_path), run, cast(Any, None), say=print)._held()
+    assert run.lock.stat().st_mode & 0o777 == 0o600

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.run_folder import RunFolder, default_folder, open_run
+from server.run_folder import RunFolder, default_folder, open_lock, open_run
 from shared.errors import StorageError
 from shared.protocol import read_protocol
 
@@ -87,3 +87,14 @@ def test_every_file_has_its_place(tmp_path: Path) -> None:
         "hospitals",
         "baselines/local-north",
     ]
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o666])
+def test_a_runs_lock_is_its_users_alone(tmp_path: Path, before: int | None) -> None:
+    """Who may open it may hold it, and the run up: also one that an earlier version has left open to all."""
+    lock = tmp_path / "lock"
+    if before is not None:
+        lock.touch()
+        lock.chmod(before)
+    with open_lock(lock):
+        assert lock.stat().st_mode & 0o777 == 0o600
