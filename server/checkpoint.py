@@ -142,10 +142,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Array], *, facts: Mapping[str
     """
     with atomic_file(path) as part:
         try:
-            part.write_bytes(save({name: np.asarray(array, order="C") for name, array in tensors.items()}, dict(facts)))
+            save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, part, dict(facts))
         except SafetensorError as fault:
             raise OSError(str(fault)) from None
         _sort_facts(part)
+
+
+def save_file(tensors: dict[str, Array], path: Path, facts: dict[str, str]) -> None:
+    """Write a safetensors file; the library's function of this name writes beside it, where a part has no folder."""
+    path.write_bytes(save(tensors, facts))
 
 
 def _sort_facts(path: Path) -> None:
