@@ -24,11 +24,8 @@ RunOption = Annotated[
 ]
 HERE = Path("coordinator")
 
-OWN = 0o027
-"""What the commands write, their user and group can read (the monitor has the group), and others of the machine not."""
-
-SENT = 0o022
-"""An invitation is for sending: no secret is in it."""
+OWN, SENT = 0o027, 0o022
+"""What the commands write is for their user and group, as which the monitor reads; an invitation is for everybody."""
 
 
 @app.callback()
@@ -175,9 +172,7 @@ def serve(
         for file in start.held:
             os.set_inheritable(file, True)
         os.execve(start.command[0], start.command, start.variables)  # noqa: S606  # the unit watches this very process
-    serving, programs, ended = prepare(place, config, os.environ), Programs(place.logs, {}), Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    serving, programs, ended = prepare(place, config, os.environ), Programs(place.logs, {}), _stopped()
     try:
         serving.start(programs)
         typer.echo(f"Serving at port {config.address.port}. Logs: {place.logs}. Stop: Ctrl-C.\n{serving.words()}")
@@ -282,7 +277,7 @@ def monitor(
     watch = Monitor(_at(folder).runs, now=lambda: datetime.now(UTC))
     with monitoring(watch, host=host, port=port, names=tuple(name or ())) as opened:
         typer.echo(f"Runs: http://{host}:{opened}/   Figures: http://{host}:{opened}/metrics   Stop: Ctrl-C.")
-        _until_stopped()
+        _stopped().wait()
 
 
 @app.command()
@@ -315,11 +310,12 @@ def _at(folder: Path) -> "CoordinatorFolder":
     return CoordinatorFolder(path=folder)
 
 
-def _until_stopped() -> None:
+def _stopped() -> Event:
+    """Give what is set when somebody stops this process."""
     ended = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    return ended
 
 
 def _play(place: "CoordinatorFolder", found: "RunFolder") -> None:
