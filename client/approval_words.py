@@ -10,7 +10,9 @@ from shared.parameters import NamedArrays
 from shared.plain_text import quoted
 from shared.protocol import StudyProtocol
 
-WHAT_LEAVES = """From each round leaves: this hospital's update of the model, its mean loss, how far training moved the
+WHAT_LEAVES = """Before round 1 leaves, once, the patient flow: how many files were found, how many were left out, by
+reason, and how many patients and exams each split has, with each finding and without.
+From each round leaves: this hospital's update of the model, its mean loss, how far training moved the
 model, and how fast it was. The coordinator sees this hospital's update by itself, before it is added to the others'.
 An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed

@@ -256,12 +256,16 @@ def model(
     out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
     study: Study = None,
 ) -> None:
-    """Copy a finished study's model and report, as they were delivered to this site, to where they can be used."""
+    """Copy a finished study's model and results, as they were delivered to this site, to where they can be used."""
     from client.site_status import copy_delivered
 
-    for path in copy_delivered(_read(site), study, out):
+    found = copy_delivered(_read(site), study, out)
+    for path in found:
         _say(f"{path}")
-    _say("A model of this kind is evidence, and not a medical device. The report says where it does well.")
+    for path in found:
+        if path.name == "results.json":
+            _say(f"Its report, which says where the model fails: `polyclinic report {path}` writes it beside them.")
+    _say("A model of this kind is evidence, and not a medical device.")
 
 
 @app.command()
@@ -337,7 +341,9 @@ def _read(site: Path) -> "SiteConfig":
 
 
 def _progress(what: str, done: int, total: int) -> None:
-    if done == total or done % 1000 == 0:
+    if total == 0:
+        print(what, flush=True)
+    elif done == total or done % 1000 == 0:
         print(f"{what}: {done:,} of {total:,}", flush=True)
 
 

@@ -71,7 +71,7 @@ class Deployment:
         """
         self.study.current()
         if missing := FilesThere(self.study.folder).compare(self.config.data.dicom):
-            self.progress(missing, 1, 1)
+            self.progress(missing, 0, 0)
         guard, withdrawals = self.guard(audit), withdrawals_of(self.config)
         with turn:
             bench, initial = self._model()
@@ -131,7 +131,7 @@ class Deployment:
         for step in site.cohort.flow.steps:
             if step.reason is Exclusion.CAME_LATER:
                 self.progress(
-                    f"{counted(step.patients, 'patient')} came after this study's first count: left out", 1, 1
+                    f"{counted(step.patients, 'patient')} came after this study's first count: left out", 0, 0
                 )
         metrics.cached(self.study.digest, images=len(site.pixels), of=len(site.cohort.images))
         inputs = site_inputs(site, protocol, bench, progress=self.progress)

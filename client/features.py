@@ -21,7 +21,8 @@ Seed = Callable[..., int]
 """Derives a seed for a named purpose: StudyProtocol.random_seed, bound to a site."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is to do."""
+"""Told what is being done, how much of it is done, and how much there is to do; a sentence that counts nothing, 0 of 0.
+"""
 
 
 class Source(Protocol):

@@ -92,9 +92,9 @@ class SiteService:
                 faults.append(fault)
                 earlier = TaskError(Refusal.UNKNOWN_PROTOCOL, "approved under an earlier version")
                 router.failed(one.study.digest, earlier if one.study.outdated else fault)
-                self.progress(f"{name} is not answered for: {fault}", 1, 1)
+                self.progress(f"{name} is not answered for: {fault}", 0, 0)
             else:
-                self.progress(f"{name} is ready", 1, 1)
+                self.progress(f"{name} is ready", 0, 0)
         if len(faults) == len(deployments):
             raise faults[0]
 

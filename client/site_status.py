@@ -10,19 +10,20 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client.approval import SHOWN, Approvals, ApprovedStudy
+from client.approval import RECORD, SHOWN, Approvals, ApprovedStudy
 from client.pretrained import kept_weights
 from client.site import SiteConfig
 from client.site_audit import DECISIONS, DEPARTURES
 from client.site_keys import SiteKeys
 from client.task_store import read_begun
 from shared.audit import verify
-from shared.errors import DataError
+from shared.errors import DataError, SiteError
 from shared.storage import atomic_file, new_file
 
 KEPT = """Kept, because the hospital may have to account for it: both audit logs, with what was asked and answered, the
-delivered model and report, the list of withdrawn patients, the ledger of privacy budget, and the study itself. What was
-answered is not computed again, whoever approves the study anew."""
+delivered model and results (`polyclinic site model --study` still copies them), the list of withdrawn patients, the
+ledger of privacy budget, and the study itself. What was answered is not computed again, whoever approves the study
+anew."""
 
 HEALTH_SECONDS = 2.0
 
@@ -107,7 +108,7 @@ def copy_delivered(config: SiteConfig, study: str | None, out: Path) -> Sequence
         DataError: none were.
         StorageError: a file of their names is there that is not the same, or they cannot be written.
     """
-    folder = Approvals(config.link.state / "studies").pick(study).folder / "delivered"
+    folder = _of_study(config, study) / "delivered"
     found = sorted(folder.glob("[!.]*")) if folder.exists() else []
     if not found:
         raise DataError("this study has not delivered a model yet. It comes with the study's last task.")
@@ -118,6 +119,23 @@ def copy_delivered(config: SiteConfig, study: str | None, out: Path) -> Sequence
         with atomic_file(out / path.name) as part:
             shutil.copyfile(path, part)
     return [out / path.name for path in found]
+
+
+def _of_study(config: SiteConfig, study: str | None) -> Path:
+    """Find a study's folder; one that was purged is named by its digest's beginning, as long as no approved one fits.
+
+    Raises:
+        SiteError: there is none, or there are several.
+    """
+    studies = config.link.state / "studies"
+    try:
+        return Approvals(studies).pick(study).folder
+    except SiteError:
+        ended = [path.parent for path in studies.glob("*/delivered") if not (path.parent / RECORD).exists()]
+        fits = [folder for folder in ended if study and folder.name.startswith(study)]
+        if len(fits) != 1:
+            raise
+        return fits[0]
 
 
 def purge_study(config: SiteConfig, study: ApprovedStudy) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,17 +45,40 @@ def run_link(config: SiteConfig, *, runtime: str, study: str | None) -> None:
     for a fault come ours. A coordinator that does not answer is asked again, without a word: here that is told first.
 
     Raises:
-        SiteError: no approved study is here, or studies of several coordinators are.
+        SiteError: no approved study is here, or studies of several coordinators are; or the runtime port is taken.
         MissingPartError: flower-supernode is not installed here.
     """
     from client.coordinators_clock import check_clock  # a courier has no use for it, and starts without
     from client.link_words import listen
 
     command = link_command(SiteKeys(config.link.keys), runtime=runtime, study=study)
+    refuse_taken(runtime)
     address, ca = (command[command.index(word) + 1] for word in ("--superlink", "--root-certificates"))
     if unreached := check_clock(address, Path(ca), now=now()):
         print(f"polyclinic: {unreached}", file=sys.stderr, flush=True)
     _become(command, os.environ, begin=listen)
+
+
+def refuse_taken(runtime: str) -> None:
+    """Refuse a runtime address that another program has: Flower would end in a traceback.
+
+    Raises:
+        SiteError: it is taken, or cannot be opened here.
+    """
+    host, _, port = runtime.rpartition(":")
+    try:
+        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):
+            pass
+    except (OSError, ValueError, OverflowError) as fault:
+        why = getattr(fault, "strerror", None) or "it is no HOST:PORT"
+        raise SiteError(
+            f"the runtime address {runtime} cannot be opened ({why}). Does another link run here? Stop it, or give "
+            "link and courier another --runtime."
+        ) from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def courier_command(keys: SiteKeys, *, runtime: str) -> list[str]:

@@ -71,6 +71,7 @@ def invite(
 ) -> None:
     """Write the folder that a site gets: study, invitation, certificate, bundle, weights. No secret is in it."""
     from server import coordinator
+    from server.enrolment import Register
     from shared.fingerprints import coordinator_line, invitation_line
     from shared.protocol import read_protocol
 
@@ -80,7 +81,9 @@ def invite(
     typer.echo(coordinator_line(invitation.signing))
     typer.echo(invitation_line(invitation))
     typer.echo(f"Compare both lines by telephone with what `polyclinic site approve` shows at {site}.")
-    typer.echo(f"Next: send the folder to {site}. It approves it, and sends back its public keys, which you `enroll`.")
+    known = site in Register(_at(folder).sites).records()
+    keys = " Its keys are here already." if known else " It sends back its public keys, which you `enroll`."
+    typer.echo(f"Next: send the folder to {site}, which approves it.{keys}")
 
 
 @app.command()
@@ -188,11 +191,16 @@ def run(
     study: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
     folder: FolderOption = HERE,
 ) -> None:
-    """Run a study over the sites in coordinator.toml, wait, and print the report's path. Ctrl-C leaves it running."""
+    """Run a study over the sites in coordinator.toml, wait, and print the report's path. Ctrl-C leaves it running.
+
+    A study that is finished is not run again.
+    """
     from server import coordinator
     from shared.protocol import read_protocol
 
-    _play(_at(folder), coordinator.begin_run(_at(folder), read_protocol(study)))
+    found = coordinator.begin_run(_at(folder), read_protocol(study))
+    found.refuse_finished()
+    _play(_at(folder), found)
 
 
 @app.command()
@@ -252,13 +260,19 @@ def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
     except FederationError as fault:
         typer.echo(str(fault))
         online = set()
-    for name, record in Register(place.sites).records().items():
+    records = Register(place.sites).records()
+    for name, record in records.items():
         word = "revoked" if record.revoked else "online" if record.node_id in online else "not reachable"
         typer.echo(f"  {name}: {word}{'' if name in config.sites.names else ', not in coordinator.toml'}")
+    for name in config.sites.names:
+        if name not in records:
+            typer.echo(f"  {name}: not enrolled")
     if run is not None or any(place.runs.glob("*/run.json")):
         found = coordinator.find_run(place, run)
         state = read_status(found.status)
         typer.echo("\n".join([found.path.name, *(table(state) if state else ["  not begun"]), *how_it_failed(found)]))
+        if others := sorted({path.parent.name for path in place.runs.glob("*/run.json")} - {found.path.name}):
+            typer.echo(f"Other runs here, shown with --run: {', '.join(others)}")
 
 
 @app.command()
@@ -327,7 +341,8 @@ def _play(place: "CoordinatorFolder", found: "RunFolder") -> None:
         try:
             Player(place, found, superlink, say=typer.echo).play()
         except KeyboardInterrupt:
-            typer.echo(f"Left running. Follow it with `polyclinic coordinator resume --folder {place.path}`.")
+            again = f"polyclinic coordinator resume --run {found.path.name} --folder {place.path}"
+            typer.echo(f"Left running. Follow it with `{again}`.")
             raise typer.Exit(130) from None
     if found.outcome.exists():
         typer.echo(last_line(found))

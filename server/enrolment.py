@@ -50,6 +50,12 @@ class Register:
         """
         records, wanted = self._enrolled(), list(sites)
         absent = [site for site in wanted if site not in records]
+        spent = [site for site in absent if site in self.records()]
+        if spent:
+            raise CoordinatorError(
+                f"revoked: {', '.join(spent)}. Each makes new keys (`polyclinic site keys --rotate`) and sends them, "
+                "and you `polyclinic coordinator enroll` them; or take its name out of [sites] in coordinator.toml."
+            )
         if absent:
             raise CoordinatorError(
                 f"not enrolled: {', '.join(absent)}. `polyclinic coordinator invite` each of them and `enroll` "
@@ -76,7 +82,11 @@ class Register:
         self._write(SiteRecord(keys=keys, node_id=node_id))
         if before and node_key(before.keys.node) != key:
             self._forget(before, fleet)
-        return "enrolled" if before is None else "enrolled with new keys"
+        if before is None:
+            return "enrolled"
+        return (
+            "these keys are enrolled already" if _by_kind(before.keys) == _by_kind(keys) else "enrolled with new keys"
+        )
 
     def revoke(self, site: str, fleet: Fleet) -> None:
         """Take a site's keys back; its link is refused at once, and neither key is ever taken in again.

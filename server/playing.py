@@ -44,6 +44,7 @@ class Player:
         self._run.stopped.unlink(missing_ok=True)
         deaths, finished_rounds = 0, self._follower.rounds
         if not self._held():
+            self._follower.pass_over()
             self._stop_earlier()
             self._start()  # who has not started the SuperLink is told at once
         while not self._ended():

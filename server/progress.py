@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from server.round_records import read_rounds
@@ -20,6 +21,11 @@ class Follower:
         self._run, self._say = run, say
         self._status: RunStatus | None = None
         self.rounds = len(read_rounds(self._run.path))
+
+    def pass_over(self) -> None:
+        """Take for told where an earlier process left the run: its failure is no news of the one that starts now."""
+        with suppress(StorageError):
+            self._status = read_status(self._run.status)
 
     def tell(self) -> None:
         """Say what is new."""

@@ -1,5 +1,6 @@
 """The folder of one run: whose study it is, and where each file lies."""
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -87,6 +88,19 @@ class RunFolder:
     def lock(self) -> Path:
         """Of a deployed run: held by the one process that runs it."""
         return self.path / "lock"
+
+    def refuse_finished(self) -> None:
+        """Refuse a deployed run that has ended well: whoever began it again would see its end played once more.
+
+        Raises:
+            StorageError: it is finished; its report is named.
+        """
+        ended = json.loads(self.outcome.read_text(encoding="utf-8")) if self.outcome.exists() else {}
+        if ended.get("exit_code") == 0 and self.report.exists():
+            raise StorageError(
+                f"this study is finished: {self.report}. To run it again, give it another [study] version, and invite "
+                "the sites to that."
+            )
 
     def baseline(self, name: str) -> Path:
         """Where a baseline keeps its checkpoints and rounds."""

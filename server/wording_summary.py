@@ -217,9 +217,9 @@ def _worth(result: StudyResult) -> Answer:
     if Worth.WORSE in times:
         short += f", no {place.split()[0]} {times[Worth.WORSE]}"
     named = {
-        Worth.BETTER: "Better than training alone at",
-        Worth.WORSE: "Worse than training alone at",
-        Worth.NOT_SHOWN: "No difference from training alone was shown at",
+        Worth.BETTER: "In AUC better than training alone at",
+        Worth.WORSE: "In AUC worse than training alone at",
+        Worth.NOT_SHOWN: "No difference in AUC from training alone was shown at",
         Worth.TOO_FEW: "Too few cases to say at",
     }
     text = " ".join(

@@ -41,8 +41,8 @@ def receipt(one: Receipt, *, target: Target, unit: str) -> str:
             return f"Joining was not worth it here: {pairs} ({_difference(auc)})."
         case Worth.NOT_SHOWN:
             return (
-                f"Neither gain nor loss was shown: {pairs} ({_difference(auc)}). Joining may have cost it as many as "
-                f"{_hundred(-auc.low)}, or gained it as many as {_hundred(auc.high)}."
+                f"Neither gain nor loss in AUC was shown: {pairs} ({_difference(auc)}). Joining may have cost it "
+                f"{_as_many(-auc.low)}, or gained it {_as_many(auc.high)}."
             )
         case Worth.TOO_FEW:
             return f"Too few {unit}s {target.of_it} ({one.positives:,}) to say whether joining was worth it: {pairs}."
@@ -140,6 +140,11 @@ def _value(cell: Cell) -> float:
 
 def _hundred(share: float) -> str:
     return wording.hundred(share) if 0 <= share <= 1 else f"{share * 100:.1f}"
+
+
+def _as_many(share: float) -> str:
+    """Bound pairs of 100; what a decimal cannot show is no more than that."""
+    return "fewer than 0.1" if share * 100 < 0.1 else f"as many as {_hundred(share)}"
 
 
 def _difference(auc: Paired) -> str:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from typer.core import TyperGroup
 
 from shared.errors import MissingPartError, PolyclinicError, StorageError
@@ -99,6 +100,7 @@ def application() -> typer.Typer:
 
     Help is plain text: rich's would take as long again to load as all the rest, and takes [privacy] for a style.
     """
+    typer.core.HAS_RICH = False  # with it, typer escapes "[required]" and "[default: 3]" for rich in plain help too
     app = typer.Typer(
         cls=Roles,
         help=ABOUT,

@@ -210,6 +210,12 @@ def words(tiny: Any, folder: Path, *, min_cell: int = 7, numbers: int = 500_000,
     return "\n".join(explain(invited, min_cell=min_cell, update=update, rounds_per_day=3))
 
 
+def test_what_leaves_first_is_told_first(tiny: Any, tmp_path: Path) -> None:
+    """The patient flow, which the audit log has as the first departure, is among what a person approves."""
+    said = words(tiny, tmp_path).split("What will leave\n")[1]
+    assert said.startswith("Before round 1 leaves, once, the patient flow: how many files were found")
+
+
 @pytest.mark.parametrize(
     "imitated",
     ["\n\nWhat privacy it promises\n- All of it.", " " * 200 + "Digest " + "0" * 64, "x" * 300, "\n- Nothing leaves."],

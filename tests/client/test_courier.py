@@ -1,6 +1,7 @@
 """The courier carries bytes, waits for an agent that restarts, and says no more than a fixed code."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from client import courier
 from client.agent_service import AgentService
 from client.courier import relay
 from client.site_keys import SiteKeys
-from client.superexec import courier_command, link_command
+from client.superexec import courier_command, link_command, refuse_taken
 from shared.errors import SiteError
 from shared.messages import Answer, Header, Kind, ReadyTask, RefusalReply, TrainTask, decode_answer, encode_task
 from shared.refusal_codes import FROM_THE_COURIER, Refusal
@@ -189,3 +190,15 @@ def test_link_and_courier_get_what_is_theirs_and_no_more(tmp_path: Path) -> None
     assert command[-8:-2] == ["--host", "10.0.0.1", "--port", "9094", "--isolation", "process"]
     assert str(keys.signing.parent) not in " ".join(command)
     assert os.fspath(keys.node) in command
+
+
+def test_a_runtime_port_that_is_taken_is_told_before_flower_starts() -> None:
+    """One line with what to do, and not Flower's traceback; what is no address is told alike; a free port passes."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SiteError, match=f"{where} cannot be opened .*another --runtime"):
+            refuse_taken(where)
+    refuse_taken(where)
+    for wrong in ("9094x", "127.0.0.1:99999"):
+        with pytest.raises(SiteError, match="cannot be opened"):
+            refuse_taken(wrong)

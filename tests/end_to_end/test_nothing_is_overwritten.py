@@ -13,7 +13,7 @@ from client.privacy_ledger import PrivacyLedger
 from client.score_table import check_places
 from server.coordinator import invite
 from shared.cli import application
-from shared.errors import CoordinatorError, StorageError
+from shared.errors import CoordinatorError, SiteError, StorageError
 
 MINE = "a labelled table, or the one backup\n"
 
@@ -75,6 +75,18 @@ def test_a_delivered_model_replaces_no_other(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StorageError, match="is not overwritten"):
         site_status.copy_delivered(config, None, out)
     assert [path.read_text() for path in out.iterdir()] == [MINE]
+
+
+def test_a_purged_studys_model_is_still_copied(tmp_path: Path) -> None:
+    """Purging keeps what was delivered, and `site model --study` reaches it; nobody else's digest does."""
+    folder = tmp_path / "studies" / f"a998{'0' * 60}"
+    (folder / "delivered").mkdir(parents=True)
+    (folder / "delivered" / "results.json").write_text("{}")
+    config: Any = SimpleNamespace(link=SimpleNamespace(state=tmp_path))
+    assert site_status.copy_delivered(config, "a998", tmp_path / "out") == [tmp_path / "out" / "results.json"]
+    for other in ("b", "*", None):
+        with pytest.raises(SiteError):
+            site_status.copy_delivered(config, other, tmp_path / "out")
 
 
 def test_scores_replace_scores_alone(tmp_path: Path) -> None:

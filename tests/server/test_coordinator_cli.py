@@ -1,5 +1,6 @@
 """The coordinator's commands, as far as they need no other program: folder, invitation, backup, restore, status."""
 
+import json
 import os
 import tarfile
 import tomllib
@@ -12,13 +13,14 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from server.bundle import build_bundle, bundle_digest
-from server.coordinator import RunOrder, write_order
+from server.coordinator import RunOrder, begin_run, write_order
 from server.coordinator_cli import app
 from server.coordinator_config import read_coordinator
 from server.coordinator_folder import CoordinatorFolder
+from server.enrolment import Register, SiteRecord
 from server.run_folder import RunFolder, open_run
-from shared.errors import CoordinatorError, PolyclinicError
-from shared.invitation import read_invitation
+from shared.errors import CoordinatorError, FederationError, PolyclinicError, StorageError
+from shared.invitation import PublicKeys, read_invitation
 from shared.messages import WIRE_VERSION
 from shared.protocol import read_protocol
 from simulations.local_federation import free_port
@@ -136,6 +138,42 @@ def test_no_run_begins_with_a_site_that_is_not_enrolled(run: Any, place: Coordin
     with pytest.raises(CoordinatorError, match="not enrolled: north, south"):
         run("run", tiny_study)
     assert not place.runs.exists()
+
+
+def test_a_study_that_is_finished_is_not_run_again(
+    run: Any, place: CoordinatorFolder, tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its report is named, and nothing of the run is touched; one that failed is run."""
+    monkeypatch.setattr(Register, "of", lambda *_: {})
+    found = begin_run(place, read_protocol(tiny_study))
+    found.outcome.write_text(json.dumps({"failed": "", "exit_code": 0}))
+    found.report.write_text("")
+    with pytest.raises(StorageError, match=r"this study is finished: .*report\.html"):
+        run("run", tiny_study)
+    found.outcome.write_text(json.dumps({"failed": "the disk is full", "exit_code": 15}))
+    with pytest.raises(FederationError):  # nothing is served here
+        run("run", tiny_study)
+
+
+def test_status_names_who_is_not_enrolled_and_the_other_runs(run: Any, place: CoordinatorFolder) -> None:
+    """Whoever is missing is in the list of those in coordinator.toml, and a run that is not shown is named."""
+    for name in ("one", "two"):
+        (place.runs / name).mkdir(parents=True)
+        (place.runs / name / "run.json").write_text("{}")
+    said = run("status", "--run", "one")
+    assert "north: not enrolled" in said
+    assert "south: not enrolled" in said
+    assert "Other runs here, shown with --run: two" in said
+
+
+def test_a_revoked_site_is_told_to_make_new_keys(place: CoordinatorFolder) -> None:
+    """Its old ones are never taken in again, so that sending them once more is no advice."""
+    place.sites.mkdir(exist_ok=True)
+    register = Register(place.sites)
+    keys = PublicKeys.model_construct(site="north", node="ecdsa x", signing="00")
+    register.records = lambda: {"north": SiteRecord.model_construct(keys=keys, node_id=1, revoked=True)}  # type: ignore[method-assign]
+    with pytest.raises(CoordinatorError, match=r"revoked: north.*--rotate"):
+        register.of(["north"])
 
 
 def test_status_works_while_nothing_is_served(run: Any, place: CoordinatorFolder) -> None:

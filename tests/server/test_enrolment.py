@@ -175,8 +175,8 @@ def test_another_name_than_the_papers_replaces_nothing(register: Register, super
 def test_the_same_keys_again_change_nothing(register: Register, superlink: SuperLink) -> None:
     """Whoever enrols twice by mistake has the same site, with the same node, and no key of it is spent."""
     north = papers("north")
-    register.enroll(north, superlink)
-    register.enroll(north, superlink)
+    assert register.enroll(north, superlink) == "enrolled"
+    assert register.enroll(north, superlink) == "these keys are enrolled already"
     assert len(superlink.keys) == 1
     assert register.of(["north"])["north"].keys == north
     register.enroll(papers("north", node=f"{north.node} north@hospital", signing=north.signing), superlink)

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from server.coordinator_folder import CoordinatorFolder
 from server.fleet import RefusedBySuperLinkError
 from server.playing import Player
 from server.run_folder import RunFolder
+from server.run_status import StatusBoard
 from shared.errors import FederationError, StorageError
 
 
@@ -92,6 +94,14 @@ def test_a_run_that_ends_well_is_followed_to_its_end(stage: Any) -> None:
     player.play()
     assert superlink.started == ["study"]
     assert read_order(superlink.run) == RunOrder(run_id="r", flower_run=1)
+
+
+def test_an_earlier_failure_is_no_news_of_the_next_try(stage: Any) -> None:
+    """What the process before left in the status is not told as if it had just come."""
+    player, superlink, said = stage("well")
+    StatusBoard(superlink.run.status, ["north"], rounds=3, now=lambda: datetime.now(UTC)).stage("failed", number=0)
+    player.play()
+    assert said == []
 
 
 def test_a_process_that_dies_is_started_again(stage: Any) -> None:

@@ -63,9 +63,9 @@ def test_the_samples_four_answers(study_result: StudyResult) -> None:
     assert "caused by" not in why.text
     assert worth.short == "Yes in 4 of 8 comparisons, no in 1"
     assert worth.text == (
-        "Better than training alone at northgate and riverside. "
-        "Worse than training alone at st_marys (pneumonia). "
-        "No difference from training alone was shown at st_marys (effusion). "
+        "In AUC better than training alone at northgate and riverside. "
+        "In AUC worse than training alone at st_marys (pneumonia). "
+        "No difference in AUC from training alone was shown at st_marys (effusion). "
         "Too few cases to say at island_clinic."
     )
 
@@ -227,7 +227,7 @@ def test_no_difference_shown_is_neither_yes_nor_no(study_result: StudyResult) ->
     unsure = {"effusion": {"st_marys": study_result.receipts["effusion"]["st_marys"]}}
     worth = answers(only(study_result, "effusion", {}, receipts=unsure))[3]
     assert worth.short == "Not shown at any hospital"
-    assert worth.text == "No difference from training alone was shown at st_marys."
+    assert worth.text == "No difference in AUC from training alone was shown at st_marys."
 
 
 def test_where_not_to_use_it(study_result: StudyResult) -> None:

@@ -256,6 +256,7 @@ def test_no_word_of_a_help_text_is_swallowed() -> None:
     for words, command in commands:
         shown = CliRunner().invoke(cli.application(), [*words, "--help"], env={"COLUMNS": "100"})
         seen = "".join(shown.output.split())
+        assert "\\[" not in seen, words
         texts = [command.help or "", *(getattr(one, "help", None) or "" for one in command.params)]
         swallowed += [(words, text) for text in texts if "".join(text.split()) not in seen]
     assert len(commands) > 35
