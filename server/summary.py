@@ -42,16 +42,30 @@ class Stand:
 
 
 def stands(result: StudyResult, finding: str) -> list[Stand]:
-    """Give every site's standing, those that lack most first, then those of which too little is known."""
+    """Give every site's standing, those that lack most first, then those of which too little is known.
+
+    Of two that lack as much the one whose interval reaches farther down comes first.
+    """
     found = [_stand(result, finding, site) for site in result.site_names]
-    return sorted(found, key=lambda one: (one.lacking is None, -(one.lacking or 0.0), one.test.units is None, one.site))
+    return sorted(found, key=lambda one: (one.lacking is None, _most(one), one.test.units is None, one.site))
 
 
 def least_safe(result: StudyResult) -> Stand | None:
     """Name the ranked site and finding that lack most; None where no site has enough cases to say."""
     every = [one for finding in result.study.findings for one in stands(result, finding)]
     known = [one for one in every if one.lacking is not None]
-    return max(known, key=lambda one: one.lacking or 0.0, default=None)
+    return min(known, key=_most, default=None)
+
+
+def tied(result: StudyResult, worst: Stand) -> tuple[str, ...]:
+    """Name the other sites that lack exactly as much on the same finding."""
+    every = stands(result, worst.finding)
+    return tuple(one.site for one in every if one.site != worst.site and one.lacking == worst.lacking)
+
+
+def _most(one: Stand) -> tuple[float, float]:
+    """Order by what lacks, the most first, then by the lower end of the interval."""
+    return -(one.lacking or 0.0), one.test.sensitivity.low if one.test.sensitivity else 0.0
 
 
 def _stand(result: StudyResult, finding: str, site: str) -> Stand:

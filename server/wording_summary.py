@@ -8,7 +8,7 @@ from server.explanation import Explanation, Pattern
 from server.leading import Cause, Leading
 from server.receipt import Receipt, Worth
 from server.results import StudyResult
-from server.summary import Stand, Standing, least_safe, stands
+from server.summary import Stand, Standing, least_safe, stands, tied
 from server.target import Target
 from server.wording_explanation import reading
 from server.wording_groups import group_in_short, groups_apart
@@ -45,7 +45,7 @@ def answers(result: StudyResult) -> list[Answer]:
 
 
 def _least_safe(result: StudyResult, worst: Stand | None) -> Answer:
-    question = "Where is it least safe?"
+    question = "Where is it least safe: where does it miss most?"
     unknown = _unknown(result)
     if worst is None or worst.target is None or worst.test.sensitivity is None:
         text = "No hospital has enough test patients, or released enough, for a sensitivity that could be compared."
@@ -57,18 +57,29 @@ def _least_safe(result: StudyResult, worst: Stand | None) -> Answer:
         f"It missed {missed:,} of {wording.units(reached.n, unit)} {named}: a sensitivity of "
         f"{wording.percent(reached.value, beside=worst.target)}, where {wording.level(worst.target)} was wished."
     )
+    also = tied(result, worst)
+    if also:
+        facts += f" At {wording.names(also)} it is as low, and {worst.site}'s interval reaches farthest down."
     if worst.standing is not Standing.REACHED:
-        return Answer(question=question, short=f"At {worst.site}", text=" ".join((facts, *unknown)))
+        where = wording.names((worst.site, *also))
+        return Answer(question=question, short=f"At {where}", text=" ".join((facts, *unknown)))
     short = "None that could be judged is below the target" if unknown else "No hospital is below the target"
     return Answer(question=question, short=short, text=" ".join((f"Lowest at {worst.site}. {facts}", *unknown)))
 
 
 def _unknown(result: StudyResult) -> Iterator[str]:
-    """Name the hospitals of which nobody can say how they stand, on one finding at least."""
-    every = (one for finding in result.study.findings for one in stands(result, finding))
-    left = sorted({one.site for one in every if one.lacking is None})
-    if left:
-        yield f"Of {wording.names(tuple(left))} it cannot be said: too few cases, or held back."
+    """Name the hospitals of which nobody can say how they stand: on any finding, or on which."""
+    left = {
+        finding: {one.site for one in stands(result, finding) if one.lacking is None}
+        for finding in result.study.findings
+    }
+    wholly = set.intersection(*left.values())
+    if wholly:
+        yield f"Of {wording.names(tuple(sorted(wholly)))} it cannot be said: too few cases, or none known."
+    for finding, sites in left.items():
+        if more := sites - wholly:
+            names = wording.names(tuple(sorted(more)))
+            yield f"For {finding} it cannot be said of {names}: too few cases, or none known."
 
 
 def _lowest_of_few(result: StudyResult) -> Iterator[str]:
@@ -91,7 +102,7 @@ def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
         return Answer(question=question, short="Not at all", text="With so few cases nothing can be concluded.")
     reached = worst.test.sensitivity
     ends = f"{wording.percent_range(reached.low, reached.high)}{wording.NO_BREAK}%"
-    between = f"{wording.level(result.study.confidence)} interval there: {ends}"
+    between = f"{wording.level(result.study.confidence)} interval at {worst.site}: {ends}"
     match worst.standing:
         case Standing.SHORT:
             p = wording.p_value(worst.p or 0.0)

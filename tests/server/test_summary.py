@@ -53,8 +53,8 @@ def test_the_samples_four_answers(study_result: StudyResult) -> None:
     assert (where.short, sure.short) == ("At st_marys", "Sure that it falls short")
     assert where.text == (
         "It missed 16 of 84 exams with pneumonia: a sensitivity of 81.0\N{NO-BREAK SPACE}%, where "
-        "95\N{NO-BREAK SPACE}% was wished. Of hillcrest and island_clinic it cannot be said: too few cases, or held "
-        "back."
+        "95\N{NO-BREAK SPACE}% was wished. Of hillcrest and island_clinic it cannot be said: too few cases, or none "
+        "known."
     )
     assert "71.3 to 87.9" in sure.text
     assert "by more than chance explains (p < 0.001, adjusted)" in sure.text
@@ -103,6 +103,24 @@ def test_the_largest_shortfall_of_all_findings_comes_first(study_result: StudyRe
     worst = least_safe(few)
     assert worst
     assert worst.site == "st_marys"
+
+
+def test_a_draw_is_told_and_settled_by_the_interval(study_result: StudyResult) -> None:
+    """Two that miss the same share are both named; the one with fewer cases, whose interval is wider, leads."""
+    rates = {"northgate": (90, 100), "riverside": (45, 50), "st_marys": (99, 100)}
+    where, sure, *_ = answers(only(study_result, "pneumonia", rates))
+    assert where.short == "At riverside and northgate"
+    assert "At northgate it is as low, and riverside's interval reaches farthest down." in where.text
+    assert "interval at riverside" in sure.text
+
+
+def test_what_cannot_be_said_names_its_finding(study_result: StudyResult) -> None:
+    """A site that is known for one finding is not said to be unknown without naming the other."""
+    sites = {site: dict(splits) for site, splits in study_result.sites.items()}
+    sites["northgate"] = {"test": {**sites["northgate"]["test"], "effusion": absent(Why.NOT_ASSESSED)}}
+    where = answers(replace(study_result, sites=sites))[0]
+    assert "Of hillcrest and island_clinic it cannot be said" in where.text
+    assert "For effusion it cannot be said of northgate: too few cases, or none known." in where.text
 
 
 def test_where_all_reach_the_target_the_page_says_so(study_result: StudyResult) -> None:
