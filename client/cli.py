@@ -302,14 +302,17 @@ def withdraw(
 ) -> None:
     """Take a patient out of all rounds from now on, in all studies of this hospital; say if any image is found."""
     from client.withdrawal import CANNOT_UNDO, withdrawals_of
-    from client.withdrawing import found_here
+    from client.withdrawing import NOT_FOUND, found_here
 
     config = _read(site)
     number = patient or typer.prompt("PatientID", hide_input=True)
     withdrawals_of(config).add(number)
     _decided(config, "patient withdrawn")
-    _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
-    _say(found_here(config, number, progress=_progress))
+    _say("On the list of withdrawn patients. Looking for images ...")
+    said = found_here(config, number, progress=_progress)
+    if said != NOT_FOUND:
+        _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
+    _say(said)
     _say(CANNOT_UNDO)
 
 

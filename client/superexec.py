@@ -1,5 +1,6 @@
 """Starts the two stock Flower programs of a site, link and courier, with the flags that keep them apart."""
 
+import errno
 import os
 import shutil
 import socket
@@ -67,10 +68,13 @@ def refuse_taken(runtime: str) -> None:
     """
     host, _, port = runtime.rpartition(":")
     try:
-        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):
+        number = int(port) if port.isdecimal() and int(port) < 1 << 16 else None
+        if number is None:
+            raise OSError(errno.EINVAL, "it is no HOST:PORT")
+        with socket.create_server((host.strip("[]"), number), family=_family(host)):
             pass
-    except (OSError, ValueError, OverflowError) as fault:
-        why = getattr(fault, "strerror", None) or "it is no HOST:PORT"
+    except OSError as fault:
+        why = fault.strerror
         raise SiteError(
             f"the runtime address {runtime} cannot be opened ({why}). Does another link run here? Stop it, or give "
             "link and courier another --runtime."

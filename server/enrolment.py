@@ -50,16 +50,16 @@ class Register:
         """
         records, wanted = self._enrolled(), list(sites)
         absent = [site for site in wanted if site not in records]
-        spent = [site for site in absent if site in self.records()]
-        if spent:
-            raise CoordinatorError(
-                f"revoked: {', '.join(spent)}. Each makes new keys (`polyclinic site keys --rotate`) and sends them, "
-                "and you `polyclinic coordinator enroll` them; or take its name out of [sites] in coordinator.toml."
-            )
         if absent:
+            gone = [site for site in absent if site in self.records()]
+            anew = (
+                f" {', '.join(gone)}: revoked, and makes new keys first (`polyclinic site keys --rotate`)."
+                if gone
+                else ""
+            )
             raise CoordinatorError(
                 f"not enrolled: {', '.join(absent)}. `polyclinic coordinator invite` each of them and `enroll` "
-                "the keys that it sends back, or take its name out of [sites] names in coordinator.toml."
+                f"the keys that it sends back, or take its name out of [sites] names in coordinator.toml.{anew}"
             )
         return {site: records[site] for site in wanted}
 

@@ -66,7 +66,7 @@ def round_line(record: Mapping[str, Any]) -> str:
     verdict = (
         "lost: too few sites" if record["lost"] else f"validation AUC {'not known' if auc is None else f'{auc:.3f}'}"
     )
-    return f"round {record['round']}: {verdict} | loss {shown} | {record['seconds']:.0f} s"
+    return f"round {record['round']}: {verdict} | loss of the last epoch {shown} | {record['seconds']:.0f} s"
 
 
 def table(status: RunStatus) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import tomli_w
 from pydantic import AfterValidator, Field, model_validator
 
-from shared.declaration import Declaration, read_toml
+from shared.declaration import Declaration, load_toml, parse, read_toml
 from shared.errors import FederationError, SiteError
 from shared.plain_text import plain
 from shared.storage import atomic_file, new_file
@@ -119,7 +119,13 @@ def read_keys(path: Path) -> PublicKeys:
     Raises:
         FederationError: they are missing or not of this form.
     """
-    return read_toml(path, PublicKeys, error=FederationError)
+    found = load_toml(path, error=FederationError)
+    if {"digest", "coordinator"} <= found.keys():
+        raise FederationError(f"{path}: this is an invitation, and not a site's public keys. {_KEYS_FILE}")
+    return parse(found, PublicKeys, where=path.name, error=FederationError)
+
+
+_KEYS_FILE = "Name the file that `polyclinic site keys` wrote at the site, e.g. north.keys.toml."
 
 
 def place_for_keys(path: Path) -> Path:

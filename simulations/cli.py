@@ -103,6 +103,12 @@ def _study() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
     picture: Annotated[Path | None, typer.Option(help="Draw what the augmentation does, as a new PNG file.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change the study, as `simulate` does: section.key=value. May be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Check a study: print it with every default, its digest, and whether its augmentation keeps left on the left.
 
@@ -116,7 +122,7 @@ def check(
     from shared.protocol import read_protocol
     from shared.storage import new_file
 
-    protocol = read_protocol(file)
+    protocol = read_protocol(file, overrides=setting or [])
     place = new_file(picture) if picture else None
     augmentation = Augmentation(**protocol.augmentation.model_dump())
     scores = laterality_scores(augmentation, size=protocol.images.size, seed=protocol.study.seed)
@@ -228,7 +234,7 @@ def partition(
             columns=columns,
             modality=modality,
             workers=len(os.sched_getaffinity(0)),
-            progress=lambda done, total: console.step("images written", done, total),
+            progress=lambda done, total: console.step("rows read", done, total),
             public=(public or "").strip(),
         )
         foretold = of_a_partition(out, [site.name for site in summary.sites], console)

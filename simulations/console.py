@@ -55,7 +55,7 @@ class Console:
         shown = ", ".join(_site(name, entry) for name, entry in record["sites"].items())
         auc = record["validation"]["macro_auc"]
         verdict = "round lost: too few sites" if record["lost"] else f"validation AUC {_number(auc)}"
-        self.say(f"  round {record['round']}: {verdict} | loss {shown} | {record['seconds']:.1f} s")
+        self.say(f"  round {record['round']}: {verdict} | loss of the last epoch {shown} | {record['seconds']:.1f} s")
 
 
 def _site(name: str, entry: Mapping[str, Any]) -> str:

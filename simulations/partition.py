@@ -100,7 +100,11 @@ def partition(
             written[image.site].append(image)
     counts = {reason: tuple(rows) for reason, rows in sorted(skipped.items())}
     if not written:
-        raise DataError(f"{table.name}: none of its rows gives an image ({_counted(counts)}). Correct it or --images.")
+        raise DataError(
+            f"{table.name}: none of its rows gives an image ({_counted(counts)}). What its image column "
+            f"names was looked for under {images}. Correct --images or the table. "
+            f"{out / RECEIPT} is all that was written."
+        )
     return PartitionSummary(
         rows=sum(map(len, (*written.values(), *counts.values()))),
         sites=tuple(_write_site(out, site, written[site], columns, public=public) for site in sorted(written)),

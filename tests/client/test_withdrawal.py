@@ -112,6 +112,7 @@ def test_the_command_says_at_once_whether_the_patient_is_found(hospital: Any) ->
     found, typo = withdraw(site, "pat 2"), withdraw(site, "PAT 22")
     assert "Found here: 2 images." in found
     assert "NOT FOUND: no image of this hospital is of this patient." in typo
+    assert ("Withdrawn:" in found, "Withdrawn:" in typo) == (True, False)
     assert not any("pat 2" in told.lower() for told in (found, typo))
     assert "Found here: 2 images." in withdraw(site, "PAT 2")
 

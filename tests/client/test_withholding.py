@@ -18,6 +18,12 @@ def foreseen(site: PreparedSite, protocol: StudyProtocol) -> list[Any]:
     return list(foresee(site.records, protocol, min_cell=site.config.policy.min_cell))
 
 
+def test_a_finding_without_labels_is_not_called_too_few() -> None:
+    """Nobody was assessed: that is no count that is too small, and min_cell has no part in it."""
+    none = NoEvidence(split=Split.TEST, target="opacity", positives=0, negatives=0, needed=1)
+    assert str(none) == "test, opacity: no patient has a label for it. There is no evidence."
+
+
 def test_a_small_class_is_told_with_what_would_be_needed(tiny: Any, tmp_path: Path) -> None:
     """Five patients a side, two or three of them with the finding; ten train, and nobody says that they are too few."""
     protocol = tiny.protocol()

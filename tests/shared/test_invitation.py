@@ -61,3 +61,6 @@ def test_a_private_key_is_not_taken_for_a_public_one(tmp_path: Path) -> None:
         read_keys(path)
     with pytest.raises(FederationError):
         read_keys(tmp_path / "none.toml")
+    path.write_text("\n".join(f'{name} = "x"' for name in ("site", "coordinator", "digest")))
+    with pytest.raises(FederationError, match=r"this is an invitation, and not a site's public keys"):
+        read_keys(path)

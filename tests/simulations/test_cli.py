@@ -111,6 +111,8 @@ def test_a_study_can_be_checked_alone(tiny_study: Path, tmp_path: Path) -> None:
     assert "rotation_degrees" in result.stdout.split("draw nearest")[1]
     assert picture.stat().st_size > 0
     assert polyclinic("study", "check", tiny_study).exit_code == 0
+    changed = polyclinic("study", "check", tiny_study, "--set", "study.seed=9")
+    assert read_protocol(tiny_study, overrides=["study.seed=9"]).digest() in changed.stdout
 
 
 def collection(folder: Path, rows: list[str]) -> Path:

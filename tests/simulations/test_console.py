@@ -27,7 +27,7 @@ def test_a_round_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Validation AUC, the last epoch's loss at each site, and the code of a site that was left out."""
     Console().round(record())
     assert said(capsys) == [
-        "  round 3: validation AUC 0.877 | loss north 0.2500, south left out (data_unusable) | 2.0 s"
+        "  round 3: validation AUC 0.877 | loss of the last epoch north 0.2500, south left out (data_unusable) | 2.0 s"
     ]
 
 
