@@ -22,11 +22,17 @@ def not_assessed(targets: Sequence[str], findings: Collection[str]) -> Iterator[
             yield f"The study's '{target}' is not in [data.findings] and counts as not assessed at this site.{meant}"
 
 
-def assessed(task: Task, findings: Collection[str], labels_NK: npt.NDArray[np.float32]) -> Iterator[bool]:
+def assessed(
+    task: Task, findings: Collection[str], labels_NK: npt.NDArray[np.float32], *, min_cell: int
+) -> Iterator[bool]:
     """Tell of each target whether [data.findings] has it; classes are assessed all together.
+
+    Where `min_cell` is 1, so that any count may leave, a column without any label is not assessed either. Elsewhere one
+    labelled patient would be told by that.
 
     Images of several hospitals in one place, as a simulation's pooled model has them, have labels beyond one
     hospital's settings. At a hospital there is no label without a column, so that no patient decides.
     """
     for target, labels_N in zip(task.targets, labels_NK.T, strict=True):
-        yield task.exclusive or target in findings or not bool(np.isnan(labels_N).all())
+        labelled = not bool(np.isnan(labels_N).all())
+        yield task.exclusive or labelled or (target in findings and min_cell > 1)

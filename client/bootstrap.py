@@ -185,7 +185,14 @@ def compose_agent(
         private=private.release if private else None,
         described=None if telling else flow.splits[split].patients,
         count_rounding=site.config.policy.count_rounding,
-        assessed=tuple(assessed(protocol.task, site.config.data.findings, site.records.labels_NK)),
+        assessed=tuple(
+            assessed(
+                protocol.task,
+                site.config.data.findings,
+                site.records.labels_NK,
+                min_cell=max(min_cell, 2) if protocol.privacy else min_cell,  # noise covers each training patient
+            )
+        ),
     )
     return Agent(
         site=site.name,

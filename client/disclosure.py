@@ -187,7 +187,10 @@ def round_flow(flow: ReleasedFlow, *, to: int) -> ReleasedFlow:
 
 
 def _split(split: SplitCounts, min_cell: int) -> SplitCounts:
-    classes_are_open = all(_count(count, min_cell) is not None for item in split.classes for count in item.all)
+    open_zero = min_cell <= 1  # any count may leave: one finding that nobody has hides no other
+    classes_are_open = all(
+        _count(count, min_cell, zero_is_open=open_zero) is not None for item in split.classes for count in item.all
+    )
     hidden = ClassCounts(positive_patients=None, negative_patients=None, positive_exams=None, negative_exams=None)
     open_patients = _count(split.patients, min_cell)
     return SplitCounts(

@@ -61,7 +61,7 @@ class NoEvidence:
     def __str__(self) -> str:
         """Say it with the number that would be needed."""
         found = f"{self.split.value}, {self.target}: {self.positives:,} patients with it and {self.negatives:,} without"
-        if not (self.positives or self.negatives):
+        if self.needed == 1 and not (self.positives or self.negatives):
             return f"{self.split.value}, {self.target}: no patient has a label for it. There is no evidence."
         if min(self.positives, self.negatives) >= self.needed:
             return f"{found}, withheld with another class, which would follow from it."

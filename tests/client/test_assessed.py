@@ -40,7 +40,7 @@ def test_another_target_is_no_misspelling() -> None:
 )
 def test_what_the_settings_name_is_assessed(task: Any, labels: Any, known: list[bool]) -> None:
     """A finding without a column is not assessed; one whose cells say nothing is, and its evidence withheld."""
-    assert [*assessed(Task(**task), {"mass": "x"}, np.array(labels, dtype=np.float32))] == known
+    assert [*assessed(Task(**task), {"mass": "x"}, np.array(labels, dtype=np.float32), min_cell=10)] == known
 
 
 def test_site_check_says_it(hospital: Any, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +69,11 @@ def test_site_check_warns_of_a_table_in_windows_1252(
     hospital.site(join="AccessionNumber", effusion="x")
     show_check(hospital.folder / "site.toml", None)
     assert "was read as Windows-1252" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_empty_column_is_not_assessed_where_every_count_may_leave() -> None:
+    """With min_cell = 1 nothing is given away by it; elsewhere one labelled patient more would be told."""
+    task, labels_NK = Task(targets=("mass", "nodule")), np.array([[1, np.nan], [0, np.nan]], dtype=np.float32)
+    columns = {"mass": "x", "nodule": "y"}
+    assert [*assessed(task, columns, labels_NK, min_cell=1)] == [True, False]
+    assert [*assessed(task, columns, labels_NK, min_cell=2)] == [True, True]

@@ -211,3 +211,10 @@ def _all(flow: ReleasedFlow) -> Iterator[int | None]:
     yield from (flow.found, *flow.excluded.values())
     for split in flow.splits.values():
         yield from (split.patients, split.exams, *(count for target in split.classes for count in target.all))
+
+
+def test_a_finding_that_nobody_has_hides_no_other_where_every_count_may_leave() -> None:
+    """With min_cell = 1 a 0 is shown as 0; with 2 the split's classes are hidden together."""
+    assert suppress_flow(flow(smallest=0), min_cell=1) == flow(smallest=0)
+    hidden = suppress_flow(flow(smallest=0), min_cell=2).splits
+    assert any(one.positive_patients is None for split in hidden.values() for one in split.classes)
