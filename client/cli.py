@@ -257,15 +257,9 @@ def model(
     study: Study = None,
 ) -> None:
     """Copy a finished study's model and results, as they were delivered to this site, to where they can be used."""
-    from client.site_status import copy_delivered
+    from client.site_status import copy_delivered, delivered_lines
 
-    found = copy_delivered(_read(site), study, out)
-    for path in found:
-        _say(f"{path}")
-    for path in found:
-        if path.name == "results.json":
-            _say(f"Its report, which says where the model fails: `polyclinic report {path}` writes it beside them.")
-    _say("A model of this kind is evidence, and not a medical device.")
+    _say("\n".join(delivered_lines(copy_delivered(_read(site), study, out))))
 
 
 @app.command()
@@ -301,19 +295,15 @@ def withdraw(
     ] = None,
 ) -> None:
     """Take a patient out of all rounds from now on, in all studies of this hospital; say if any image is found."""
-    from client.withdrawal import CANNOT_UNDO, withdrawals_of
-    from client.withdrawing import NOT_FOUND, found_here
+    from client.withdrawal import withdrawals_of
+    from client.withdrawing import withdrawn_lines
 
     config = _read(site)
     number = patient or typer.prompt("PatientID", hide_input=True)
     withdrawals_of(config).add(number)
     _decided(config, "patient withdrawn")
-    _say("On the list of withdrawn patients. Looking for images ...")
-    said = found_here(config, number, progress=_progress)
-    if said != NOT_FOUND:
-        _say("Withdrawn: from the next task on, no round of this hospital uses this patient's images.")
-    _say(said)
-    _say(CANNOT_UNDO)
+    for line in withdrawn_lines(config, number, progress=_progress):
+        _say(line)
 
 
 @app.command()

@@ -121,6 +121,15 @@ def copy_delivered(config: SiteConfig, study: str | None, out: Path) -> Sequence
     return [out / path.name for path in found]
 
 
+def delivered_lines(copied: Sequence[Path]) -> Iterator[str]:
+    """Yield where each file is, and how to make the report of them."""
+    yield from map(str, copied)
+    for path in copied:
+        if path.name == "results.json":
+            yield f"Its report, which says where the model fails: `polyclinic report {path}` writes it beside them."
+    yield "A model of this kind is evidence, and not a medical device."
+
+
 def _of_study(config: SiteConfig, study: str | None) -> Path:
     """Find a study's folder; one that was purged is named by its digest's beginning, as long as no approved one fits.
 

@@ -1,5 +1,6 @@
 """Tells whether a patient who is withdrawn is found among a hospital's images, without showing whom or which."""
 
+from collections.abc import Iterator
 from functools import partial
 
 from client.cohort import whose
@@ -9,12 +10,23 @@ from client.image_index import index_images
 from client.label_table import read_table
 from client.labels import LabelRow
 from client.site import Data, SiteConfig
+from client.withdrawal import CANNOT_UNDO
 from shared.errors import DataError, SiteError
 
 NOT_FOUND = (
     "NOT FOUND: no image of this hospital is of this patient. If that was a typing error, withdraw the right one too; "
     "what was typed stays on the list, and takes out whoever comes under it later."
 )
+
+
+def withdrawn_lines(config: SiteConfig, patient: str, *, progress: Progress) -> Iterator[str]:
+    """Say of a patient who is on the list what that does here; of one who is not found, nothing is said to be done."""
+    yield "On the list of withdrawn patients. Looking for images ..."
+    said = found_here(config, patient, progress=progress)
+    if said != NOT_FOUND:
+        yield "Withdrawn: from the next task on, no round of this hospital uses this patient's images."
+    yield said
+    yield CANNOT_UNDO
 
 
 def found_here(config: SiteConfig, patient: str, *, progress: Progress) -> str:

@@ -28,6 +28,7 @@ def report(
     from server.report import write
     from server.results_json import read
     from server.run_folder import RunFolder
+    from server.wording_drift import headline
     from shared.storage import new_file
 
     place = new_file(pack) if pack else None
@@ -36,6 +37,8 @@ def report(
     result = read(file)
     moved = drift(RunFolder(path=run), RunFolder(path=against)) if against else None
     write(result, page, moved=moved)
+    if moved:
+        typer.echo(headline(moved), err=True)
     typer.echo(page)
     if place is not None:
         from server.evidence_pack import DIGESTS, write_pack

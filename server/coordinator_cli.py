@@ -242,37 +242,10 @@ def drop(
 @app.command()
 def status(run: RunOption = None, folder: FolderOption = HERE) -> None:
     """Show who is enrolled and reachable, and where the newest run stands."""
-    from server import coordinator
-    from server.certificates import expires
-    from server.coordinator_config import read_coordinator
-    from server.enrolment import Register
-    from server.fleet import fleet
-    from server.progress import how_it_failed, table
-    from server.run_status import read_status
-    from shared.errors import FederationError
+    from server.coordinator_status import status_lines
 
-    place = _at(folder)
-    config = read_coordinator(place.config)
-    typer.echo(f"certificate valid until {expires(place.server_certificate):%Y-%m-%d}")
-    try:
-        with fleet(place) as superlink:
-            online = {node.node_id for node in superlink.nodes() if node.online}
-    except FederationError as fault:
-        typer.echo(str(fault))
-        online = set()
-    records = Register(place.sites).records()
-    for name, record in records.items():
-        word = "revoked" if record.revoked else "online" if record.node_id in online else "not reachable"
-        typer.echo(f"  {name}: {word}{'' if name in config.sites.names else ', not in coordinator.toml'}")
-    for name in config.sites.names:
-        if name not in records:
-            typer.echo(f"  {name}: not enrolled")
-    if run is not None or any(place.runs.glob("*/run.json")):
-        found = coordinator.find_run(place, run)
-        state = read_status(found.status)
-        typer.echo("\n".join([found.path.name, *(table(state) if state else ["  not begun"]), *how_it_failed(found)]))
-        if others := sorted({path.parent.name for path in place.runs.glob("*/run.json")} - {found.path.name}):
-            typer.echo(f"Other runs here, shown with --run: {', '.join(others)}")
+    for line in status_lines(_at(folder), run):
+        typer.echo(line)
 
 
 @app.command()

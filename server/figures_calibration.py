@@ -46,7 +46,7 @@ def calibration_curves(curves: Sequence[CalibrationCurve], *, name: str, title: 
 
 
 def _curve(page: Board, axes: Axes, curve: CalibrationCurve) -> None:
-    colour = INK if curve.mark is None else curve.mark.colour if curve.ranked else MUTED
+    colour = INK if curve.mark is None else curve.mark.colour
     shape = "d" if curve.mark is None else curve.mark.shape
     scores, shares = [one.score for one in curve.points], [one.share for one in curve.points]
     axes.plot(scores, shares, color=colour, linewidth=1.5, linestyle="-" if curve.ranked else (0, (2, 2)))

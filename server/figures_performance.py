@@ -174,6 +174,7 @@ def roc(
 ) -> str:
     """Draw all curves on one square, the pooled curve in ink; the marks are the shared operating point.
 
+    Each site's is in its own colour, dashed and with a hollow mark where it is not ranked.
     `corner` is the side of what is shown, from the upper left: 1 for the whole square, less to look closer.
     """
     with board(name=name, width=WIDTH, height=WIDTH + 16, title=title, description=description) as page:
@@ -204,7 +205,7 @@ def roc(
 
 
 def _curve(page: Board, axes: Axes, curve: RocCurve, *, corner: float) -> None:
-    colour = INK if curve.mark is None else curve.mark.colour if curve.ranked else MUTED
+    colour = INK if curve.mark is None else curve.mark.colour
     width = 2.5 if curve.mark is None else 1.6
     rates = curve.false_positive_rates, curve.true_positive_rates
     (line,) = axes.plot(*rates, color=colour, linewidth=width, linestyle=_style(curve))

@@ -173,6 +173,8 @@ def why_not_ranked(one: FindingResult, *, min_positives_to_rank: int) -> str:
 
 def permutations(one: Heterogeneity) -> str:
     """Say on how many permutations a test rests."""
+    if one.permutations == 1:
+        return "only one: this test can show nothing"
     return f"all {one.permutations:,}" if one.exact else f"{one.permutations:,} drawn"
 
 

@@ -15,7 +15,7 @@ def headline(one: Drift) -> str:
     moved = [site.site for site in one.sites if site.moved]
     known = [site for site in one.sites if any(isinstance(part, Distance) for part in (site.brightness, site.features))]
     if not known:
-        return "No site's images could be compared with its own earlier ones."
+        return f"No site's images could be compared with its own earlier ones: {_why_none(one)}."
     if not moved:
         return (
             f"At none of {len(known)} sites were images shown to have moved. Small changes go unseen with few patients."
@@ -25,6 +25,11 @@ def headline(one: Drift) -> str:
         "run do. That is consistent with a new scanner or new settings, with other patients, and with another way of "
         "choosing them. Figures of the earlier study may no longer hold there."
     )
+
+
+def _why_none(one: Drift) -> str:
+    reasons = {_WHY[part] for site in one.sites for part in (site.brightness, site.features) if isinstance(part, Why)}
+    return "; ".join(sorted(reasons)) or "none took part in both runs"
 
 
 def distance(one: Distance | Why) -> str:

@@ -153,7 +153,9 @@ def test_nothing_moved_and_nothing_known_are_told_apart(finished: Any) -> None:
     then, now = (finished(name, {"northgate": description(place)}) for place, name in enumerate(("then", "now")))
     assert headline(drift(now, then)).startswith("At none of 1 sites")
     other = finished("other", {"northgate": description(5)}, images={"window": "dicom"})
-    assert headline(drift(other, then)).startswith("No site")
+    said = headline(drift(other, then))
+    assert said.startswith("No site")
+    assert ": not comparable" in said or ": too few" in said or "took part in both" in said
 
 
 def test_a_run_without_descriptions_says_what_to_do(finished: Any) -> None:

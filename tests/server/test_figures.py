@@ -174,6 +174,20 @@ def test_an_unranked_site_looks_different() -> None:
     assert unranked.count("stroke-dasharray") == 1
 
 
+def test_curves_of_unranked_sites_can_be_told_apart() -> None:
+    """Each is in its site's colour, dashed: two grey ones beside each other would be nobody's."""
+    curves = [
+        RocCurve(
+            mark=MARKS[name], ranked=False, false_positive_rates=[0, 0.2, 1], true_positive_rates=[0, height, 1],
+            operating_point=(0.2, height), tip=name,
+        )
+        for name, height in (("a", 0.8), ("b", 0.7))
+    ]  # fmt: skip
+    drawn = roc(curves, corner=1.0, name="f", title="t", description="d", target=None)
+    assert all(f"stroke: var(--{site})" in drawn for site in ("site-0", "site-1"))
+    assert "stroke-dasharray" in drawn
+
+
 def test_a_site_without_numbers_says_why_in_its_row() -> None:
     """Nothing is drawn for a suppressed site; its row says so in words."""
     row = ForestRow(name="a", mark=MARKS["a"], ranked=False, estimate=None, numbers="suppressed (few)", tip="a")

@@ -175,6 +175,7 @@ def test_heterogeneity_in_words_says_what_it_does_not_show(p: float, shown: str)
     assert shown in text
     assert "not" in text
     assert wording.permutations(one) == "all 1,500"
+    assert "can show nothing" in wording.permutations(replace(one, permutations=1))
     assert wording.permutations(replace(one, exact=False)) == "1,500 drawn"
 
 
