@@ -73,7 +73,7 @@ def test_site_check_warns_of_a_table_in_windows_1252(
 
 def test_an_empty_column_is_not_assessed_where_every_count_may_leave() -> None:
     """With min_cell = 1 nothing is given away by it; elsewhere one labelled patient more would be told."""
-    task, labels_NK = Task(targets=("mass", "nodule")), np.array([[1, np.nan], [0, np.nan]], dtype=np.float32)
+    task, labels_NK = Task(findings=("mass", "nodule")), np.array([[1, np.nan], [0, np.nan]], dtype=np.float32)
     columns = {"mass": "x", "nodule": "y"}
     assert [*assessed(task, columns, labels_NK, min_cell=1)] == [True, False]
     assert [*assessed(task, columns, labels_NK, min_cell=2)] == [True, True]

@@ -175,7 +175,7 @@ COUNTS = st.integers(0, 40)
     min_cell=st.integers(1, 30),
 )
 def test_no_count_below_min_cell_leaves(counts: list[int], excluded: list[int], min_cell: int) -> None:
-    """Whatever the counts: each is exact, or suppressed; 0 leaves only as an exclusion that did not happen."""
+    """Whatever the counts: each is exact, or suppressed; 0 leaves only as an exclusion that did not happen, and of a class at 1."""
     splits = {
         name: SplitCounts(
             patients=counts[place], exams=counts[place], classes=(classes(counts[place + 3], counts[place + 6]),)
@@ -186,8 +186,9 @@ def test_no_count_below_min_cell_leaves(counts: list[int], excluded: list[int], 
     before = ReleasedFlow(found=sum(counts) + sum(excluded), excluded=reasons, splits=splits)
     after = suppress_flow(before, min_cell=min_cell)
     shown = [after.found, *(split.patients for split in after.splits.values())]
-    shown += [count for split in after.splits.values() for target in split.classes for count in target.all]
+    of_classes = [count for split in after.splits.values() for target in split.classes for count in target.all]
     assert all(count is None or count >= min_cell for count in shown)
+    assert all(count is None or count >= (min_cell if min_cell > 1 else 0) for count in of_classes)
     assert all(count is None or count == 0 or count >= min_cell for count in after.excluded.values())
     assert replace(suppress_flow(before, min_cell=0), found=before.found) == before
 
