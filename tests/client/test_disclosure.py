@@ -175,7 +175,7 @@ COUNTS = st.integers(0, 40)
     min_cell=st.integers(1, 30),
 )
 def test_no_count_below_min_cell_leaves(counts: list[int], excluded: list[int], min_cell: int) -> None:
-    """Whatever the counts: each is exact, or suppressed; 0 leaves only as an exclusion that did not happen, and of a class at 1."""
+    """Whatever the counts: each is exact, or suppressed; 0 leaves only as an exclusion, or where any count may."""
     splits = {
         name: SplitCounts(
             patients=counts[place], exams=counts[place], classes=(classes(counts[place + 3], counts[place + 6]),)
