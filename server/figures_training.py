@@ -1,5 +1,6 @@
 """Training curves: loss and validation AUC of each site, round by round."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,14 +37,18 @@ def training_curves(
     description: str,
     decimals: int,
     refused: Sequence[tuple[int, SiteMark, str]],
+    most: float = math.inf,
 ) -> str:
-    """Draw values by round; `refused` are (round, mark, tip) of updates that did not enter, as crosses at the foot."""
+    """Draw values by round, which cannot be above `most`.
+
+    `refused` are (round, mark, tip) of updates that did not enter, as crosses at the foot.
+    """
     with board(name=name, width=WIDTH, height=_HEIGHT, title=title, description=description) as page:
         axes = page.axes(left=48, right=16, top=28, bottom=44)
         axes.set_xlabel("round", color=MUTED, fontsize=SMALL_PX)
         for curve in curves:
             _curve(page, axes, along.rounds, curve)
-        _limits(axes, along.rounds, decimals)
+        _limits(axes, along.rounds, decimals, most)
         _moments(axes, along)
         for number, mark, tip in refused:
             (cross,) = axes.plot(
@@ -63,14 +68,17 @@ def _curve(page: Board, axes: Axes, rounds: Sequence[int], curve: Curve) -> None
     page.tip(line, curve.name)
 
 
-def _limits(axes: Axes, rounds: Sequence[int], decimals: int) -> None:
+def _limits(axes: Axes, rounds: Sequence[int], decimals: int, most: float) -> None:
     first, last = rounds[0], rounds[-1]
     step = max(1, -(-(last - first) // 8))
     axes.set_xlim(first - 0.3, last + 0.3)
     axes.set_xticks(list(range(first, last + 1, step)))
     axes.margins(y=0.12)
     axes.yaxis.set_major_formatter(f"{{x:.{decimals}f}}")
-    axes.locator_params(axis="y", nbins=5)
+    axes.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])  # no 0.975, which two decimals would round
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, most)])
+    axes.set_ylim(low, high)
 
 
 def _moments(axes: Axes, along: RoundAxis) -> None:

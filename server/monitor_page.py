@@ -1,5 +1,6 @@
 """The live page: a run's progress and each site's figures as they stand, without a script; it reloads itself."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -105,14 +106,18 @@ def _figures(run: LiveRun, marks: Mapping[str, SiteMark]) -> list[tuple[str, str
                 for site, mark in marks.items()
             ]
             title = f"{finding}: {measure} on validation patients"
-            found.append(_figure(title, curves, along, f"{measure}-{place}", 2))
+            found.append(_figure(title, curves, along, f"{measure}-{place}", 2, most=1.0))
     return found
 
 
-def _figure(title: str, curves: list[Curve], along: RoundAxis, name: str, decimals: int) -> tuple[str, str]:
+def _figure(
+    title: str, curves: list[Curve], along: RoundAxis, name: str, decimals: int, *, most: float = math.inf
+) -> tuple[str, str]:
     said = "; ".join(f"{curve.name} {_last(curve, decimals)}" for curve in curves)
     description = f"By round and site; last values: {said}."
-    svg = training_curves(curves, along, name=name, title=title, description=description, decimals=decimals, refused=())
+    svg = training_curves(
+        curves, along, name=name, title=title, description=description, decimals=decimals, refused=(), most=most
+    )
     return title, svg
 
 

@@ -179,6 +179,7 @@ def validation_figure(result: StudyResult, finding: str, *, name: str, marks: Ma
         description=_first_and_last(curves, 3),
         decimals=2,
         refused=[],
+        most=1.0,
     )
 
 

@@ -234,7 +234,8 @@ def test_a_roc_curve_and_its_operating_point_share_the_square() -> None:
     ticks = {text.text: float(text.get("x", "0")) for text in below}
     line = _line(figure, "site-0")
     assert (line[0], line[-1]) == pytest.approx((ticks["0%"], ticks["100%"]), abs=0.11)
-    assert "site-1" not in ET.tostring(figure, encoding="unicode")
+    (dashed,) = (path for path in figure.iter("path") if "site-1" in path.get("style", ""))
+    assert "stroke-dasharray" in dashed.get("style", "")
     assert [title.text for title in figure.iter("title")].count("all") == 2
 
 
@@ -263,6 +264,20 @@ def _training(*curves: Curve, rounds: int = 5, refused: tuple[int, ...] = ()) ->
     crosses = [(number, MARKS["b"], f"refused in {number}") for number in refused]
     svg = training_curves(curves, along, name="t", title="t", description="d", decimals=2, refused=crosses)
     return ET.fromstring(svg)
+
+
+def test_no_tick_stands_above_what_can_be() -> None:
+    """A sensitivity of 1 has no tick of 1.05 above it, and no two ticks read alike."""
+    curve = Curve(name="a", mark=MARKS["a"], values=[0.96, 1.0, 0.98])
+    along = RoundAxis(rounds=[1, 2, 3], chosen=None, stages={})
+    svg = training_curves([curve], along, name="t", title="t", description="d", decimals=2, refused=[], most=1.0)
+    ticks = [
+        float(text.text or "")
+        for text in ET.fromstring(svg).iter("text")
+        if re.fullmatch(r"[\d]\.\d\d", text.text or "")
+    ]
+    assert max(ticks) == 1.0
+    assert len(set(ticks)) == len(ticks) >= 3
 
 
 def test_a_missing_round_is_a_gap_and_a_refusal_a_cross() -> None:
