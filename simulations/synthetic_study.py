@@ -4,6 +4,9 @@ from simulations.dicom_writer import Encoding
 from simulations.scanner import Scanner
 from simulations.synthetic_site import LabelStyle, SyntheticSite
 
+SHIFTED, MARKED = "south", "east"
+"""Which hospital of a synthetic study has the planted shift, and which the planted shortcut."""
+
 
 def plain_hospital(name: str, *, patients: int) -> SyntheticSite:
     """Return a small hospital of small films, with no marker and no shift: for trials of what is around a study."""
@@ -52,7 +55,7 @@ def hospitals(seed: int) -> tuple[SyntheticSite, ...]:
             ),
         ),
         SyntheticSite(
-            name="east",
+            name=MARKED,
             seed=seed,
             patients=150,
             prevalence=0.5,
@@ -73,7 +76,7 @@ def hospitals(seed: int) -> tuple[SyntheticSite, ...]:
             ),
         ),
         SyntheticSite(
-            name="south",
+            name=SHIFTED,
             seed=seed,
             patients=150,
             prevalence=0.45,
