@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from benchmarks import __main__ as program
 from benchmarks.record import Record, Target, collect
 from benchmarks.sides import Sample, median_of, tree_cpu_seconds
 from benchmarks.workload import TINY
+from server.leading import Cause, Leading
+from server.results_json import read
 
 IN_THIS_PROCESS = ("aggregation", "exchange", "simulation", "memory", "frozen_backbone", "private_step")
 """Their sides are run one after the other here: ten processes that import torch would take a minute."""
@@ -140,3 +143,45 @@ def test_the_site_probe_judges_every_projection_and_pair() -> None:
     assert sum(one.holds for one in held) >= 7
     for found, holds in ((held[0].told.low, True), (held[0].told.low - 1e-3, False), (1.001, False)):
         assert replace(held[0], found=found).holds == holds
+
+
+GAP = Leading(cause=Cause.DISCRIMINATION, site="st_marys", p=0.001)
+MARK = Leading(cause=Cause.MARK, site="riverside", p=0.001, corner="upper left", area=0.9)
+
+
+@pytest.mark.parametrize(
+    ("lead", "short", "holds"),
+    [
+        (GAP, {"st_marys"}, True),
+        (replace(MARK, beside=GAP), {"st_marys"}, True),
+        (MARK, {"st_marys"}, False),
+        (replace(GAP, cause=Cause.MARKER), {"st_marys"}, False),
+        (replace(GAP, cause=Cause.PREVALENCE), {"st_marys"}, False),
+        (replace(GAP, site="northgate"), {"st_marys"}, False),
+        (GAP, {"st_marys", "riverside"}, False),
+        (GAP, set(), False),
+    ],
+)
+def test_a_planted_shift_leads_or_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, lead: Leading, short: set[str], holds: bool
+) -> None:
+    """It holds where the planted site alone is sure to fall short, and its gap leads, be it beside another's mark."""
+    trial = importlib.import_module("benchmarks.planted_shift")
+    monkeypatch.setattr(trial, "SHIFTED", "st_marys")
+    monkeypatch.setattr(trial, "MARKED", "riverside")
+    sample = read(Path(__file__).parents[1] / "golden" / "study_result.json")
+    shift = replace(
+        sample.domain_shift,
+        leading={"pneumonia": lead},
+        targets={"pneumonia": {site: 0.001 if site in short else 1.0 for site in sample.sites}},
+    )
+    point = sample.operating_point["pneumonia"]
+    assert point
+    result = replace(
+        sample,
+        study=replace(sample.study, findings=("pneumonia",)),
+        operating_point={"pneumonia": replace(point, target=0.999)},  # no site reaches it: p decides who falls short
+        domain_shift=shift,
+    )
+    found = trial.judged(result, seed=0, setting="widest", model="", cpu_seconds=0.0)
+    assert (found.holds, set(found.short), found.least_safe) == (holds, short, "st_marys")
