@@ -97,7 +97,7 @@ def _trial(out: Path, seed: int, setting: str) -> Trial:
     command = [str(Path(sys.executable).with_name("polyclinic")), "simulate", str(STUDY), "--seed", str(seed)]
     command += ["--out", str(run), "--device", "cpu", *(["--sites", str(hospitals)] if hospitals.is_dir() else [])]
     before = _cpu_seconds()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | SETTINGS[setting]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **SETTINGS[setting]}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     if (run / "hospitals").is_dir():
         (run / "hospitals").rename(hospitals)
