@@ -6,10 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server import guidance, privacy_words, wording, wording_lowest, wording_shift, wording_warnings
+from server import guidance, privacy_words, wording, wording_classes, wording_lowest, wording_shift, wording_warnings
+from server.class_matrix import class_matrices
 from server.evidence import SIMULATED, Approval, ChainHead, RunEvidence
 from server.report import page_environment
-from server.report_tables import exclusion_reasons
+from server.report_tables import exclusion_reasons, unassessed
 from server.results import StudyResult
 from shared.split import Split
 
@@ -34,6 +35,9 @@ def render(evidence: RunEvidence) -> str:
         "css": Markup(_CSS.read_text(encoding="utf-8")),  # noqa: S704  # our own file
         "warnings": wording_warnings.warnings(result),
         "no_warning": wording_warnings.no_warning(result),
+        "matrices": class_matrices(result),
+        "classed": wording_classes,
+        "unassessed": unassessed,
         "lowest": wording_lowest.lowest_lines(result),
         "images": list(wording_shift.warnings(result)),
         "preprocessing": json.loads(evidence.contract.canonical()),

@@ -8,6 +8,7 @@ from typing import Any
 from server.round_records import read_rounds
 from server.run_folder import RunFolder
 from server.run_status import RunStatus, SiteStatus, read_status
+from shared.amounts import counted
 from shared.errors import StorageError
 
 WORTH_TELLING = frozenset({"asked again", "silent", "late", "dropped"})
@@ -45,7 +46,7 @@ class Follower:
 def news(before: RunStatus | None, after: RunStatus) -> Iterator[str]:
     """Say what has changed between two looks."""
     if before is None or before.stage != after.stage:
-        yield f"{after.stage}: {after.round} of {after.rounds} rounds are finished"
+        yield f"{after.stage}: {after.round} of {counted(after.rounds, 'round')} finished"
     for name, site in after.sites.items():
         old = before.sites.get(name, SiteStatus()) if before else SiteStatus()
         if site.approval and site.approval != old.approval:
@@ -71,7 +72,7 @@ def round_line(record: Mapping[str, Any]) -> str:
 
 def table(status: RunStatus) -> list[str]:
     """Write where a run stands, a line a site."""
-    lines = [f"{status.stage}, {status.round} of {status.rounds} rounds finished, since {status.since}"]
+    lines = [f"{status.stage}, {status.round} of {counted(status.rounds, 'round')} finished, since {status.since}"]
     width = max((len(name) for name in status.sites), default=0)
     for name, site in status.sites.items():
         said = f"{site.approval or 'not heard'} {site.package}".strip()

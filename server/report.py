@@ -162,6 +162,7 @@ def _context(result: StudyResult) -> dict[str, Any]:
         "reasons": report_tables.exclusion_reasons(result),
         "mean": report_tables.mean,
         "took_part": report_tables.took_part,
+        "unassessed": report_tables.unassessed,
         "alarms": ALARMS,
         "training_rows": training_rows(result),
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.finding_result import FindingResult
+from server.finding_result import FindingResult, Why
 from server.results import BaselineModel, StudyResult
 from shared.domain_shift import SiteDifference
 from shared.released_flow import ReleasedFlow
@@ -151,6 +151,13 @@ def exclusion_reasons(result: StudyResult) -> list[str]:
     for flow in result.patient_flow.values():
         total.update({reason: number or 0 for reason, number in flow.excluded.items()})
     return sorted(total, key=lambda reason: (-total[reason], reason))
+
+
+def unassessed(result: StudyResult, site: str, finding: str) -> bool:
+    """Tell whether a site does not assess a finding, so that its patients have no counts of it to suppress."""
+    return any(
+        found[finding].why is Why.NOT_ASSESSED for found in result.sites.get(site, {}).values() if finding in found
+    )
 
 
 def took_part(flow: ReleasedFlow, counted: Literal["patients", "exams"]) -> int | None:

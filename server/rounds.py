@@ -11,6 +11,7 @@ from server.asking import Desk
 from server.checkpoint import RunState
 from server.strategy import FederatedStrategy
 from server.validation import Choose, validation_record
+from shared.amounts import counted
 from shared.errors import FederationError
 from shared.parameters import NamedArrays, digest
 from shared.split import Split
@@ -141,14 +142,15 @@ def refuse_untrained(state: RunState, start: RunState) -> None:
     if not state.history:  # a model that was given: nobody was to train it
         return
     if all(record["lost"] for record in state.history):
+        lost = "the only round" if len(state.history) == 1 else f"all {len(state.history)} rounds"
         raise FederationError(
-            f"No model was trained: all {len(state.history)} rounds had too few usable sites "
-            f"({_reasons(state.history[-1])}). {NEXT}"
+            f"No model was trained: {lost} had too few usable sites ({_reasons(state.history[-1])}). {NEXT}"
         )
     if digest(state.model) == digest(start.model):
         raise FederationError(
-            f"No model was trained: after {len(state.history)} rounds it is what it began as, because every update was "
-            "nothing. Look whether the sites have labels for the study's findings, and at the learning rates."
+            f"No model was trained: after {counted(len(state.history), 'round')} it is what it began as, because "
+            "every update was nothing. Look whether sites have labels for the study's findings, and at the "
+            "learning rates."
         )
 
 

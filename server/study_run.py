@@ -19,6 +19,7 @@ from server.seals import UNSEALED, Seals
 from server.site_bounds import Bounds, bounds
 from server.strategy import Site
 from server.validation import Evaluations, operating_points, thresholds_of
+from shared.amounts import counted
 from shared.description import Description
 from shared.errors import FederationError
 from shared.landmarks import Landmarks
@@ -285,8 +286,8 @@ class StudyRun:
         if len(weights) < self.min_sites:
             why = "; ".join(f"{site}: {reason}" for site, reason in reasons.items()) or "no others were named"
             raise FederationError(
-                f"{len(weights)} of {len(self.train_on)} sites can take part, and the study needs {self.min_sites} "
-                f"({why}). {what_to_do(reasons)}".rstrip()
+                f"{len(weights)} of {counted(len(self.train_on), 'site')} can take part, and the study "
+                f"needs {self.min_sites} ({why}). {what_to_do(reasons)}".rstrip()
             )
         return [self._site_of(site, joined[site], weight=weight) for site, weight in weights.items()]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from server.finding_result import AreaUnderCurve, FindingResult, Why
 from server.results import StudyResult
+from shared import amounts
 from shared.bounded import apart, exactly
 from shared.domain_shift import Heterogeneity
 from shared.metrics import Proportion
@@ -120,6 +121,8 @@ def names(items: tuple[str, ...]) -> str:
 
 def all_tests(result: StudyResult) -> str:
     """Say what a p value is adjusted for: the study's one family (server/family.py)."""
+    if result.tested == 1:
+        return "the only test of the study"
     return f"adjusted over all {result.tested:,} tests of the study"
 
 
@@ -151,6 +154,11 @@ def units(number: int | None, unit: str) -> str:
     return f"{count(number)} {unit}{'' if number == 1 else 's'}"
 
 
+def fewer_than(least: int, thing: str) -> str:
+    """Write a bound on a count: fewer than 5 positives, no positives."""
+    return amounts.fewer_than(least, thing)
+
+
 def heterogeneity(one: Heterogeneity, *, measure: str, significance: float) -> str:
     """Say what a test of equal sites shows, and what it does not."""
     if one.adjusted_p < significance:
@@ -168,7 +176,7 @@ def why_not_ranked(one: FindingResult, *, min_positives_to_rank: int) -> str:
     """Say why a site is shown but not compared."""
     if one.why is not None:
         return absence(one.why)
-    return f"not ranked: {one.positives} positives, fewer than {min_positives_to_rank}"
+    return f"not ranked: {units(one.positives, 'positive')}, fewer than {min_positives_to_rank}"
 
 
 def permutations(one: Heterogeneity) -> str:
@@ -184,8 +192,9 @@ def ties(auc: AreaUnderCurve) -> str:
 
 
 def coefficient(number: float) -> str:
-    """Write a number on the logit scale with two decimals."""
-    return f"{number:.2f}".replace("-", _MINUS)
+    """Write a number on the logit scale with two decimals; what rounds to nothing has no sign."""
+    text = f"{number:.2f}"
+    return f"{0:.2f}" if float(text) == 0 else text.replace("-", _MINUS)
 
 
 def threshold(value: float) -> str:

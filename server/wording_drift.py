@@ -17,9 +17,9 @@ def headline(one: Drift) -> str:
     if not known:
         return f"No site's images could be compared with its own earlier ones: {_why_none(one)}."
     if not moved:
-        return (
-            f"At none of {len(known)} sites were images shown to have moved. Small changes go unseen with few patients."
-        )
+        many = len(known) > 1
+        none = f"At none of {len(known)} sites were images" if many else "At the only site compared no images were"
+        return f"{none} shown to have moved. Small changes go unseen with few patients."
     return (
         f"Images have moved at {', '.join(moved)}: they lie farther from the earlier ones than random halves of one "
         "run do. That is consistent with a new scanner or new settings, with other patients, and with another way of "

@@ -15,9 +15,10 @@ def price(one: OwnThreshold, unit: str) -> str:
         return "Its price is not known: its test units have one class alone."
     more = after.sensitivity.k - before.sensitivity.k
     alarms = before.specificity.k - after.specificity.k
+    cases = wording.units(after.sensitivity.n, unit)
     return (
-        f"Against the shared one it finds {_more(more)} of {after.sensitivity.n:,} {unit}s with the finding, and "
-        f"raises {_more(alarms)} false alarms among {after.specificity.n:,} without."
+        f"Against the shared one it finds {_more(more)} of {cases} with the finding, "
+        f"and raises {_more(alarms)} false alarms among {after.specificity.n:,} without."
     )
 
 

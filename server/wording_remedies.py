@@ -56,7 +56,7 @@ _SCALES = {
 
 def _own_point(one: OwnPoint, target: Target, unit: str) -> str:
     more, alarms = one.found_after - one.found_before, one.alarms_after - one.alarms_before
-    gain = f"{abs(more):,} {'more' if more >= 0 else 'fewer'} of {one.positives:,} {unit}s {target.of_it}"
+    gain = f"{abs(more):,} {'more' if more >= 0 else 'fewer'} of {wording.units(one.positives, unit)} {target.of_it}"
     price = (
         f"{abs(alarms):,} {'more' if alarms >= 0 else 'fewer'} false alarms among {one.negatives:,} {target.of_others}"
     )

@@ -13,8 +13,9 @@ def sentence(one: Harmonised) -> str:
     known = {site: own for site, own in sorted(one.sites.items()) if own}
     moved = {site: float(np.abs(np.subtract(own.positions, one.standard)).mean()) for site, own in known.items()}
     farthest = max(moved, key=lambda site: moved[site])
+    over = wording.units(len(known), "site")
     return (
-        f"Images were brought to one scale of intensities, the median over {len(known)} sites, each counting once. "
+        f"Images were brought to one scale of intensities, the median over {over}, each counting once. "
         f"{farthest}'s lay farthest from it, by {position(moved[farthest])} % of the range from black to white on "
         "average. That is consistent with another scanner or contrast curve there, and with other patients."
     )

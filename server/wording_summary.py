@@ -119,8 +119,8 @@ def _how_sure(result: StudyResult, worst: Stand | None) -> Answer:
 def _by_itself(result: StudyResult, worst: Stand) -> str:
     p = "" if worst.p is None else f" ({wording.p_value(worst.p)}, adjusted)"
     return (
-        f"below the target if it were the only one; among {result.tested:,} tests of this study one such interval is "
-        f"not beyond chance{p}"
+        f"below the target if it were the only one; among {wording.units(result.tested, 'test')} of this study one "
+        f"such interval is not beyond chance{p}"
     )
 
 
@@ -279,7 +279,7 @@ def hospital_lines(result: StudyResult, finding: str) -> list[HospitalLine]:
     for one in stands(result, finding):
         mark, words = STANDINGS[one.standing]
         if one.standing is Standing.TOO_FEW:
-            words = f"{words} ({one.test.positives:,} positives)"
+            words = f"{words} ({wording.units(one.test.positives, 'positive')})"
         elif one.standing is Standing.REACHED and not one.sure:
             words = f"{words}, but not for sure"
         receipt = owed.get(one.site)

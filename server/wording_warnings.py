@@ -164,5 +164,6 @@ def _withheld(result: StudyResult) -> Iterator[Warn]:
 def _refused(result: StudyResult) -> Iterator[Warn]:
     lost = [one.round for one in result.rounds if one.lost]
     if lost:
-        text = f"Too few sites could be used in {len(lost)} of {len(result.rounds)} rounds; the model stayed as it was."
+        rounds = wording.units(len(result.rounds), "round")
+        text = f"Too few sites could be used in {len(lost)} of {rounds}; the model stayed as it was."
         yield Warn(headline="Rounds were lost", text=text, grave=True)

@@ -29,7 +29,8 @@ def receipt(one: Receipt, *, target: Target, unit: str) -> str:
     """
     auc = one.auc
     if auc is None:
-        return f"Whether joining was worth it cannot be said: {one.positives:,} of {one.units:,} {unit}s {target.are}."
+        known = f"{one.positives:,} of {wording.units(one.units, unit)} {target.are}"
+        return f"Whether joining was worth it cannot be said: {known}."
     pairs = (
         f"of 100 pairs of {_article(unit)} {unit} {target.of_it} and {target.one_of_others}, the federated model puts "
         f"{_hundred(auc.first)} in the right order, the model trained here alone {_hundred(auc.second)}"
@@ -72,7 +73,7 @@ def _variant(one: Receipt, words: Mapping[Worth, str], *, second: str, target: T
     """Say what a variant of the model is worth, in `words`, beside what it is compared with, which `second` names."""
     auc = one.auc
     if auc is None:
-        return f"cannot be said: {one.positives:,} of {one.units:,} {unit}s {target.are}."
+        return f"cannot be said: {one.positives:,} of {wording.units(one.units, unit)} {target.are}."
     said = words.get(one.worth, f"too few {unit}s {target.of_it} ({one.positives:,}) to say")
     pairs = f"{_hundred(auc.first)} of 100 pairs in the right order, {_hundred(auc.second)} {second}"
     return f"{said}: {pairs} ({_difference(auc)})."

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
@@ -223,6 +224,67 @@ def test_absence_of_evidence_is_no_evidence(made: Any, drawn: dict[str, Any]) ->
         assert all(name in no_warning(result) for name in unknown)
     if result.baselines.local:
         assert "There is no model of a hospital" not in page
+
+
+few = st.integers(0, 2)
+small = st.fixed_dictionaries(
+    {
+        "sites": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "positives": few,
+                    "negatives": few,
+                    "apart": st.floats(-2, 6),
+                    "shift": st.just(0.0),
+                    "held": st.sampled_from(["no", "no", "withheld", "refused"]),
+                }
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        "alone": st.booleans(),
+        "left_out": st.booleans(),
+        "classes": st.booleans(),
+        "target": st.sampled_from([0.5, 0.95]),
+        "at_least": st.sampled_from([1, 2]),
+        "seed": st.integers(0, 2**16),
+    }
+)
+ONE_OF_EACH = {
+    "sites": [{"positives": 1, "negatives": 1, "apart": 2.0, "shift": 0.0, "held": "no"}],
+    "alone": False,
+    "left_out": False,
+    "classes": False,
+    "target": 0.95,
+    "at_least": 1,
+    "seed": 0,
+}
+
+THINGS = "sites|rounds|patients|exams|images|hospitals|positives|negatives|cases|tests|differences|threads|findings"
+CLUMSY = (
+    rf"(?<![\d.,])1 ({THINGS})\b",
+    r"fewer than 1 ",
+    r"\bnan\b",
+    r"\binf\b",
+    r"\bNone\b(?! that)",
+    r"\d[eE]-\d",
+    r"(?<![\w.])[-\N{MINUS SIGN}+]0(\.0+)?(?![\d.])",
+    r"\b0\.0 [kMGT]?B\b",
+)
+"""What a number of 0 or 1, or none, looks like in a sentence that was written for many."""
+
+
+@drawn_whole
+@given(drawn=small)
+@example(drawn=ONE_OF_EACH)
+def test_one_of_a_thing_is_no_plural_and_nothing_has_no_sign(made: Any, drawn: dict[str, Any]) -> None:
+    """With none, one or two of everything, each number on the page still reads as a person would write it."""
+    page = re.sub(r"<style>.*?</style>", "", render(made(drawn)), flags=re.DOTALL)
+    shown = [
+        re.sub(r"\s+", " ", unescape(part)) for part in re.sub(r"</?(span|b|strong|code)\b[^>]*>", " ", page).split("<")
+    ]
+    told = [part.partition(">")[2] for part in shown]
+    assert [part for part in told for clumsy in CLUMSY if re.search(clumsy, part)] == []
 
 
 def seen(result: StudyResult) -> Iterator[tuple[str, float]]:

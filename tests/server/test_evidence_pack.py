@@ -22,7 +22,9 @@ from server.bootstrap import compose
 from server.checkpoint import save_tensors
 from server.evidence import RunEvidence, gather
 from server.evidence_pack import write_pack
+from server.finding_result import Why, absent
 from server.model_card import render
+from server.report import render as render_report
 from server.report import write as write_report
 from server.report_tables import exclusion_reasons
 from server.results import SitePrivacy, StudyResult
@@ -177,6 +179,52 @@ def test_the_card_tells_suppressed_undefined_and_zero_apart(evidence: RunEvidenc
     ]
     assert "no_patient" in reasons, "a suppressed count is not taken for zero"
     assert ("85", *(words[flow.excluded.get(reason, 0)] for reason in reasons)) in cells
+
+
+def test_the_card_counts_one_hospital_as_one(evidence: RunEvidence) -> None:
+    """A study of one hospital and one round has no "1 sites", at its top and where its training is told."""
+    result = evidence.result
+    site = next(iter(result.sites))
+    alone = replace(
+        result,
+        rounds=(replace(result.rounds[0], sites={}),),
+        sites={site: result.sites[site]},
+        patient_flow={site: result.patient_flow[site]},
+    )
+    page = render(replace(evidence, result=alone))
+    assert "1 site · the model" in page
+    assert f"1 round of {evidence.facts.protocol.federation.strategy} over 1 site;" in page
+
+
+def test_the_card_says_not_assessed_where_a_hospital_does_not_assess_a_finding(evidence: RunEvidence) -> None:
+    """Counts of a finding that a hospital's settings do not name are not told as held back, on card or page."""
+    result = evidence.result
+    site, finding = next(iter(result.patient_flow)), result.study.findings[0]
+    nowhere = {split: {**found, finding: absent(Why.NOT_ASSESSED)} for split, found in result.sites[site].items()}
+    unassessed = replace(result, sites={**result.sites, site: nowhere})
+    cell = '<span class="absent">not assessed</span></td>'
+    splits = len(result.patient_flow[site].splits)
+    assert render(replace(evidence, result=unassessed)).count(cell) == splits
+    assert cell not in render(evidence)
+    flow = render_report(unassessed).partition('aria-label="Patients by split"')[2].partition("</table>")[0]
+    assert flow.count(cell) == splits
+
+
+def test_the_card_of_classes_shows_what_each_was_called(evidence: RunEvidence) -> None:
+    """The confusion matrix stands on the card as on the page, and on no card of findings."""
+    result = evidence.result
+    site, names = next(iter(result.sites)), result.study.findings
+    tests = {
+        name: replace(result.sites[site]["test"][name], positives=4, called_as=(3, *[1] * (len(names) - 1)))
+        for name in names
+    }
+    sites = {**result.sites, site: {**result.sites[site], "test": tests}}
+    classes = replace(result, study=replace(result.study, exclusive=True), sites=sites)
+    page = render(replace(evidence, result=classes))
+    table = page.partition(f'aria-label="Which class is called which, {site}"')[2].partition("</table>")[0]
+    assert f"called {names[0]}</th>" in table
+    assert "75.0" in table
+    assert "Which class is called which" not in render(evidence)
 
 
 def test_a_name_that_is_html_stays_text(evidence: RunEvidence) -> None:
