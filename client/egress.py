@@ -219,10 +219,9 @@ class EgressGuard:
 
     def _evidence(self, split: Split, counted: tuple[Evidence | Withheld, ...]) -> tuple[Evidence | Withheld, ...]:
         """Withhold what is small, and groups that tell of few together with all that leaves or has left."""
-        open_items = [_without_threshold(item) for item in counted]
-        kept = suppress_evidence(open_items, min_cell=self.min_cell, exclusive=self.exclusive)
+        kept = suppress_evidence(counted, min_cell=self.min_cell, exclusive=self.exclusive)
         token: Token = self.released.token if self.released else int
-        shown = suppress_jointly(
+        safe = suppress_jointly(  # as if all findings were asked for: asked for one by one they tell no more
             kept,
             counted,
             min_cell=self.min_cell,
@@ -230,6 +229,7 @@ class EgressGuard:
             earlier=self.released.sets(split) if self.released else (),
             token=token,
         )
+        shown = tuple(_without_threshold(item) for item in safe)
         if self.released:
             self.released.remember(split, list(released_sets(shown, counted, token=token)))
         known = self.assessed or (True,) * len(shown)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from client.membership import Counted, MemberGroup, Members, too_telling
 from shared.errors import EgressError
@@ -48,6 +49,8 @@ def suppress_jointly(
     left in this study before: its findings count with those of `kept`, also where a task asks for one alone. So do the
     classes of findings of which no group leaves. By units and by patients: a patient with several may be in several
     groups of an axis. A group of the same patients as before and another number of units does not leave again.
+    What is remembered of units is their number alone. So it is decided first as if nothing had left: while a site's
+    data are the same, each task's answer is part of one, whichever findings it asks for.
     What leaves are plain groups: who is in them stays here.
 
     Raises:
@@ -65,8 +68,9 @@ def suppress_jointly(
             if any(_recounted(now, earlier) for now in _sets(place, group, token)):
                 name = _name(place, group, exclusive=exclusive)
                 kept = tuple(_without(item, at, name, exclusive=exclusive) for at, item in enumerate(kept))
-    for block in [together] if exclusive or len(together) <= 1 else [*([place] for place in places), together]:
-        for read, before in ((_units, ()), (patients, earlier)):
+    blocks = [together] if exclusive or len(together) <= 1 else [*([place] for place in places), together]
+    for remembered in ((), earlier) if earlier else ((),):
+        for block, (read, before) in product(blocks, ((_units, ()), (patients, remembered))):
             kept = _without_telling(
                 kept, counted, block, min_cell=min_cell, exclusive=exclusive, before=before, token=token, read=read
             )

@@ -294,6 +294,35 @@ def test_findings_asked_for_one_by_one_tell_no_more_than_together(tmp_path: Path
     assert (1 - first, "GE") not in names
 
 
+@pytest.mark.parametrize("unit", ["exam", "image"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_findings_asked_for_one_by_one_tell_no_more_exams_than_together(tmp_path: Path, first: int, unit: Any) -> None:
+    """The attack: women's exams with one finding, minus those with the other, are one exam of one patient."""
+    women, men = range(40), range(40, 110)
+    exams = [(one, both) for one in women for both in ((1, 1), (0, 0))] + [(0, (1, 0))]
+    exams += [(one, both) for one in men for both in ((1, int(one < 80)), (0, 0))]
+    patients, labels = [one for one, _ in exams], np.array([both for _, both in exams], dtype=float)
+    sex = {"sex": [int(one in men) for one in patients]}
+    both = [counted(sex, labels[:, place], patients, unit) for place in (0, 1)]
+    together = left(both, min_cell=10)
+    guard = EgressGuard(
+        min_cell=10,
+        audit=AuditLog(tmp_path / "audit.jsonl"),
+        exclusive=False,
+        wire="fp32",
+        released=Released(folder=tmp_path / "released", key=bytes(32)),
+    )
+    apart: list[set[tuple[str, str]]] = [set(), set()]
+    for asked in (first, 1 - first, first):
+        items = tuple(one if place == asked else replace(one, confusion=None) for place, one in enumerate(both))
+        for own, shown in zip(apart, guard._evidence(Split.VALIDATION, items), strict=True):
+            assert isinstance(shown, Evidence)
+            own |= {(group.axis, group.group) for group in shown.subgroups}
+    assert apart == together
+    assert ("sex", "male") in together[0] | together[1]
+    assert not all(("sex", "female") in own for own in together)
+
+
 def test_classes_lose_a_group_together() -> None:
     """Of classes one follows from the others: what is withheld for one is withheld for each."""
     items = [
