@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from shared.messages import (
 from shared.packing import same_form
 from shared.parameters import RUNNING_VARIANCE, NamedArrays, Wire, l2_norm
 from shared.refusal_codes import FROM_THE_COURIER
-from shared.released_flow import Count, ReleasedFlow, SplitCounts
+from shared.released_flow import ANOTHER_REASON, KNOWN_REASONS, Count, ReleasedFlow, SplitCounts
 from shared.signing import Purpose, signed_digest
 from shared.split import Split
 from shared.tasks import Thresholds
@@ -64,6 +64,7 @@ class Reason(StrEnum):
     WRONG_COUNT = "counts_of_wrong_form"
     TOO_MANY = "more_than_its_patient_flow"
     NOT_AGREED = "more_patients_than_agreed"
+    LATER_RUNS = "named_for_later_runs"
     WRONG_FIGURE = "figures_out_of_range"
 
 
@@ -115,6 +116,8 @@ def open_reply(
 def admit_flow(reply: ReadyReply, *, targets: int, largest: int | None = None) -> ReleasedFlow | Refused:
     """Check that a patient flow has every split and target, and that no part of it is larger than its whole.
 
+    Its codes for what was left out are printed in the report that all sites get: those that this version does not know,
+    a newer site's or a sentence, are counted together under one word.
     `largest` is how many patients the coordinator was told that this site has; None where nobody said.
     """
     flow = reply.flow
@@ -128,16 +131,30 @@ def admit_flow(reply: ReadyReply, *, targets: int, largest: int | None = None) -
     if not fits:
         return Refused(reason=Reason.WRONG_COUNT)
     told = sum(split.patients or 0 for split in splits.values())
-    return flow if largest is None or told <= largest else Refused(reason=Reason.NOT_AGREED)
+    if largest is not None and told > largest:
+        return Refused(reason=Reason.NOT_AGREED)
+    return replace(flow, excluded=_by_known_reasons(flow.excluded))
+
+
+def _by_known_reasons(excluded: Mapping[str, Count]) -> dict[str, Count]:
+    known = {reason: count for reason, count in excluded.items() if reason in KNOWN_REASONS}
+    others = [count for reason, count in excluded.items() if reason not in KNOWN_REASONS]
+    if not others:
+        return known
+    told = [count for count in others if count is not None]
+    return known | {ANOTHER_REASON: min(sum(told), MOST_FILES) if len(told) == len(others) else None}
 
 
 def who_joined(
     sites: Iterable[str], flows: Mapping[str, ReleasedFlow | Refused]
 ) -> tuple[dict[str, ReleasedFlow], dict[str, Refused]]:
-    """Part the sites whose patient flow was admitted from the others, who did not join; each by name."""
+    """Part the sites whose patient flow was admitted from the others, who did not join; each by name.
+
+    A site of which there is nothing was named in coordinator.toml after the run had begun.
+    """
     joined, absent = {}, {}
     for site in sorted(sites):
-        match flows[site]:
+        match flows.get(site, Refused(reason=Reason.LATER_RUNS)):
             case Refused() as why:
                 absent[site] = why
             case flow:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
-from server.admission import Refused
+from server.admission import Reason, Refused
 from server.alternatives import Alternatives
 from server.asking import Desk
 from server.bootstrap import compose
@@ -124,7 +124,7 @@ def _readiness(
             board.said(site, package=reply.package, approval=str(reply.approval))
         board.refused(site, reply.reason if isinstance(reply, Refused) else None)
     if before:
-        return before
+        return dict.fromkeys(study.nodes, Refused(reason=Reason.LATER_RUNS)) | before
     flows = study.flows_of(ready)
     usable = {site: flow.to_numbers() for site, flow in flows.items() if isinstance(flow, ReleasedFlow)}
     if len(usable) >= study.min_sites:

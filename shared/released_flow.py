@@ -9,7 +9,20 @@ SUPPRESSED = -1
 """How a suppressed count is written on the wire. In memory it is None: suppressed is never zero."""
 
 REASON = re.compile("[a-z][a-z0-9_]{0,39}")
-"""A code for why a file was left out; no site can write a sentence there."""
+"""The form of a code for why a file was left out."""
+
+KNOWN_REASONS = frozenset(
+    (
+        *("no_access", "empty", "not_dicom", "malformed", "truncated", "no_pixels", "unsupported_object"),
+        *("undecodable", "too_large", "not_finite", "no_spacing", "no_patient", "wrong_modality"),
+        *("duplicate_image", "no_label_row", "unreadable_label", "not_one_class", "conflicting_labels"),
+        *("not_labelled", "withdrawn", "came_later", "localizer", "screenshot", "reformat"),
+    )
+)
+"""The codes that sites of this version count by (client/patient_flow.py, FILE_REASONS)."""
+
+ANOTHER_REASON = "another_reason"
+"""Stands in a report for all codes that this version does not know: no site can write a sentence there."""
 
 MOST_REASONS = 100
 

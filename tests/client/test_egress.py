@@ -52,7 +52,7 @@ from shared.messages import (
     decode_answer,
 )
 from shared.metrics import Confusion, ScoreHistogram
-from shared.released_flow import ClassCounts, ReleasedFlow, SplitCounts
+from shared.released_flow import KNOWN_REASONS, ClassCounts, ReleasedFlow, SplitCounts
 from shared.split import Split
 from shared.wire import from_frames
 
@@ -212,6 +212,11 @@ def guard(audit: Path) -> EgressGuard:
 
 def read(frames: list[bytes]) -> Reply:
     return decode_answer(from_frames(frames)).reply
+
+
+def test_the_coordinator_knows_every_reason_that_a_site_counts_by() -> None:
+    """One that it does not know would be shown as another reason."""
+    assert set(FILE_REASONS) == KNOWN_REASONS
 
 
 def test_what_the_settings_do_not_name_leaves_as_not_assessed(tmp_path: Path) -> None:

@@ -77,6 +77,21 @@ def answered(reply: Reply, *, task_id: str = "task") -> Message:
     return message(encode_answer(Answer(task_id=task_id, reply=reply)))
 
 
+def test_no_site_writes_a_sentence_by_its_reasons_for_leaving_files_out() -> None:
+    """The report that all sites get prints them; those that nobody knows are counted together, under one word."""
+    known = {"no_label_row": 3, "not_dicom": None}
+    said = {"falsified_labels_were_found_at_north": 2, "call_00491234567_for_a_refund": 1}
+    told = admit_flow(ready(replace(flow(), excluded=known | said)), targets=1)
+    assert isinstance(told, ReleasedFlow)
+    assert told.excluded == known | {"another_reason": 3}
+    hidden = admit_flow(ready(replace(flow(), excluded=said | {"a_newer_code": None})), targets=1)
+    assert isinstance(hidden, ReleasedFlow)
+    assert hidden.excluded == {"another_reason": None}
+    assert admit_flow(ready(replace(flow(), excluded=said | {"too_many": 7})), targets=1) == Refused(
+        reason=Reason.WRONG_COUNT
+    )
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [

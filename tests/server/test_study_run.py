@@ -236,6 +236,16 @@ def test_who_did_not_join_is_asked_for_no_evidence(trial: Any, tmp_path: Path, s
     assert {type(task) for task in run.wards["west"].site.asked} == {ReadyTask}
 
 
+def test_a_site_that_was_added_after_the_run_began_is_one_of_later_runs(trial: Any, tmp_path: Path) -> None:
+    """The flows that a resumed run goes on with say nothing of it: the process died of that, without a word."""
+    without = trial({"a": {}, "b": {}}, folder=tmp_path / "without").run()
+    run = trial({"a": {}, "b": {}, "west": {}}, folder=tmp_path / "with")
+    conclusion = run.study.run(dict.fromkeys("ab", flow(20)), progress=run.shown.append)
+    assert conclusion.operating_point == without.operating_point
+    assert conclusion.test["west"] == Refused(reason="named_for_later_runs")
+    assert run.wards["west"].site.asked == []
+
+
 def test_nobody_is_tested_where_none_of_them_joined(trial: Any) -> None:
     """Each has its reason; the run ends as others do."""
     run = trial({"a": {}, "b": {}, "c": {"refuses": (ReadyTask,)}}, train_on=["a", "b"], test_on=["c"])
