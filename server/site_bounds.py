@@ -51,10 +51,11 @@ min_cell, 10 where the hospital does not set it higher, and evidence on so few i
 
 
 def bounds(flow: ReleasedFlow, protocol: StudyProtocol, *, largest: int | None = None) -> Bounds:
-    """Bound each split by the flow's own count of it; where that is suppressed, by what follows from the others.
+    """Bound each split by the flow's own count of it, and by what follows from the others by the study's fractions.
 
-    Under [privacy] the flow has the public size alone, and all else follows from that. `largest` is how many patients
-    the coordinator was told that this site has; None where nobody said.
+    A patient's split is a keyed hash, so that no site has nearly all of its patients in one. Under [privacy] the flow
+    has the public size alone, and all else follows from that. `largest` is how many patients the coordinator was told
+    that this site has; None where nobody said.
     """
     noise = _noise(protocol)
     found = {}
@@ -66,19 +67,20 @@ def bounds(flow: ReleasedFlow, protocol: StudyProtocol, *, largest: int | None =
 
 
 def _patients(flow: ReleasedFlow, split: Split, protocol: StudyProtocol) -> int:
-    """Say how many patients a split can have; where it does not say itself, by the study's fractions and the others."""
+    """Say how many patients a split can have, by its own count and by the study's fractions and the others."""
     told = flow.splits[split].patients
-    if told is not None and protocol.privacy is None:
-        return told
     fractions: dict[Split, float] = {one: getattr(protocol.split, one.value) for one in Split}
     known = [one for one in Split if flow.splits[one].patients is not None and fractions[one]]
+    if protocol.privacy is None:
+        known = [one for one in known if one is not split]
     share = sum(fractions[one] for one in known)
     if not share:
-        return _FEWER_THAN_A_CELL
+        return _FEWER_THAN_A_CELL if told is None else told
     patients = sum(flow.splits[one].patients or 0 for one in known) + _rounding(protocol.privacy)
     most = patients + _DEVIATIONS * math.sqrt(patients + 1)
     expected = most / share * fractions[split]
-    return math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
+    derived = math.ceil(expected + _DEVIATIONS * math.sqrt(expected + 1))
+    return derived if told is None or protocol.privacy else min(told, derived)
 
 
 def _units(flow: ReleasedFlow, split: Split, patients: int, protocol: StudyProtocol) -> int:

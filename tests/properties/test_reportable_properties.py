@@ -62,6 +62,8 @@ NO_MORE_MEMORY = 1 << 30
 edges = st.sampled_from((0.0, 1e-9, 0.5, 1 - 1e-9, 1.0)) | st.floats(0, 1)
 """Shares, with those at which a formula divides by nothing."""
 
+SHARES = {"train": 0.5, "validation": 0.25, "test": 0.25}
+
 sizes = st.sampled_from((1, 2, 30, 1000, MOST // 2)) | st.integers(1, MOST // 2)
 
 
@@ -207,9 +209,10 @@ def descriptions(draw: st.DrawFn, patients: int) -> Description:
 
 @st.composite
 def flows(draw: st.DrawFn) -> ReleasedFlow:
-    splits, found = {}, 0
+    """Draw splits of about the study's fractions: one that is larger is bounded by the others."""
+    splits, found, half = {}, 0, draw(sizes)
     for split in Split:
-        patients = draw(sizes)
+        patients = max(1, round(2 * half * SHARES[split] * draw(st.floats(0.98, 1.02))))
         exams = min(MOST, patients * draw(st.integers(1, 3)))
         hidden = ClassCounts(positive_patients=None, negative_patients=None, positive_exams=None, negative_exams=None)
         all_positive = ClassCounts(
@@ -255,6 +258,7 @@ def admitted(reply: Any, kind: Any, admit: Any, **rules: Any) -> Any:
 def study(tiny: Any) -> StudyProtocol:
     protocol: StudyProtocol = tiny.protocol(
         task={"findings": list(TARGETS)},
+        split=SHARES,
         evaluation={
             "score_bins": BINS,
             "subgroups": ["sex"],

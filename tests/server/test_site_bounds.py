@@ -125,6 +125,16 @@ def test_an_honest_split_never_exceeds_its_bound(train: int, seed: int, tiny: An
     most = bounds(told, protocol)
     assert sizes[1] <= most[Split.VALIDATION].patients
     assert sizes[2] <= most[Split.TEST].patients
+    whole = bounds(flow(train=int(sizes[0]), validation=int(sizes[1]), test=int(sizes[2])), protocol)
+    assert all(size <= whole[split].patients for size, split in zip(sizes, Split, strict=True))
+
+
+def test_a_site_that_says_all_its_patients_validate_is_bounded_by_the_fractions(tiny: Any) -> None:
+    """Its evidence alone chose the threshold: of a hundred patients, told as 1, 98 and 1, about fifteen validate."""
+    protocol = tiny.protocol(split={"train": 0.7, "validation": 0.15, "test": 0.15})
+    most = bounds(flow(train=1, validation=98, test=1, exams=100), protocol, largest=100)
+    assert most[Split.VALIDATION].patients < 50
+    assert most[Split.VALIDATION].units < 5000
 
 
 def test_noise_on_counts_leaves_room_for_itself_and_little_else(tiny: Any) -> None:
