@@ -17,7 +17,7 @@ model, and how fast it was. The coordinator sees this hospital's update by itsel
 An update can hold traces of single patients' images.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
 from them, as the README's table "What may leave a hospital" lists.
-{small_counts} The test patients' figures leave once. At the end leaves, once, how images look: sums of
+{small_counts}The test patients' figures leave once. At the end leaves, once, how images look: sums of
 brightness and features over training patients without disease, and of how many; how well what stands out in a corner
 tells training patients with each finding from those without, and how many are with it and without; and what blanking a
 corner does to the scores of validation patients, with how many of these are with each finding and without. No image,
@@ -35,7 +35,8 @@ figures say; nothing more leaves for that.
 WHAT_LEAVES_PRIVATELY = """From each round leaves: this hospital's update of the model, clipped and noised, its norm,
 and whole seconds. Of training patients nothing else leaves but their number, rounded to a multiple of {rounding}.
 Of validation and test patients leave: counts of right and wrong answers, histograms of scores, and figures computed
-from them, {counts}. {{small_counts}} The test patients' figures leave once.
+from them, {counts}.
+{{small_counts}}The test patients' figures leave once.
 {images}No image, no identifier and no text leaves."""
 
 IMAGES_PRIVATELY = """At the end leaves, once, how validation patients' images look: sums of features over those
@@ -97,7 +98,7 @@ def explain(
     yield "\n".join(("What will be computed here", *_computed(protocol)))
     too_few = f"they are fewer than {min_cell}" if min_cell > 1 else "there are none"
     landmarks = LANDMARKS.format(too_few=too_few) if protocol.images.harmonise == "landmarks" else ""
-    leaves = _leaves(protocol).format(small_counts=_small_counts(min_cell))
+    leaves = _leaves(protocol).format(small_counts=f"{_ways_to_count(protocol)}\n{_small_counts(min_cell)}")
     yield "What will leave\n" + landmarks + leaves
     if lines := tuple(together):
         yield "\n".join(("What it tells together with other studies", *lines))
@@ -116,8 +117,22 @@ def explain(
 
 def _small_counts(min_cell: int) -> str:
     if min_cell > 1:
-        return f"Counts of {fewer_than(min_cell, 'patient')} do not leave."
-    return "Counts leave however small they are, since this site's [policy] min_cell is 1."
+        return (
+            f"A class or group of {fewer_than(min_cell, 'patient')} is withheld as a whole, and so is one that follows "
+            "from others.\nWithin those that leave, a count of right or wrong answers, or of one bin of scores, may be "
+            "of one patient.\n"
+        )
+    return "Counts leave however small they are, since this site's [policy] min_cell is 1.\n"
+
+
+def _ways_to_count(protocol: StudyProtocol) -> str:
+    """Say how finely patients are counted: the finer, the fewer are in a cell."""
+    wish, asked = protocol.evaluation, protocol.privacy
+    bins = f"Scores are counted in {wish.score_bins:,} bins for each of {counted(len(protocol.task.targets), 'target')}"
+    if asked and asked.count_noise_epsilon:  # then no threshold travels, and nothing is counted by group
+        return f"{bins}."
+    by = f"in groups by {', '.join(wish.subgroups)}" if wish.subgroups else "in no groups, as by sex or age"
+    return f"{bins};\nanswers at the thresholds {by}."
 
 
 def _leaves(protocol: StudyProtocol) -> str:

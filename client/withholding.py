@@ -72,6 +72,7 @@ class NoEvidence:
 class FewerGroups:
     """Of a target's subgroups on an axis, some will be withheld."""
 
+    split: Split
     target: str
     axis: str
     withheld: int
@@ -81,7 +82,8 @@ class FewerGroups:
     def __str__(self) -> str:
         """Say how many, and what would be needed."""
         return (
-            f"test, {self.target} by {self.axis}: {self.withheld} of {counted(self.groups, 'group')} withheld; "
+            f"{self.split.value}, {self.target} by {self.axis}: "
+            f"{self.withheld} of {counted(self.groups, 'group')} withheld; "
             f"a group needs {counted(self.needed, 'patient')} of each class, and none may follow from others."
         )
 
@@ -132,14 +134,18 @@ def _of_split(records: Records, protocol: StudyProtocol, split: Split, *, min_ce
                 needed=min_cell,
             )
         else:
-            yield from _fewer_groups(target, every, left, min_cell=min_cell)
+            yield from _fewer_groups(split, target, every, left, min_cell=min_cell)
 
 
-def _fewer_groups(target: str, every: Evidence, left: Evidence, *, min_cell: int) -> Iterator[FewerGroups]:
+def _fewer_groups(
+    split: Split, target: str, every: Evidence, left: Evidence, *, min_cell: int
+) -> Iterator[FewerGroups]:
     before, after = (Counter(one.axis for one in item.subgroups) for item in (every, left))
     for axis, groups in before.items():
         if after[axis] < groups:
-            yield FewerGroups(target=target, axis=axis, withheld=groups - after[axis], groups=groups, needed=min_cell)
+            yield FewerGroups(
+                split=split, target=target, axis=axis, withheld=groups - after[axis], groups=groups, needed=min_cell
+            )
 
 
 def _counted(records: Records, protocol: StudyProtocol, split: Split) -> tuple[Evidence, ...]:
@@ -148,7 +154,7 @@ def _counted(records: Records, protocol: StudyProtocol, split: Split) -> tuple[E
     scores_N = np.full(len(rows), ANY_SCORE)
     # Subgroups are counted where there are thresholds, and with noised counts there are none.
     noised = protocol.privacy is not None and protocol.privacy.count_noise_epsilon > 0
-    axes = () if noised or split is not Split.TEST else wish.subgroups
+    axes = () if noised else wish.subgroups
     found = []
     for place in range(len(task.targets)):
         units = records.units(scores_N, rows, place, unit=task.unit, aggregate=task.aggregate)

@@ -328,6 +328,23 @@ def test_an_approval_is_asked_for_in_plain_words(tiny: Any, tmp_path: Path) -> N
     assert "tells training patients with each finding from those without, and how many are" in both.replace("\n", " ")
 
 
+def test_an_approval_says_how_finely_patients_are_counted(tiny: Any, tmp_path: Path) -> None:
+    """By five traits in thousands of bins is more than in eight bins by none, and one bin may hold one patient."""
+    fine = {"score_bins": 4096, "subgroups": ["sex", "age", "view", "manufacturer", "device"]}
+    told = words(tiny, tmp_path / "fine", evaluation=fine)
+    assert "4,096 bins for each of 1 target;\nanswers at the thresholds in groups by sex, age, view" in told
+    assert "device." in told
+    assert "one bin of scores, may be of one patient" in told
+    coarse = words(tiny, tmp_path / "coarse", evaluation={"score_bins": 8})
+    assert "8 bins for each of 1 target;\nanswers at the thresholds in no groups" in coarse
+    task = {"findings": ["opacity"], "unit": "patient"}
+    private = {"privacy": {"epsilon": 3.0, "count_noise_epsilon": 0.5}, "training": {"loss": "bce"}, "task": task}
+    model = {"norm": "folded", "features": "pooled"}
+    noised = words(tiny, tmp_path / "noised", evaluation=fine | {"subgroups": ["sex"]}, model=model, **private)
+    assert "4,096 bins for each of 1 target." in noised
+    assert "answers at the thresholds" not in noised
+
+
 def test_what_is_trained_is_what_changes(tiny: Any, tmp_path: Path) -> None:
     """Mostly the last layer alone; and an approval for more says from which round on, of those that there are."""
     head = words(tiny, tmp_path / "head", model={"backbone": "resnet50_v1"}, federation={"rounds": 5})

@@ -88,10 +88,11 @@ def test_of_classes_a_split_is_withheld_whole(tiny: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("of_women", "withheld"), [(2, 2), (10, 0)])
 def test_groups_that_are_too_small_are_told(tiny: Any, tmp_path: Path, of_women: int, withheld: int) -> None:
-    """A group of two among twenty test patients is withheld, and with it the only other, from which it would follow."""
+    """A group of two among a split's twenty is withheld, and with it the only other, from which it would follow."""
     protocol = tiny.protocol(evaluation={"score_bins": 16, "subgroups": ["sex"]})
     site = tiny.hospital(protocol, tmp_path, patients=80, min_cell=3)
     codes_N = np.where(site.records.patients_N // 4 < of_women, 0, 1)
     site = replace(site, records=replace(site.records, groups={"sex": codes_N}))
-    expected = [FewerGroups(target="opacity", axis="sex", withheld=2, groups=2, needed=3)] if withheld else []
+    lost = {"target": "opacity", "axis": "sex", "withheld": 2, "groups": 2, "needed": 3}
+    expected = [FewerGroups(split=split, **lost) for split in (Split.VALIDATION, Split.TEST)] if withheld else []
     assert foreseen(site, protocol) == expected
