@@ -100,11 +100,11 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         )
     try:
         text, promised = facts["protocol"], facts["protocol_sha256"]
-        preprocessing, thresholds = facts["preprocessing_sha256"], json.loads(facts["thresholds"])
+        preprocessing, thresholds = facts["preprocessing_sha256"], _thresholds(json.loads(facts["thresholds"]))
         number, arrays, norm_layers = int(facts["round"]), facts["arrays_sha256"], facts["norm_layers"]
         averaged = json.loads(facts.get("standard", "[]"))
-        standard = checked(averaged) if averaged else ()
-    except (KeyError, ValueError, TypeError, OverflowError) as fault:
+        standard = () if averaged == [] else checked(averaged)
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as fault:
         raise WeightsError(
             f"{where}: the file does not say all that is needed to use it ({fault}). It is of another version of "
             "Polyclinic: run the study again, or use the version that made it."
@@ -113,13 +113,15 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         raise WeightsError(f"{where}: the study in the file was changed after it was written. Get a whole copy.")
     try:
         protocol = parse(json.loads(text), StudyProtocol, where=where, error=StudyError)
-    except StudyError as fault:
+    except (StudyError, ValueError, RecursionError) as fault:
         raise WeightsError(f"{where}: the file's study is not one of this version of Polyclinic.\n{fault}") from None
     if bool(standard) != (protocol.images.harmonise == "landmarks"):
         raise WeightsError(
             f"{where}: the file has a standard scale of intensities that its study does not ask for, or lacks the one "
             "that it asks for. Get a whole copy."
         )
+    if not thresholds.keys() <= set(protocol.task.targets):
+        raise WeightsError(f"{where}: the file has a threshold for what its study does not find. Get a whole copy.")
     own = _own(facts, protocol, where=where)
     contract = contract_of(protocol, standard=standard)
     if contract.digest() != preprocessing:
@@ -130,7 +132,7 @@ def read_facts(facts: Mapping[str, str], *, where: str) -> ModelFacts:
         )
     return ModelFacts(
         protocol=protocol,
-        thresholds={str(name): None if value is None else float(value) for name, value in thresholds.items()},
+        thresholds=thresholds,
         round=number,
         arrays_sha256=arrays,
         standard=standard,
@@ -144,12 +146,21 @@ def _nulls(numbers: Iterable[float]) -> list[float | None]:
     return [None if math.isnan(number) else number for number in numbers]
 
 
+def _thresholds(found: object) -> dict[str, float | None]:
+    """Read thresholds by target: scores, or null. Nobody would reach another number, and nobody would be told."""
+    if not isinstance(found, dict):
+        raise TypeError("thresholds are by target")
+    if not all(type(one) in (int, float) and 0 <= one <= 1 for one in found.values() if one is not None):
+        raise ValueError("a threshold is a score, or null")
+    return {name: None if one is None else float(one) for name, one in found.items()}
+
+
 def _own(facts: Mapping[str, str], protocol: StudyProtocol, *, where: str) -> dict[str, Own]:
     targets, switched_on = protocol.task.targets, protocol.evaluation.own_settings
     try:
         listed = json.loads(facts.get("own", "{}"))
         return {str(site): own_from_list(numbers, targets, switched_on=switched_on) for site, numbers in listed.items()}
-    except (ValueError, TypeError, AttributeError, OverflowError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise WeightsError(
             f"{where}: the sites' own settings in the file are no such numbers, or not those that the study lets sites "
             "have. Get a whole copy."

@@ -126,6 +126,43 @@ def test_own_settings_in_a_file_are_strict_json_and_those_that_its_study_lets_si
             read_facts(facts(other), where="m")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("null", "[]", '"x"', '{"a": [1]}', '{"opacity": [1]}', '{"opacity": "x"}', '{"opacity": true}', "9" * 5000),
+        *(
+            '{"opacity": NaN}',
+            '{"opacity": 1e999}',
+            '{"opacity": -0.1}',
+            '{"other": 0.5}',
+            "[" * 100_000 + "]" * 100_000,
+        ),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_thresholds_that_are_no_scores_of_the_studys_targets_are_refused(tiny: Any, text: str) -> None:
+    """They ended in tracebacks; and a threshold that is no number was taken, so that nobody reached it."""
+    protocol = tiny.protocol()
+    facts = write_facts(protocol, {}, thresholds={}, number=1, standard=(), norm_layers="trained")
+    assert read_facts(facts | {"thresholds": '{"opacity": null}'}, where="m").thresholds == {"opacity": None}
+    with pytest.raises(WeightsError):
+        read_facts(facts | {"thresholds": text}, where="m")
+
+
+@pytest.mark.parametrize("name", ["own", "standard", "protocol", "round"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000 + "]" * 100_000, "9" * 5000, "null", "1e999", "NaN"], ids=lambda one: one[:5]
+)
+def test_a_fact_of_another_form_is_told_in_words(tiny: Any, name: str, text: str) -> None:
+    """Deep nesting, a number of thousands of digits, nothing: a file from outside ends in a refusal."""
+    facts = write_facts(tiny.protocol(), {}, thresholds={}, number=1, standard=(), norm_layers="trained")
+    changed = {name: text} | (
+        {"protocol_sha256": hashlib.sha256(text.encode()).hexdigest()} if name == "protocol" else {}
+    )
+    with pytest.raises(WeightsError):
+        read_facts(facts | changed, where="m")
+
+
 def test_another_preprocessing_is_refused(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of another algorithm version, or whose digest was changed, is not used; the message names both digests."""
     path = saved()
