@@ -129,7 +129,7 @@ def _ways_to_count(protocol: StudyProtocol) -> str:
     """Say how finely patients are counted: the finer, the fewer are in a cell."""
     wish, asked = protocol.evaluation, protocol.privacy
     bins = f"Scores are counted in {wish.score_bins:,} bins for each of {counted(len(protocol.task.targets), 'target')}"
-    if asked and asked.count_noise_epsilon:  # then no threshold travels, and nothing is counted by group
+    if asked and asked.count_noise_epsilon:  # such a study may have no groups
         return f"{bins}."
     by = f"in groups by {', '.join(wish.subgroups)}" if wish.subgroups else "in no groups, as by sex or age"
     return f"{bins};\nanswers at the thresholds {by}."

@@ -340,7 +340,7 @@ def test_an_approval_says_how_finely_patients_are_counted(tiny: Any, tmp_path: P
     task = {"findings": ["opacity"], "unit": "patient"}
     private = {"privacy": {"epsilon": 3.0, "count_noise_epsilon": 0.5}, "training": {"loss": "bce"}, "task": task}
     model = {"norm": "folded", "features": "pooled"}
-    noised = words(tiny, tmp_path / "noised", evaluation=fine | {"subgroups": ["sex"]}, model=model, **private)
+    noised = words(tiny, tmp_path / "noised", evaluation={"score_bins": 4096}, model=model, **private)
     assert "4,096 bins for each of 1 target." in noised
     assert "answers at the thresholds" not in noised
 
