@@ -69,8 +69,10 @@ def suppress_jointly(
                 name = _name(place, group, exclusive=exclusive)
                 kept = tuple(_without(item, at, name, exclusive=exclusive) for at, item in enumerate(kept))
     blocks = [together] if exclusive or len(together) <= 1 else [*([place] for place in places), together]
-    for remembered in ((), earlier) if earlier else ((),):
-        for block, (read, before) in product(blocks, ((_units, ()), (patients, remembered))):
+    memories: tuple[Sequence[ReleasedSet], ...] = ((), earlier) if earlier else ((),)
+    for remembered in memories:
+        reads: tuple[tuple[Read, Sequence[ReleasedSet]], ...] = ((_units, ()), (patients, remembered))
+        for block, (read, before) in product(blocks, reads):
             kept = _without_telling(
                 kept, counted, block, min_cell=min_cell, exclusive=exclusive, before=before, token=token, read=read
             )

@@ -93,6 +93,6 @@ def test_groups_that_are_too_small_are_told(tiny: Any, tmp_path: Path, of_women:
     site = tiny.hospital(protocol, tmp_path, patients=80, min_cell=3)
     codes_N = np.where(site.records.patients_N // 4 < of_women, 0, 1)
     site = replace(site, records=replace(site.records, groups={"sex": codes_N}))
-    lost = {"target": "opacity", "axis": "sex", "withheld": 2, "groups": 2, "needed": 3}
+    lost: dict[str, Any] = {"target": "opacity", "axis": "sex", "withheld": 2, "groups": 2, "needed": 3}
     expected = [FewerGroups(split=split, **lost) for split in (Split.VALIDATION, Split.TEST)] if withheld else []
     assert foreseen(site, protocol) == expected
