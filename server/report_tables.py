@@ -153,11 +153,11 @@ def exclusion_reasons(result: StudyResult) -> list[str]:
     return sorted(total, key=lambda reason: (-total[reason], reason))
 
 
-def unassessed(result: StudyResult, site: str, finding: str) -> bool:
-    """Tell whether a site does not assess a finding, so that its patients have no counts of it to suppress."""
-    return any(
-        found[finding].why is Why.NOT_ASSESSED for found in result.sites.get(site, {}).values() if finding in found
-    )
+def unassessed(result: StudyResult, site: str, place: int) -> bool:
+    """Tell whether a site does not assess the finding at a place, so that there are no counts of it to suppress."""
+    names = result.study.findings[place : place + 1]
+    splits = result.sites.get(site, {}).values()
+    return any(found[name].why is Why.NOT_ASSESSED for found in splits for name in names if name in found)
 
 
 def took_part(flow: ReleasedFlow, counted: Literal["patients", "exams"]) -> int | None:
