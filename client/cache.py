@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from client.cohort import CohortImage, Frames
-from client.dicom import MAX_FRAMES, READER_VERSION, Frame, read_frames
+from client.cohort import CohortImage
+from client.dicom import MAX_FRAMES, READER_VERSION, Frame, Frames, read_frames
 from client.image_index import Progress
 from client.refusals import Reason, Unreadable
 from client.row_store import RowStore

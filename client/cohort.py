@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from client.anatomy import Objects
-from client.dicom import Header
+from client.dicom import Frames, Header
 from client.identifiers import spelled
 from client.image_index import IndexedFile, Progress, index_images, printable
 from client.inclusion import exclusions
@@ -24,8 +24,6 @@ from shared.errors import DataError
 from shared.split import Split, assign
 
 H = TypeVar("H", bound=Hashable)
-
-Frames = Literal["first", "middle", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +213,7 @@ def build_cohort(
         people,
         modality=modality,
         objects=objects,
+        frames=frames,
         one_exam_many_keys=many_keys,
         withdrawn=withdrawn,
     )

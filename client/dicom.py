@@ -6,21 +6,20 @@ libraries below them print, log or warn about it. Section numbers are those of D
 
 import logging
 import os
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from client.anatomy import UNSAID, Nature
+from client.bounded_file import BoundedFile, Deflated, inflated
 from client.calibration import read_meaning, read_spacing_mm, text, text_if_readable, values_if_readable
 from client.frames import decode, frame_count, full_scale, is_lossy
 from client.pixels import to_physical, to_physical_window
@@ -62,10 +61,6 @@ _TRAITS = {
 }
 """What a study may divide its patients by, and the attribute that says it."""
 
-MAX_INFLATED = 2**28
-"""Bytes of a deflated data set; a thousand times what it may have in the file."""
-
-_CHUNK = 2**20
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _PAST_THE_END = 0x100000000
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -226,8 +221,10 @@ def _read(path: Path, *, until: int) -> FileDataset:
     """Parse a file up to the tag `until`; refuse what is no image that this version reads."""
     with path.open("rb") as file:
         _check_start(file)
-        watch = _Watch(file, until=until)
-        dataset = read_partial(file, stop_when=watch, force=True)
+        try:
+            watch, dataset = _parse(BoundedFile(file, os.fstat(file.fileno()).st_size), until=until)
+        except Deflated:
+            watch, dataset = _parse(inflated(file), until=until)
     if not dataset:  # pydicom drops what it read when a file ends inside an element of undefined length
         raise Unreadable(Reason.TRUNCATED)
     if dataset.get("SOPClassUID") in _UNSUPPORTED_OBJECTS:
@@ -239,6 +236,11 @@ def _read(path: Path, *, until: int) -> FileDataset:
     return dataset
 
 
+def _parse(file: BoundedFile, *, until: int) -> tuple["_Watch", FileDataset]:
+    watch = _Watch(file, until=until)
+    return watch, read_partial(cast(BinaryIO, file), stop_when=watch, force=True)
+
+
 def _check_start(file: BinaryIO) -> None:
     """Refuse what does not begin like DICOM, with or without the preamble, or is filled with zeros after the meta."""
     head = file.read(144)
@@ -247,23 +249,10 @@ def _check_start(file: BinaryIO) -> None:
     if head[128:132] != b"DICM" and head[:2] not in (b"\x08\x00", b"\x00\x08", b"\x02\x00"):
         raise Unreadable(Reason.NOT_DICOM)
     if head[132:138] == b"\x02\x00\x00\x00UL":
-        meta = file.read(int.from_bytes(head[140:], "little"))
-        rest = file.read(4)
-        if rest == bytes(4):
+        file.seek(int.from_bytes(head[140:], "little"), os.SEEK_CUR)
+        if file.read(4) == bytes(4):
             raise Unreadable(Reason.TRUNCATED)
-        if DeflatedExplicitVRLittleEndian.encode() in meta:
-            _check_inflated(file, rest)
     file.seek(0)
-
-
-def _check_inflated(file: BinaryIO, chunk: bytes) -> None:
-    """Refuse a deflated data set that would fill the memory: pydicom inflates it whole."""
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while chunk:
-        size += len(inflater.decompress(chunk, _CHUNK))
-        if size > MAX_INFLATED:
-            raise Unreadable(Reason.TOO_LARGE)
-        chunk = inflater.unconsumed_tail or file.read(_CHUNK // 16)
 
 
 class _Watch:
@@ -272,9 +261,8 @@ class _Watch:
     A half-copied file may be filled up with zeros, which pydicom would read as millions of empty elements.
     """
 
-    def __init__(self, file: BinaryIO, *, until: int) -> None:
+    def __init__(self, file: BoundedFile, *, until: int) -> None:
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
         self._until = until
         self.met_pixels = False
 
@@ -282,7 +270,8 @@ class _Watch:
         if self.met_pixels:  # what follows the pixel data is padding, or nobody's business
             return True
         self.met_pixels = tag in _PIXELS
-        begin = self._file.tell()  # the end of the file already, where the data set is deflated
-        if tag < 0x00010000 or (length != _UNDEFINED_LENGTH and begin < self._size < begin + length):
+        self._file.in_header = not self.met_pixels
+        begin = self._file.tell()
+        if tag < 0x00010000 or (length != _UNDEFINED_LENGTH and begin < self._file.size < begin + length):
             raise Unreadable(Reason.TRUNCATED)
         return bool(tag >= self._until)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Container, Hashable, Sequence
 
 from client.anatomy import Objects, not_of_anatomy
+from client.dicom import MAX_FRAMES, Frames
 from client.image_index import IndexedFile
 from client.labels import Match
 from client.patient_flow import Exclusion, FileReason
@@ -20,12 +21,14 @@ def exclusions(
     *,
     modality: str,
     objects: Objects,
+    frames: Frames,
     one_exam_many_keys: bool,
     withdrawn: Container[str],
 ) -> Reasons:
     """Give each file's reason, None where it takes part.
 
-    In this order: what its header says, modality, patient, whether withdrawn, copies of one object, whether it is of
+    In this order: what its header says (and where the study reads all frames of a file, that it has more than can be
+    read), modality, patient, whether withdrawn, copies of one object, whether it is of
     the exam's anatomy (where the study's `objects` are these), the label row, and, with `one_exam_many_keys` (an exam
     may have several AccessionNumbers), an exam whose rows contradict each other. Images of one exam that were labelled
     each for itself may differ: a finding may be on one of two views.
@@ -34,7 +37,7 @@ def exclusions(
     copies and exams are looked for under one ID, whatever UIDs the files of two have in common.
     """
     gone = people.withdrawn(withdrawn)
-    reasons = [_of_file(file, modality) for file in index]
+    reasons = [_of_file(file, modality, frames) for file in index]
     for place, (person, match) in enumerate(zip(people.person_N, matches, strict=True)):
         if person is None:  # a table that names patients names none for an image without a row: that comes first
             reasons[place] = reasons[place] or (match.reason if people.by_table else None) or Reason.NO_PATIENT
@@ -53,9 +56,11 @@ def exclusions(
     return reasons
 
 
-def _of_file(file: IndexedFile, modality: str) -> FileReason | None:
+def _of_file(file: IndexedFile, modality: str, frames: Frames) -> FileReason | None:
     if isinstance(file.found, Reason):
         return file.found
+    if frames == "all" and file.frames > MAX_FRAMES:  # before there is an object for each
+        return Reason.TOO_LARGE
     return None if modality in ("any", file.found.modality) else Reason.WRONG_MODALITY
 
 

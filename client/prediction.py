@@ -97,6 +97,7 @@ def predict(
         people,
         modality=images.modality,
         objects=images.objects,
+        frames=images.frames,
         one_exam_many_keys=False,
         withdrawn=(),
     )

@@ -1,5 +1,6 @@
 """Small hostile files: each is refused, or read, within a memory that is measured in a process of its own."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from pydicom.uid import (
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
@@ -19,8 +21,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from client.bounded_file import MAX_HEADER, MAX_INFLATED, MAX_READS
 from client.cache import MAX_PREPARED, most_rows, row_bytes
-from client.dicom import MAX_FRAMES, MAX_INFLATED, read_header
+from client.dicom import MAX_FRAMES, read_header, read_image
 from client.frames import MAX_FRAME_VALUES
 from client.refusals import Reason, Unreadable
 from shared.preprocessing import Contract
@@ -168,6 +171,113 @@ def test_a_deflated_data_set_is_not_inflated_without_bound(write_dicom: Writer) 
     assert mebibytes <= 100
 
 
+def element(tag: int, value: bytes = b"", *, claimed: int | None = None) -> bytes:
+    """Write an element without its VR."""
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, len(value) if claimed is None else claimed) + value
+
+
+GIGABYTE = 10**9
+UNDEFINED = 0xFFFFFFFF
+HEADERS: dict[str, Callable[[bytes, bytes], tuple[bytes, int, bytes]]] = {
+    "meta group": lambda meta, _: (meta[:140] + struct.pack("<L", GIGABYTE) + meta[144:], GIGABYTE, b""),
+    "element of the meta": lambda meta, rest: (
+        meta + b"\x02\x00\x02\x01OB\x00\x00" + struct.pack("<L", GIGABYTE),
+        GIGABYTE,
+        rest,
+    ),
+    "character set": lambda meta, rest: (meta + element(0x00080005, claimed=GIGABYTE), GIGABYTE, rest),
+    "private element": lambda meta, rest: (meta + element(0x00091001, claimed=GIGABYTE), GIGABYTE, rest),
+    "element without an end": lambda meta, rest: (
+        meta + element(0x00091001, claimed=UNDEFINED),
+        GIGABYTE,
+        element(0xFFFEE0DD) + rest,
+    ),
+    "element in a sequence": lambda meta, rest: (
+        meta
+        + element(0x00081140, claimed=UNDEFINED)
+        + element(0xFFFEE000, claimed=UNDEFINED)
+        + element(0x00091001, claimed=GIGABYTE),
+        GIGABYTE,
+        element(0xFFFEE00D) + element(0xFFFEE0DD) + rest,
+    ),
+}
+
+READ_HEADER = """
+import sys
+from pathlib import Path
+from client.dicom import read_header
+from client.refusals import Unreadable
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+for path in sys.argv[1:]:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak()
+    try:
+        read_header(Path(path))
+        found = "read"
+    except Unreadable as refusal:
+        found = refusal.reason.value
+    print(found, peak() - before)
+"""
+
+
+def test_no_header_fills_the_memory(write_dicom: Writer, tmp_path: Path) -> None:
+    """Lengths that a sparse file has room for with a few kilobytes of disk."""
+    content = write_dicom(bytes(16), Rows=4, Columns=4, syntax=ImplicitVRLittleEndian).read_bytes()
+    begin = 144 + int.from_bytes(content[140:144], "little")
+    paths = []
+    for name, made in HEADERS.items():
+        head, gap, rest = made(content[:begin], content[begin:])
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(head)
+        os.truncate(paths[-1], len(head) + gap)
+        with paths[-1].open("ab") as file:
+            file.write(rest)
+    told = subprocess.run(
+        [sys.executable, "-c", READ_HEADER, *map(str, paths)], capture_output=True, text=True, check=True
+    )
+    for path, line in zip(paths, told.stdout.splitlines(), strict=True):
+        word, mebibytes = line.split()
+        assert word in ("too_large", "truncated", "malformed", "no_pixels"), path.name
+        assert int(mebibytes) <= 200, path.name
+
+
+def test_elements_of_a_header_are_bounded_in_number(write_dicom: Writer) -> None:
+    """Each takes far more in memory than its eight bytes in the file."""
+    content = write_dicom(bytes(16), Rows=4, Columns=4, syntax=ImplicitVRLittleEndian).read_bytes()
+    begin = 144 + int.from_bytes(content[140:144], "little")
+    path = write_dicom(None)
+    items = element(0x00081140, claimed=UNDEFINED) + element(0xFFFEE000) * MAX_READS + element(0xFFFEE0DD)
+    path.write_bytes(content[:begin] + items + content[begin:])
+    with pytest.raises(Unreadable) as refusal:
+        read_header(path)
+    assert refusal.value.reason is Reason.TOO_LARGE
+
+
+def test_a_deflated_data_set_is_read_whatever_its_meta_information_claims(write_dicom: Writer) -> None:
+    """A wrong length of the meta group leaves the bound where it is, and an honest data set is read."""
+    content = write_dicom(bytes(16), Rows=4, Columns=4).read_bytes()
+    begin = 144 + int.from_bytes(content[140:144], "little")
+    for claimed in (None, 0, 2**31):
+        for size, reason in ((0, None), (MAX_INFLATED + 1, Reason.TOO_LARGE)):
+            meta = _with_syntax(content[:begin], b"1.2.840.10008.1.2.1.99")
+            if claimed is not None:
+                meta = meta[:140] + struct.pack("<L", claimed) + meta[144:]
+            packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+            rest = packer.compress(content[begin:]) + packer.compress(bytes(size)) + packer.flush()
+            path = write_dicom(None)
+            path.write_bytes(meta + rest)
+            if reason is None:
+                assert read_image(path, frames="first").pixels_FHWC.shape == (1, 4, 4, 1)
+                continue
+            with pytest.raises(Unreadable) as refusal:
+                read_header(path)
+            assert refusal.value.reason is reason
+
+
 def _with_syntax(meta: bytes, syntax: bytes) -> bytes:
     """Put another transfer syntax into a file's meta information."""
     place = meta.find(b"\x02\x00\x10\x00UI")
@@ -183,4 +293,6 @@ def test_the_bounds_leave_room_for_what_hospitals_have() -> None:
     assert most_rows(whole) >= 300
     assert MAX_FRAME_VALUES >= 3 * 20_000_000
     assert MAX_FRAMES >= 5000
+    assert MAX_HEADER >= 2000 * 16_000  # functional groups of 2,000 frames
+    assert MAX_READS >= 3 * 2000 * 100  # a hundred elements each
     assert most_rows(whole) * row_bytes(whole) <= MAX_PREPARED

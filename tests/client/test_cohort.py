@@ -253,6 +253,18 @@ def test_a_header_that_lies_about_its_frames_fills_no_memory(hospital: Any) -> N
     assert reasons(cohort) == {"x.dcm": "truncated"}
 
 
+def test_a_file_of_too_many_frames_is_left_out_before_they_are_listed(hospital: Any) -> None:
+    """Frames that a sparse file has room for make no object each; where one is read, the file takes part."""
+    path = hospital.image("x.dcm", patient="P1", exam="1", NumberOfFrames=1_000_000)
+    os.truncate(path, path.stat().st_size + 1_000_000)
+    hospital.image("y.dcm", patient="P1", exam="1")
+    hospital.labels("PatientID,label", "P1,1")
+    site = hospital.site(join="PatientID", pna="label")
+    assert reasons(every := build(site, frames="all")) == {"x.dcm": "too_large"}
+    assert len(every.images) == 1
+    assert len(build(site, frames="first").images) == 2
+
+
 def test_an_exam_is_what_the_header_says_first(hospital: Any) -> None:
     """StudyInstanceUID, then AccessionNumber, then the object; and never of two patients at once."""
     hospital.image("1", patient="P1", exam="1")
