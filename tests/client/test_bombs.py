@@ -245,24 +245,30 @@ def test_no_header_fills_the_memory(write_dicom: Writer, tmp_path: Path) -> None
         assert int(mebibytes) <= 200, path.name
 
 
-def test_elements_of_a_header_are_bounded_in_number(write_dicom: Writer) -> None:
+def test_elements_of_a_header_are_bounded_in_number(write_dicom: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes far more in memory than its eight bytes in the file."""
+    most = 2**14
+    monkeypatch.setattr("client.bounded_file.MAX_READS", most)
     content = write_dicom(bytes(16), Rows=4, Columns=4, syntax=ImplicitVRLittleEndian).read_bytes()
     begin = 144 + int.from_bytes(content[140:144], "little")
     path = write_dicom(None)
-    items = element(0x00081140, claimed=UNDEFINED) + element(0xFFFEE000) * MAX_READS + element(0xFFFEE0DD)
+    items = element(0x00081140, claimed=UNDEFINED) + element(0xFFFEE000) * most + element(0xFFFEE0DD)
     path.write_bytes(content[:begin] + items + content[begin:])
     with pytest.raises(Unreadable) as refusal:
         read_header(path)
     assert refusal.value.reason in (Reason.TOO_LARGE, Reason.TRUNCATED)  # pydicom makes an OSError of it in items
 
 
-def test_a_deflated_data_set_is_read_whatever_its_meta_information_claims(write_dicom: Writer) -> None:
+def test_a_deflated_data_set_is_read_whatever_its_meta_information_claims(
+    write_dicom: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong length of the meta group leaves the bound where it is, and an honest data set is read."""
+    most = 2**20
+    monkeypatch.setattr("client.bounded_file.MAX_INFLATED", most)
     content = write_dicom(bytes(16), Rows=4, Columns=4).read_bytes()
     begin = 144 + int.from_bytes(content[140:144], "little")
     for claimed in (None, 0, 2**31):
-        for size, reason in ((0, None), (MAX_INFLATED + 1, Reason.TOO_LARGE)):
+        for size, reason in ((0, None), (most + 1, Reason.TOO_LARGE)):
             meta = _with_syntax(content[:begin], b"1.2.840.10008.1.2.1.99")
             if claimed is not None:
                 meta = meta[:140] + struct.pack("<L", claimed) + meta[144:]
