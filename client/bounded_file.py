@@ -40,16 +40,16 @@ class BoundedFile:
         self.size = size
         self.in_header = True
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, length: int = -1) -> bytes:
         """Read so many bytes, or fewer at the file's end."""
         if self.in_header:
-            if size < 0:
+            if length < 0:
                 raise Deflated
-            self._bytes -= min(size, self.size - self._file.tell())
+            self._bytes -= min(length, self.size - self._file.tell())
             self._reads -= 1
             if self._bytes < 0 or self._reads < 0:
                 raise Unreadable(Reason.TOO_LARGE)
-        return self._file.read(size)
+        return self._file.read(length)
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place."""
