@@ -11,6 +11,7 @@ from client.dicom import Header, Identity, read_header
 from client.refusals import Reason, Unreadable
 from client.worker_pool import map_files
 from shared.errors import DataError
+from shared.plain_text import cell
 
 HEADERS_WORTH_A_WORKER = 4000
 """A worker starts in the time of so many headers."""
@@ -51,8 +52,9 @@ class IndexedFile:
 
 
 def printable(relative: str) -> str:
-    """Write a path, which on some systems is no text, as one."""
-    return os.fsencode(relative).decode(errors="backslashreplace")
+    """Write a relative path, which on some systems is no text, as one that no spreadsheet computes."""
+    path = os.fsencode(relative).decode(errors="backslashreplace")
+    return f"./{path}" if cell(path) != path else path
 
 
 def index_images(folder: Path, *, workers: int, progress: Progress) -> list[IndexedFile]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from client.privacy_account import Account, Statement
 from shared.errors import PrivacyError
+from shared.plain_text import cell
 from shared.privacy import FormerPlan
 from shared.storage import atomic_file, new_file
 
@@ -69,7 +70,7 @@ def export_ledger(statement: Statement, path: Path) -> None:
         else:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["study"])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(row | {"name": cell(row["name"])} for row in rows)
 
 
 def find_account(statement: Statement, beginning: str) -> Account:

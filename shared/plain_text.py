@@ -56,6 +56,9 @@ _ORDINARY = re.compile(r"[ -~\n]*")
 
 _NOTHING = dict.fromkeys(map(ord, UNSEEN))
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for something to compute where a cell begins so (OWASP, "CSV Injection")."""
+
 QUOTED_CHARACTERS = 72
 """Of a line that is quoted: a terminal has eighty columns."""
 
@@ -77,6 +80,11 @@ def shown(text: str) -> str:
 def seen(text: str) -> str:
     """Give a text without what shows nothing: a byte-order mark, a filler, a joiner."""
     return text if text.isascii() else text.translate(_NOTHING)
+
+
+def cell(text: str) -> str:
+    """Give a text as a cell of a CSV that no spreadsheet computes."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _judged(text: str) -> Iterator[tuple[str, bool]]:

@@ -115,6 +115,16 @@ def test_the_export_has_every_study_with_its_figures(site: Path, ending: str) ->
         assert "Feldman and Zrnic" in json.loads(text)["method"]
 
 
+def test_no_studys_name_is_computed_by_a_spreadsheet(tmp_path: Path) -> None:
+    """A study may be called anything that prints."""
+    ledger = PrivacyLedger(folder=tmp_path / "state", limit=None)
+    ledger.reserve(Account(study=A, plan=PLAN, name='=HYPERLINK("http://a")', accountant="prv"))
+    out = tmp_path / "ledger.csv"
+    export_ledger(ledger.statement(), out)
+    (row,) = csv.DictReader(out.read_text(encoding="utf-8").splitlines())
+    assert row["name"] == '\'=HYPERLINK("http://a")'
+
+
 def test_a_ledger_without_limit_or_studies_says_so(tmp_path: Path) -> None:
     """Absence of a promise is said, and is no number."""
     empty = PrivacyLedger(folder=tmp_path / "a", limit=PrivacyLimit(epsilon=6.0, delta=1e-5)).statement()

@@ -16,6 +16,7 @@ from client import prediction, prediction_cli
 from client.bootstrap import PreparedSite, prepare, site_inputs
 from client.evaluation import evaluate_split
 from client.evaluation import score as score_split
+from client.image_index import index_images, printable
 from client.prediction import Prediction, predict
 from client.score_table import own_settings
 from client.scorers import open_scorer
@@ -223,6 +224,14 @@ def test_the_command_writes_both_tables_for_this_user_alone(hospital: Any, tmp_p
     assert "1 left out: A file is not DICOM" in done.output
     assert "opacity: 1 of 1 exams reach the study's threshold" in done.output
     assert "not a diagnosis" in done.output
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(0)", "+1", "-1", "@SUM(1)", "\tx", "\r=1"])
+def test_no_files_name_is_computed_by_a_spreadsheet(hospital: Any, name: str) -> None:
+    """A path that begins like a formula is written as the same path from here."""
+    hospital.image(f"{name}.dcm", patient="P", exam="1")
+    (found,) = index_images(hospital.dicom, workers=1, progress=lambda *_: None)
+    assert printable(found.relative) == f"./{name}.dcm"
 
 
 def test_a_sites_own_settings_are_used_when_asked(hospital: Any, tmp_path: Path, tiny: Any) -> None:
