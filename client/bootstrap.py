@@ -42,11 +42,17 @@ class PreparedSite:
 
 
 def site_cohort(
-    config: SiteConfig, protocol: StudyProtocol, *, progress: Progress, withdrawn: Container[str] | None = None
+    config: SiteConfig,
+    protocol: StudyProtocol,
+    *,
+    progress: Progress,
+    withdrawn: Container[str] | None = None,
+    counted: Callable[[int], bool] | None = None,
 ) -> Cohort:
     """Index a site's images, join its labels, and apply the study's criteria and split; no pixel is read.
 
-    Without `withdrawn`, nobody takes part who is on the hospital's own list: no command has to think of it.
+    Without `withdrawn`, nobody takes part who is on the hospital's own list: no command has to think of it. `counted`
+    as in `build_cohort`.
 
     Raises:
         StorageError: the list of withdrawn patients cannot be read.
@@ -67,6 +73,7 @@ def site_cohort(
         validation=protocol.split.validation,
         progress=partial(progress, "headers read"),
         withdrawn=withdrawn_at(config) if withdrawn is None else withdrawn,
+        counted=counted,
     )
 
 
@@ -104,7 +111,8 @@ def prepare(
         DataError: no image can be used.
         StorageError: the cache cannot be written.
     """
-    found = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn).only(takes_part)
+    everyone = site_cohort(config, protocol, progress=progress, withdrawn=withdrawn, counted=takes_part)
+    found = everyone.only(takes_part)
     cached = fill(
         found.images,
         contract=contract_of(protocol, standard=()),

@@ -16,7 +16,7 @@ from client.image_index import IndexedFile, Progress, index_images, printable
 from client.inclusion import exclusions
 from client.labels import LabelRow, Labels, Match, join, path_key, read_labels
 from client.patient_flow import Exclusion, FileFate, FileReason, PatientFlow, RowFate, account
-from client.people import Doubts, People, patient_keys, people_of
+from client.people import Doubts, People, nobody, patient_keys, people_of, table_names
 from client.refusals import Reason
 from client.site import Data, Join, SiteConfig
 from client.traits import group_codes, table_words
@@ -163,6 +163,7 @@ def build_cohort(
     validation: float,
     progress: Progress,
     withdrawn: Container[str] = frozenset(),
+    counted: Callable[[int], bool] | None = None,
 ) -> Cohort:
     """Find a site's images and labels, and apply the study's inclusion criteria and split.
 
@@ -185,6 +186,7 @@ def build_cohort(
         validation: fraction of patients.
         progress: called with files done and files found.
         withdrawn: the PatientIDs that take part in nothing any more.
+        counted: tells by a patient's number who was counted when the study began, so that nobody is renamed since.
 
     Raises:
         SiteError: site.toml names a column that the table has not, or none of the study's targets; or rows are joined
@@ -205,7 +207,7 @@ def build_cohort(
     )
     said = table_words(data.labels, data.subgroups, private=private, sheet=data.sheet) if data.subgroups else []
     index = index_images(data.dicom, workers=site.compute.workers, progress=progress)
-    matches, row_fates, people = whose(data, rows, index)
+    matches, row_fates, people = whose(data, rows, index, counted=counted)
     many_keys = data.join == "AccessionNumber"
     reasons = exclusions(
         index,
@@ -257,7 +259,11 @@ def build_cohort(
 
 
 def whose(
-    data: Data, rows: Sequence[LabelRow], index: Sequence[IndexedFile]
+    data: Data,
+    rows: Sequence[LabelRow],
+    index: Sequence[IndexedFile],
+    *,
+    counted: Callable[[int], bool] | None = None,
 ) -> tuple[list[Match], list[RowFate], People]:
     """Join rows and images as the hospital says, and find out whose each image is.
 
@@ -270,8 +276,10 @@ def whose(
         keys = patient_keys(index, known={row.key for row in rows}, issuer=data.issuer)
     else:
         keys = [_JOINED_ON[data.join](file) for file in index]
-    matches, fates = join(rows, keys, by_path=data.join == "path")
-    return matches, fates, people_of(index, matches, by_table=data.patient_column is not None)
+    matches, fates = join(rows, keys, by_path=data.join == "path", ids=[table_names(file) for file in index])
+    by_table = data.patient_column is not None
+    known = nobody if counted is None else lambda name: counted(patient_number(name))
+    return matches, fates, people_of(index, matches, by_table=by_table, counted=known)
 
 
 def _traits(file: IndexedFile) -> dict[str, str]:

@@ -101,27 +101,42 @@ def read_labels(
     ]
 
 
-def join(rows: Sequence[LabelRow], keys: Sequence[str | None], *, by_path: bool) -> tuple[list[Match], list[RowFate]]:
-    """Give each image its labels, and each row its fate; rows of one key that agree are read as one.
+def join(
+    rows: Sequence[LabelRow],
+    keys: Sequence[str | None],
+    *,
+    by_path: bool,
+    ids: Sequence[Container[str]] | None = None,
+) -> tuple[list[Match], list[RowFate]]:
+    """Give each image its labels, and each row its fate; rows of one key and patient that agree are read as one.
 
-    Two rows agree if no target is present in one and absent in the other, and both name one patient. `keys` has one
-    entry an image: its value of what is joined on, None or "" where it has none. The fate of a row that has labelled an
-    image is None.
+    Two rows agree if no target is present in one and absent in the other. `keys` has one entry an image: its value of
+    what is joined on, None or "" where it has none. `ids` has under what an image's patient may stand in the table:
+    where the rows of its key name several patients, those of its own are its rows. The fate of a row that has labelled
+    an image is None.
 
-    Invariant: an image's labels depend on its own key and the table, and on no other image.
+    Invariant: an image's labels depend on its own key and ID and the table, and on no other image; and on the rows of
+    another patient only where its ID does not tell whose it is.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, dict[str, list[int]]] = {}
     for place, row in enumerate(rows):
-        groups.setdefault(path_key(row.key) if by_path else row.key, []).append(place)
+        of_key = groups.setdefault(path_key(row.key) if by_path else row.key, {})
+        of_key.setdefault(spelled(row.patient), []).append(place)
     asked = [_written(key, groups) if by_path and key else key for key in keys]
-    found: dict[str | None, Match] = {}
+    found: dict[tuple[str, str | None], Match] = {}
     fates: dict[int, RowReason | None] = {}
-    for key in dict.fromkeys(key for key in asked if key and key in groups):
-        found[key], fates_of_key = _agreement(rows, groups[key])
-        fates |= fates_of_key
-    absent = Match(labels=(), row=None, reason=Exclusion.NO_LABEL_ROW)
+    matches = []
+    for key, own in zip(asked, ids or [()] * len(asked), strict=True):
+        if not key or key not in groups:
+            matches.append(Match(labels=(), row=None, reason=Exclusion.NO_LABEL_ROW))
+            continue
+        patient = _whose_rows(groups[key], own)
+        if (key, patient) not in found:
+            found[key, patient], told = _agreement(rows, groups[key], patient)
+            fates = told | fates if patient is None else fates | told
+        matches.append(found[key, patient])
     changed = ChangedKeys(keys)
-    return [found.get(key, absent) for key in asked], [
+    return matches, [
         RowFate(
             number=row.number,
             reason=fates[place] if place in fates else row.reason or changed.reason(row.key) or RowReason.NO_IMAGE,
@@ -211,15 +226,28 @@ def _written(path: str, rows: Container[str]) -> str:
     return next((form for form in (path, stem, stem + ".dcm", stem + ".DCM") if form in rows), path)
 
 
-def _agreement(rows: Sequence[LabelRow], places: Sequence[int]) -> tuple[Match, dict[int, RowReason | None]]:
-    """Make one answer of all rows of a key; also the fates of those rows that could be read."""
+def _whose_rows(of_key: Mapping[str, Sequence[int]], ids: Container[str]) -> str | None:
+    """Say which patient's rows of a key are an image's; None where several are named and its ID is not one of them."""
+    if len(of_key) == 1:
+        return next(iter(of_key))
+    own = [patient for patient in of_key if patient and patient in ids]
+    return own[0] if len(own) == 1 else None
+
+
+def _agreement(
+    rows: Sequence[LabelRow], of_key: Mapping[str, Sequence[int]], patient: str | None
+) -> tuple[Match, dict[int, RowReason | None]]:
+    """Make one answer of a patient's rows of a key, all of which contradict each other if it is not known whose.
+
+    Also the fates of those rows that could be read.
+    """
+    places = [place for own in of_key.values() for place in own] if patient is None else of_key[patient]
     readable = [place for place in places if rows[place].reason is None]
     if not readable:
         return Match(labels=(), row=None, reason=_same_code(rows[places[0]].reason)), {}
     values_of_targets = zip(*(rows[place].labels for place in readable), strict=True)
     said = [{value for value in values if not math.isnan(value)} for values in values_of_targets]
-    two_patients = len({spelled(rows[place].patient) for place in readable}) > 1
-    if two_patients or any(len(values) > 1 for values in said) or not any(said):
+    if patient is None or any(len(values) > 1 for values in said) or not any(said):
         reason = RowReason.CONFLICTING_LABELS if any(said) else RowReason.NOT_LABELLED
         return Match(labels=(), row=None, reason=_same_code(reason)), dict.fromkeys(readable, reason)
     labels = tuple(next(iter(values), math.nan) for values in said)

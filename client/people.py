@@ -6,7 +6,7 @@ have a StudyInstanceUID in common; and so are those that are of one patient with
 files, so that taking all files of one patient away leaves every other patient as it was.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from client.identifiers import qualified, spelled
@@ -41,10 +41,11 @@ class People:
     """Whose each file of a site is.
 
     `by_table` tells that the label table says it. `name_N` says under which ID: labels, copies and exams are told apart
-    by it. `person_N` is the patient: one name, or several that have a study in common. `split_keys` has by patient what
-    the side is drawn of: the PatientID as it is written (of several, the first in order), without its issuer, so that
-    splits are what they were before issuers were read. `listed_N` are the forms in which a file's patient may stand in
-    a list of withdrawn ones.
+    by it. `person_N` is the patient: one name, or several that have a study in common, under the first in order of
+    those that were counted before, else of all. `split_keys` has by patient what the side is drawn of: the PatientID as
+    it is written (of several, the first in order, but none that came after the count and stands before), without its
+    issuer, so that splits are what they were before issuers were read. `listed_N` are the forms in which a file's
+    patient may stand in a list of withdrawn ones.
     """
 
     by_table: bool
@@ -63,16 +64,34 @@ class People:
         )
 
 
-def people_of(index: Sequence[IndexedFile], matches: Sequence[Match], *, by_table: bool) -> People:
-    """Find out whose each file is; with `by_table` the table says it, of files that one of its rows has labelled."""
+def nobody(_name: str) -> bool:
+    """Let no name have been counted before."""
+    return False
+
+
+def people_of(
+    index: Sequence[IndexedFile],
+    matches: Sequence[Match],
+    *,
+    by_table: bool,
+    counted: Callable[[str], bool] = nobody,
+) -> People:
+    """Find out whose each file is; with `by_table` the table says it, of files that one of its rows has labelled.
+
+    `counted` tells under which name a patient was counted when the study began: a later file with one more ID, whatever
+    its place in order, does not make the patient another.
+    """
     named_N = [(match.patient if match.reason is None else "") if by_table else None for match in matches]
     bare = {spelled(file.identity.patient_id) for file in index if not file.identity.issuer}
     ids_N = [_ids(file, named, bare) for file, named in zip(index, named_N, strict=True)]
-    name_N = _first([ids[0] if ids else None for ids in ids_N], _together(ids_N))
+    own_N = [ids[0] if ids else None for ids in ids_N]
+    name_N = _first(own_N, _together(ids_N))
     joined_N = _together([_of_study(name, file) for name, file in zip(name_N, index, strict=True)])
-    person_N = _first(name_N, joined_N)
+    before_N = _first([own if own and counted(own) else None for own in own_N], joined_N)
+    person_N = tuple(before or first for before, first in zip(before_N, _first(own_N, joined_N), strict=True))
     written_N = [
-        file.identity.patient_id if named is None else named for file, named in zip(index, named_N, strict=True)
+        (file.identity.patient_id if named is None else named) if own and person and own >= person else None
+        for file, named, own, person in zip(index, named_N, own_N, person_N, strict=True)
     ]
     return People(
         by_table=by_table,
@@ -131,6 +150,14 @@ def _of_study(name: str | None, file: IndexedFile) -> list[str]:
     if name is None:
         return []
     return [name, *([f"study {study}"] if (study := file.identity.study_instance_uid) else [])]
+
+
+def table_names(file: IndexedFile) -> frozenset[str]:
+    """Give under what a file's patient may stand in a label table, as names are compared: the ID, with its issuer too.
+
+    Nothing where the file has no ID.
+    """
+    return frozenset(map(spelled, _forms(file, None)))
 
 
 def _forms(file: IndexedFile, named: str | None) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.labels import LabelRow, join, path_key, read_labels
 from client.patient_flow import Exclusion, RowReason
@@ -220,3 +222,38 @@ def test_the_exact_path_comes_first() -> None:
     """Where a file exists with and without suffix, each row finds its own."""
     matches, _ = join([row(2, "x", 1), row(3, "x.dcm", 0)], ["x.dcm", "x"], by_path=True)
     assert [match.labels for match in matches] == [(0,), (1,)]
+
+
+FILES = st.tuples(st.sampled_from("KL"), st.sampled_from(["", "x", "y", "z", "w"]))
+ROWS = st.tuples(st.sampled_from("KL"), st.sampled_from(["", "X", "y ", "z"]), st.sampled_from([0.0, 1.0, NAN, None]))
+
+
+@given(files=st.lists(FILES, max_size=6), rows=st.lists(ROWS, max_size=6))
+def test_a_patients_files_and_rows_taken_out_change_nobodys_labels(
+    files: list[tuple[str, str]], rows: list[tuple[str, str, float | None]]
+) -> None:
+    """Where the table says whose a row is; a file of which it cannot be told whose is each one's whom its key names."""
+
+    def owners(file: tuple[str, str]) -> set[str]:
+        named = {patient.strip().lower() for key, patient, _ in rows if key == file[0]}
+        return {file[1]} if file[1] and file[1] in named else named
+
+    def said(files: list[tuple[str, str]], rows: list[tuple[str, str, float | None]]) -> list[tuple[object, ...]]:
+        table = [
+            LabelRow(
+                number=place,
+                key=key,
+                labels=(NAN if label is None else label,),
+                patient=patient,
+                reason=RowReason.UNREADABLE_LABEL if label is None else None,
+            )
+            for place, (key, patient, label) in enumerate(rows, start=2)
+        ]
+        matches, _ = join(table, [key for key, _ in files], by_path=False, ids=[{own} for _, own in files])
+        return [(match.labels, match.patient, match.reason) for match in matches]
+
+    everybody = dict(zip(files, said(files, rows), strict=True))
+    for gone in ("x", "y", "z"):
+        left = [file for file in files if gone not in owners(file)]
+        without = said(left, [row for row in rows if row[1].strip().lower() != gone])
+        assert without == [everybody[file] for file in left]

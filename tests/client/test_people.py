@@ -185,6 +185,64 @@ def test_a_row_that_names_nobody_or_two_is_not_used(hospital: Any) -> None:
         build(declared(hospital, 'patient_column = "whose"'))
 
 
+def test_one_patients_row_says_nothing_of_another(hospital: Any) -> None:
+    """Rows of one key name two patients: each has what its own says, as without the other's files and row."""
+    hospital.image("y", patient="Yan ", exam="1", AccessionNumber="A7")
+    hospital.image("z", patient="Z", exam="2", AccessionNumber="A8")
+    own = ["A7,yan,0", "A8,Z,1"]
+
+    def labels() -> dict[str, tuple[float, ...]]:
+        cohort = build(declared(hospital, 'patient_column = "who"', join="AccessionNumber"), private=True)
+        return {image.path.name: image.labels for image in cohort.images}
+
+    hospital.labels("AccessionNumber,who,label", *own)
+    assert labels() == (alone := {"y": (0,), "z": (1,)})
+    hospital.image("x", patient="X", exam="3", AccessionNumber="A7", IssuerOfPatientID="EAST")
+    for row, said in {
+        "A7,X,1": {"x": (1,)},
+        "A7,X^^^EAST,0": {"x": (0,)},
+        "A7,X,": {},
+        "A7,X,1\nA7,x,0": {},
+        "A7,X,maybe": {},
+    }.items():
+        for rows in ([row, *own], [*own, row]):
+            hospital.labels("AccessionNumber,who,label", *rows)
+            assert labels() == alone | said
+
+
+def test_a_file_that_several_may_have_is_nobodys(hospital: Any) -> None:
+    """Its ID is none of those that the rows of its key name, or two of them: it is left out, and takes nobody along."""
+    for name, patient in {"x": "X", "y": "Y", "other": "W", "none": "", "both": "V"}.items():
+        issuer = {"IssuerOfPatientID": "EAST"} if name == "both" else {}
+        accession = "A9" if name == "both" else "A7"
+        hospital.image(name, patient=patient, exam=str(ord(name[0])), AccessionNumber=accession, **issuer)
+    hospital.labels("AccessionNumber,who,label", "A7,X,1", "A7,Y,0", "A9,V,1", "A9,V^^^EAST,1", "A7,,1")
+    cohort = build(declared(hospital, 'patient_column = "who"', join="AccessionNumber"))
+    assert {image.path.name: image.labels for image in cohort.images} == {"x": (1,), "y": (0,)}
+    assert dict(cohort.local_listing()) == dict.fromkeys(["other", "none", "both"], "conflicting_labels")
+    assert {step.reason.value: step.where for step in cohort.flow.row_steps} == {"conflicting_labels": (4, 5, 6)}
+
+
+@pytest.mark.parametrize("added", ["!0", "ZZ", "P1"])
+def test_a_later_file_makes_nobody_another_patient(hospital: Any, added: str) -> None:
+    """One more ID, first in order or last, or another issuer's form of it: who was counted is so still, on one side."""
+    issuer = {"IssuerOfPatientID": "EAST"} if added == "P1" else {}
+    for n in range(12):
+        hospital.image(f"{n:02}", patient="P1" if added == "P1" and n == 1 else f"PAT{n:02}", exam=str(n), **issuer)
+    hospital.labels("path,label", *(f"{n:02},1" for n in range(12)))
+    site = hospital.site(join="path", pna="label")
+    first = by_file(build(site))
+    counted = {patient for patient, _ in first.values()}.__contains__
+    for n in range(12):
+        hospital.image(f"new{n}", patient=added if added == "P1" else f"{added}{n}", exam="1" if issuer else str(n))
+    assert by_file(build(site, counted=counted).only(counted)) == first
+    hospital.image("stranger", patient="A", exam="99")
+    hospital.labels("path,label", "stranger,1", *(f"{n:02},1" for n in range(12)))
+    cohort = build(site, counted=counted).only(counted)
+    assert by_file(cohort) == first
+    assert dict(cohort.local_listing())["stranger"] == Exclusion.CAME_LATER
+
+
 def test_a_row_is_never_for_two_issuers_patients(hospital: Any) -> None:
     """Joined on PatientID, a bare ID of two issuers is refused until the hospital says whose the table's are."""
     for place, issuer in enumerate(("EAST", "WEST"), start=1):

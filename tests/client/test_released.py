@@ -1,11 +1,13 @@
 """A study's patient flow leaves as it left first, and studies that tell more together say so before an approval."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client.bootstrap import prepare
 from client.egress import EgressGuard
 from client.released import Released
 from client.studies_together import told_together
@@ -78,6 +80,28 @@ def test_who_was_counted_first_takes_part_and_nobody_else(tmp_path: Path) -> Non
     (tmp_path / "released" / "cohort.json").unlink()
     later.flow(flow(test=45))
     assert later.takes_part()(7)
+
+
+def test_a_file_with_another_id_takes_no_patient_out_of_a_study(hospital: Any, tiny: Any, tmp_path: Path) -> None:
+    """Later files name counted patients' studies, with IDs first in order: all take part as before; the list is old."""
+    for n in range(8):
+        hospital.image(f"{n}", patient=f"PAT{n}", exam=str(n))
+    hospital.labels("path,opacity", *(f"{n},{n % 2}" for n in range(8)))
+    site = hospital.site(join="path", opacity="opacity")
+    memory = Released(folder=tmp_path / "released", key=KEY)
+
+    def taking_part() -> dict[int, str]:
+        found = prepare(
+            site, tiny.protocol(), progress=lambda *_: None, withdrawn=frozenset(), takes_part=memory.takes_part()
+        )
+        return dict(zip(found.records.patients_N.tolist(), found.records.split_N.tolist(), strict=True))
+
+    first = taking_part()
+    replace(memory, patients=frozenset(first)).flow(flow(test=41))
+    for n in range(5):
+        hospital.image(f"new{n}", patient=f"!{n}", exam=str(n))
+    assert taking_part() == first
+    assert len(first) == 8
 
 
 def test_a_list_that_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
