@@ -33,6 +33,13 @@ class Comparisons:
     spread: Spread
     targets: Mapping[str, float]
 
+    def short(self, *, target: float, alpha: float) -> frozenset[str]:
+        """Name the sites whose sensitivity lies below the target beyond chance; of `adjusted` comparisons."""
+        rates = {site: item.confusion.sensitivity for site, item in self.known.items() if item.confusion}
+        return frozenset(
+            site for site, p in self.targets.items() if p < alpha and rates[site].k < target * rates[site].n
+        )
+
     def raw(self) -> dict[Hypothesis, float]:
         """List the hypotheses, each with its p."""
         return dict(self._raw())

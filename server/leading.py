@@ -1,6 +1,6 @@
 """What the report says first of one finding: the one pattern that is most worth a look, and at which site."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -58,16 +58,18 @@ class _Candidate:
     rank: tuple[float, ...]
 
 
-def leading(told: Mapping[str, Explanation], corners: CornerFindings, *, alpha: float) -> Leading:
-    """Choose what to say first.
+def leading(
+    told: Mapping[str, Explanation], corners: CornerFindings, *, alpha: float, short: Collection[str] = ()
+) -> Leading:
+    """Choose what to say first; `short` are the sites that fall short of the target beyond chance.
 
     A corner that speaks for the disease comes first: where the model reads a mark, no comparison of sites stands. Then
-    a mark in the images that the model may come to read. Then a gap in sensitivity or specificity, where the model does
-    worse before where it does better; then the share of positives. Within each, the smallest p, and the largest
-    difference.
+    a mark in the images that the model may come to read. Then a gap in sensitivity or specificity: at a site that falls
+    short before all others, since there it harms, and where the model does worse before where it does better. Then the
+    share of positives. Within each, the smallest p, and the largest difference.
     """
     first = _first((*_markers(corners.blanked), *_marks(corners.marks)), alpha=alpha)
-    gap = _first(_gaps(told), alpha=alpha)
+    gap = _first(_gaps(told, short), alpha=alpha)
     beside = gap if first is not None and first.cause is Cause.MARK else None
     return replace(
         first or gap or Leading(cause=Cause.NONE_SHOWN, site=None, p=None),
@@ -101,7 +103,7 @@ def _marks(marks: Mapping[str, tuple[MarkFinding, ...]]) -> Iterator[_Candidate]
                 yield _Candidate(leading=lead, rank=(1, 0, p, -abs(one.value - 0.5)))
 
 
-def _gaps(told: Mapping[str, Explanation]) -> Iterator[_Candidate]:
+def _gaps(told: Mapping[str, Explanation], short: Collection[str]) -> Iterator[_Candidate]:
     for site, one in told.items():
         if one.p is None or one.pattern in (Pattern.NONE_SHOWN, Pattern.NOT_COMPARED):
             continue
@@ -112,4 +114,4 @@ def _gaps(told: Mapping[str, Explanation]) -> Iterator[_Candidate]:
         elif one.measure:
             gap = one.gaps[one.measure].value if one.measure in one.gaps else 0.0
             better = gap > 0 and one.pattern in (Pattern.DISCRIMINATION, Pattern.BOTH)
-            yield _Candidate(leading=lead, rank=(2, float(better), p, -abs(gap)))
+            yield _Candidate(leading=lead, rank=(2, float(site not in short), float(better), p, -abs(gap)))

@@ -49,6 +49,7 @@ def what_stands_out(
     """
     confidence, dealt = wish.confidence, seed("heterogeneity")
     known = {finding: point.threshold for finding in findings if (point := points.get(finding))}
+    targets = {finding: point.target for finding in findings if (point := points.get(finding))}
     raw_sites = {finding: compare(finding, test[finding], wish=wish, seed=dealt) for finding in known}
     raw_corners = {
         finding: corner_findings(descriptions, place, confidence=confidence) for place, finding in enumerate(findings)
@@ -80,7 +81,15 @@ def what_stands_out(
         site_identifiability=recognitions(descriptions, family, confidence=confidence, cross_fitted=cross_fitted),
         corners={finding: one.blanked for finding, one in corners.items()},
         marks={finding: one.marks for finding, one in corners.items()},
-        leading={finding: leading(told[finding], corners[finding], alpha=alpha) for finding in told},
+        leading={
+            finding: leading(
+                told[finding],
+                corners[finding],
+                alpha=alpha,
+                short=one.short(target=targets[finding], alpha=alpha),
+            )
+            for finding, one in sites.items()
+        },
     )
     return Judgement(
         shift=shift,

@@ -74,6 +74,16 @@ def test_a_mark_leads_then_where_it_is_worse_then_better_then_the_share() -> Non
     assert (found[0].corner, found[0].p) == ("lower right", 0.001)
 
 
+def test_where_a_site_falls_short_its_gap_comes_before_all_others() -> None:
+    """The summary says where the model misses most; what is said of why is of the same site, whosever p is smaller."""
+    gaps = {"north": told(Pattern.UNCLEAR, 1e-6), "south": told(Pattern.DISCRIMINATION, 0.01)}
+    for short, site in (((), "north"), (("south",), "south"), (("north", "south"), "north")):
+        assert leading(gaps, NO_CORNERS, alpha=0.05, short=short).site == site
+        beside = leading(gaps, marked(1e-9), alpha=0.05, short=short).beside
+        assert beside is not None
+        assert beside.site == site
+
+
 @pytest.mark.parametrize("p", [0.049, 0.05])
 def test_an_adjusted_p_is_not_adjusted_again(p: float) -> None:
     """A p comes from the study's one family: below alpha it leads, whatever kind of test it is of."""
