@@ -23,7 +23,7 @@ from server.report import render
 from server.results import StudyResult
 from server.study_results import study_result
 from server.study_run import Conclusion
-from server.summary import Standing, least_safe, stands
+from server.summary import Standing, least_safe, stands, tied
 from server.wording_explanation import NONE_SHOWN, statement
 from server.wording_shift import leading_sentence
 from server.wording_summary import answers
@@ -183,7 +183,7 @@ def test_the_first_answers_agree_with_each_other(made: Any, drawn: dict[str, Any
         found = worst.test.sensitivity
         assert found is not None
         assert found.high < (worst.target or 0)
-        assert where.short == f"At {worst.site}"
+        assert where.short == f"At {wording.names((worst.site, *tied(result, worst)))}"
     differs = "sensitivity" in result.measures_standing_out(worst.site, worst.finding)
     assert ("by more than chance explains" in sure.text) == differs
     if differs:
