@@ -1,17 +1,18 @@
 """A round without work, from the coordinator to agents and back, beside Flower's own that ends in the courier."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from flwr.cli.build import build_fab_from_files
+from flwr.cli.install import install_from_fab
 
 from benchmarks.record import Record
 from benchmarks.sides import median_of
 from benchmarks.workload import Scale
-from client.bundle import install_bundle
 from server.enrolment import Register
 from server.fleet import Fleet, fleet
 from shared.declaration import parse
@@ -151,7 +152,7 @@ def _times(folder: Path, *, rounds: int) -> dict[str, list[float]]:
     ) as federation:
         for hospital in federation.sites.values():
             (hospital.home / "apps").chmod(0o755)
-            install_bundle(bundle, hospital.home)
+            _install(bundle, hospital.home)
         with fleet(federation.place) as superlink:
             records = Register(federation.place.sites).of(SITES)
             facts = {
@@ -164,6 +165,15 @@ def _times(folder: Path, *, rounds: int) -> dict[str, list[float]]:
             _await_end(superlink, superlink.start(bundle, "empty"), times)
     found: dict[str, list[float]] = json.loads(times.read_text(encoding="utf-8"))
     return found
+
+
+def _install(bundle: bytes, home: Path) -> None:
+    """Install it by Flower's own function: a hospital's command takes the manifest alone, and this brings code."""
+    os.environ["FLWR_HOME"] = str(home.resolve())
+    try:
+        install_from_fab(bundle, skip_prompt=True)
+    finally:
+        del os.environ["FLWR_HOME"]
 
 
 def _await_end(superlink: Fleet, number: int, times: Path) -> None:

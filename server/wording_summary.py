@@ -45,7 +45,7 @@ def answers(result: StudyResult) -> list[Answer]:
 
 
 def _least_safe(result: StudyResult, worst: Stand | None) -> Answer:
-    question = "Where is it least safe: where does it miss most?"
+    question = "Where is it least safe?"
     unknown = _unknown(result)
     if worst is None or worst.target is None or worst.test.sensitivity is None:
         text = "No hospital has enough test patients, or released enough, for a sensitivity that could be compared."
@@ -157,16 +157,17 @@ def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
     several = len(result.study.findings) > 1
     if shown:
         named = [consistent_with(untold[finding], finding=finding if several else None) for finding in shown]
-        yield f"Apart from this, the data are consistent with {_first(named)}."
+        yield f"Also consistent with the data: {_first(named)}."
     groups = [group_in_short(one, several=several) for one in groups_apart(result)]
     if groups:
         yield f"{'A group' if len(groups) == 1 else 'Groups'} of patients shown to differ: {_first(groups)}."
     images = sites_apart(result)
     if images:
-        yield f"Images of {wording.names(images)} lie apart by more than halves of one site's do."
+        where = "all hospitals" if len(images) == len(result.site_names) else wording.names(images)
+        yield f"Images of {where} lie apart."
     others = [one for one in _other_sites(result, worst) if one not in {lead.site for lead in untold.values()}]
     if others:
-        yield f"More that stands out, at {wording.names(tuple(others))}, is told below."
+        yield f"More stands out at {wording.names(tuple(others))}."
     if not (shown or groups or images or others) and (leads or _groups_tested(result)):
         tested = any(lead.compared > 1 or lead.looked_at for lead in leads.values()) or _groups_tested(result)
         yield "Nothing else was shown to stand out." if tested else "Nothing else was tested."

@@ -269,7 +269,7 @@ def test_in_eighteen_of_twenty_seeds_the_cause_leads(
     """One planted cause at one hospital of four, twenty fixed seeds."""
     found = [said_first(protocol, seed, PLANTS[name]) for seed in range(20)]
     wrong = {seed: lead for seed, lead in enumerate(found) if not agrees(lead, PLANTS[name])}
-    record_property("wrong", wrong)
+    record_property("wrong", repr(wrong))  # another process may have to hand it on
     assert len(wrong) <= 2, wrong
 
 
@@ -281,5 +281,5 @@ def test_without_a_cause_alarms_are_rare(
     """Four hospitals that are alike: at most 16 of 200 fixed seeds (5 % and twice their standard error) raise one."""
     found = [said_first(protocol, seed, PLANTS["nothing"]) for seed in range(200)]
     alarms = {seed: lead for seed, lead in enumerate(found) if not agrees(lead, PLANTS["nothing"])}
-    record_property("alarms", alarms)
+    record_property("alarms", repr(alarms))
     assert len(alarms) <= 16, alarms

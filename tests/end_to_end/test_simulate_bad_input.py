@@ -184,7 +184,7 @@ def spoil_pixels(sites: Path) -> None:
 
 def spoil_encoding(sites: Path) -> None:
     table = sites / "south" / "labels.csv"
-    table.write_bytes(table.read_bytes() + b"DOE^J\x81RG,1\n")  # 0x81 is no letter of Windows-1252 either
+    table.write_bytes(table.read_text(encoding="utf-8").encode("utf-32"))
 
 
 def spoil_labels(sites: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_site_that_was_not_compared_is_said_to_be_so(study_result: StudyResult
 def test_why_says_of_every_finding_what_leads(study_result: StudyResult) -> None:
     """A mark that the model reads at st_marys, one in riverside's images alone, or nothing else."""
     assert (
-        "Apart from this, the data are consistent with a mark that goes with the disease (effusion: riverside, upper "
+        "Also consistent with the data: a mark that goes with the disease (effusion: riverside, upper "
         "left); a mark read by the model (pneumonia: st_marys, upper left)."
     ) in answers(study_result)[2].text
     quiet = leading(study_result, effusion=Leading(cause=Cause.NONE_SHOWN, site=None, p=None, compared=3))
@@ -197,7 +197,7 @@ def test_nothing_else_is_not_said_beside_a_group_or_images_that_stand_out(study_
     )
     images = replace(quiet, domain_shift=replace(quiet.domain_shift, distances=(far,)))
     why = answers(images)[2].text
-    assert "Images of northgate and riverside lie apart by more than halves of one site's do." in why
+    assert "Images of northgate and riverside lie apart." in why
     assert "Nothing else" not in why
 
 
@@ -230,7 +230,7 @@ def test_of_many_findings_the_surest_are_named(study_result: StudyResult) -> Non
     }
     study = replace(study_result.study, findings=("a", "b", "c"))
     text = answers(replace(leading(study_result, **leads), study=study, explanations={}))[2].text
-    assert re.search(r"with another ROC curve.*\(b: riverside\); .*\(c: riverside\); 1 more are told below\.", text)
+    assert re.search(r"another ROC curve.*\(b: riverside\); .*\(c: riverside\); 1 more are told below\.", text)
 
 
 def test_one_finding_counts_hospitals(study_result: StudyResult) -> None:

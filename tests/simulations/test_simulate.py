@@ -142,7 +142,7 @@ def test_a_baseline_that_cannot_be_trained_is_left_out(finished: Finished) -> No
     assert baselines.pooled is not None
     for model in (*baselines.local.values(), baselines.pooled):
         assert set(model.sites) == {"north", "south", "west"}
-    assert any("left out: 0 of 1 sites can take part" in line for line in finished.console.lines)
+    assert any("left out: 0 of 1 site can take part" in line for line in finished.console.lines)
 
 
 def test_each_hospital_was_left_out_once(finished: Finished) -> None:
