@@ -163,8 +163,7 @@ def _stands_out(result: StudyResult, worst: Stand | None) -> Iterator[str]:
         yield f"{'A group' if len(groups) == 1 else 'Groups'} of patients shown to differ: {_first(groups)}."
     images = sites_apart(result)
     if images:
-        where = "all hospitals" if len(images) == len(result.site_names) else wording.names(images)
-        yield f"Images of {where} lie apart."
+        yield f"Images of {wording.names(images) if len(images) < len(result.site_names) else 'all'} lie apart."
     others = [one for one in _other_sites(result, worst) if one not in {lead.site for lead in untold.values()}]
     if others:
         yield f"More stands out at {wording.names(tuple(others))}."
