@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.install import install_from_fab
@@ -169,11 +170,8 @@ def _times(folder: Path, *, rounds: int) -> dict[str, list[float]]:
 
 def _install(bundle: bytes, home: Path) -> None:
     """Install it by Flower's own function: a hospital's command takes the manifest alone, and this brings code."""
-    os.environ["FLWR_HOME"] = str(home.resolve())
-    try:
+    with patch.dict(os.environ, FLWR_HOME=str(home.resolve())):
         install_from_fab(bundle, skip_prompt=True)
-    finally:
-        del os.environ["FLWR_HOME"]
 
 
 def _await_end(superlink: Fleet, number: int, times: Path) -> None:

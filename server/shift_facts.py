@@ -48,8 +48,7 @@ def what_stands_out(
     purpose.
     """
     confidence, dealt = wish.confidence, seed("heterogeneity")
-    known = {finding: point.threshold for finding in findings if (point := points.get(finding))}
-    targets = {finding: point.target for finding in findings if (point := points.get(finding))}
+    known = {finding: point for finding in findings if (point := points.get(finding))}
     raw_sites = {finding: compare(finding, test[finding], wish=wish, seed=dealt) for finding in known}
     raw_corners = {
         finding: corner_findings(descriptions, place, confidence=confidence) for place, finding in enumerate(findings)
@@ -67,7 +66,7 @@ def what_stands_out(
     sites = {finding: one.adjusted(family) for finding, one in raw_sites.items()}
     corners = {finding: one.adjusted(finding, family) for finding, one in raw_corners.items()}
     told = {
-        finding: explanations(one, threshold=known[finding], confidence=confidence, seed=seed("explanations"))
+        finding: explanations(one, threshold=known[finding].threshold, confidence=confidence, seed=seed("explanations"))
         for finding, one in sites.items()
     }
     alpha = round(1 - confidence, 12)
@@ -86,7 +85,7 @@ def what_stands_out(
                 told[finding],
                 corners[finding],
                 alpha=alpha,
-                short=one.short(target=targets[finding], alpha=alpha),
+                short=one.short(target=known[finding].target, alpha=alpha),
             )
             for finding, one in sites.items()
         },

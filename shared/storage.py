@@ -40,13 +40,14 @@ def private_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _whole(path: Path, *, mode: int) -> Iterator[Path]:
-    """Make the part anew, and give it by its descriptor: no link leads elsewhere, whoever else may write the folder."""
+    """Make the part anew, and give it by its descriptor where it can be: no link leads elsewhere, whoever may write."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)  # what a kill has left, or somebody has put there
         with _made(part, mode) as descriptor:
-            yield Path(f"/proc/self/fd/{descriptor}")  # proc(5): opens the very file, by whatever name or none
+            held = Path(f"/proc/self/fd/{descriptor}")  # proc(5): opens the very file, by whatever name or none
+            yield held if held.exists() else part  # a researcher's macOS has no /proc
             if os.fstat(descriptor).st_mtime_ns == 0:
                 raise OSError(errno.ENODATA, "nothing was written")
             os.fsync(descriptor)

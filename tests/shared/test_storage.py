@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -160,3 +161,14 @@ def test_a_line_is_on_the_disk_before_anybody_goes_on(tmp_path, monkeypatch):
             append_line(path, b"third\n")
     append_line(path, b"fourth\n")
     assert path.read_bytes() == b"first\nsecond\nfourth\n"
+
+
+def test_where_there_is_no_proc_a_file_is_whole_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation runs on macOS, too, which gives no file by its descriptor in /proc."""
+    there = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: not str(path).startswith("/proc/") and there(path))
+    with atomic_file(tmp_path / "model") as part:
+        assert part.parent == tmp_path
+        part.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model").read_text() == "whole"
